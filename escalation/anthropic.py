@@ -1,0 +1,189 @@
+"""Claude, by Anthropic's own SDK.
+
+`Anthropic` builds requests and reads replies; `AnthropicWire` sends them. The SDK's own retries
+are off: it would send again after a dropped connection, and be billed again, without our books
+knowing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from escalation.replies import Reply, Verdict
+from runner.errors import UsageError
+from runner.job import Escalation
+from runner.types import Completion, Constraint, Prompt, Usage
+
+if TYPE_CHECKING:
+    from anthropic import APIStatusError
+
+URL = "https://api.anthropic.com"
+LABEL = "label"
+_SPEND_LIMITS = {
+    "enforced_spend_limit_reached",
+    "contract_spend_limit_reached",
+    "linked_organization_spend_limit_reached",
+}
+
+
+class Anthropic:
+    name = "anthropic"
+    url = URL
+
+    def __init__(self, escalation: Escalation) -> None:
+        self._escalation = escalation
+        self._format: tuple[Constraint, dict[str, Any] | None] | None = None
+
+    def request(self, prompt: Prompt) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        if self._escalation.effort:
+            settings["effort"] = self._escalation.effort
+        if answer := self._answer_format(prompt.constraint):
+            settings["format"] = {"type": "json_schema", "schema": answer}
+        system = [
+            {"type": "text", "text": m.content}
+            | ({"cache_control": {"type": "ephemeral"}} if m.cacheable else {})
+            for m in prompt.messages
+            if m.role == "system"
+        ]
+        body = {
+            "max_tokens": self._escalation.max_tokens,
+            "messages": [
+                {"role": m.role, "content": m.content}
+                for m in prompt.messages
+                if m.role != "system"
+            ],
+            "model": self._escalation.model,
+            "output_config": settings,
+            "service_tier": "standard_only",
+            "system": system,
+        }
+        return {key: value for key, value in body.items() if value}
+
+    def _answer_format(self, constraint: Constraint) -> dict[str, Any] | None:
+        """The constraint as a schema that the API takes; built once for a job."""
+        if self._format is None or self._format[0] is not constraint:
+            self._format = (constraint, _schema_of(constraint))
+        return self._format[1]
+
+    def completion(self, body: Mapping[str, Any]) -> Completion:
+        try:
+            usage = body["usage"]
+            created = usage.get("cache_creation") or {}
+            written_1h = created.get("ephemeral_1h_input_tokens") or 0
+            written = usage.get("cache_creation_input_tokens") or 0
+            text = "".join(b["text"] for b in body["content"] if b.get("type") == "text")
+            return Completion(
+                text=_unwrap(text),
+                model=str(body["model"]),
+                finish_reason=str(body["stop_reason"]),
+                usage=Usage(
+                    input_tokens=int(usage["input_tokens"]),
+                    output_tokens=int(usage["output_tokens"]),
+                    cache_write_5m=written - written_1h,
+                    cache_write_1h=written_1h,
+                    cache_read=usage.get("cache_read_input_tokens") or 0,
+                ),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the reply is no Message: {error!r}") from None
+
+
+def _schema_of(constraint: Constraint) -> dict[str, Any] | None:
+    if constraint.labels:
+        labels = {"type": "string", "enum": list(constraint.labels)}
+        return {
+            "type": "object",
+            "properties": {LABEL: labels},
+            "required": [LABEL],
+            "additionalProperties": False,
+        }
+    if constraint.schema is None:
+        return None
+    try:
+        from anthropic import transform_schema
+    except ImportError:
+        raise UsageError("the anthropic package is missing; install localfirst again") from None
+    schema: dict[str, Any] = transform_schema(dict(constraint.schema))
+    return schema
+
+
+def _unwrap(text: str) -> str:
+    """A label that came as ``{"label": …}``, bare."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    if isinstance(value, dict) and set(value) == {LABEL} and isinstance(value[LABEL], str):
+        return str(value[LABEL])
+    return text
+
+
+class AnthropicWire:
+    """Sends requests; ``timeout_s`` bounds each as a whole, a dripping body included."""
+
+    def __init__(
+        self, base_url: str | None, key_env: str, timeout_s: float, concurrency: int
+    ) -> None:
+        import httpx2
+        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+
+        self._timeout = timeout_s
+        self._client = AsyncAnthropic(
+            api_key=os.environ[key_env],
+            base_url=base_url or URL,
+            max_retries=0,
+            timeout=timeout_s,
+            http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
+            open_telemetry=False,
+        )
+
+    async def send(self, request: Mapping[str, Any]) -> Reply:
+        from anthropic import APIConnectionError, APIStatusError
+
+        try:
+            create = self._client.messages.with_raw_response.create(**request)
+            raw = await asyncio.wait_for(create, self._timeout)
+            content = raw.http_response.content
+        except APIStatusError as error:
+            return _refused(error)
+        except APIConnectionError as error:
+            return Reply("unknown", problem=f"the connection failed: {error}")
+        except TimeoutError:
+            return Reply("unknown", problem=f"no whole reply within {self._timeout:g} s")
+        except Exception as error:
+            # Whatever else the SDK or its transport raises, the call may have been billed.
+            return Reply("unknown", problem=f"{type(error).__name__}: {error}")
+        try:
+            body = json.loads(content)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict) or not isinstance(body.get("usage"), dict):
+            return Reply(
+                "unknown", request_id=raw.request_id, problem="the reply's body is not readable"
+            )
+        return Reply("ok", body=body, request_id=raw.request_id)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+def _refused(error: APIStatusError) -> Reply:
+    limited = "usage limits" in (error.api_message or "")
+    verdict: Verdict
+    if error.error_code in _SPEND_LIMITS or error.status_code in (401, 402, 403) or limited:
+        verdict = "halt"
+    elif error.status_code in (408, 429, 503, 529):
+        verdict = "retry"
+    else:
+        verdict = "unknown" if error.status_code >= 500 or error.status_code == 200 else "reject"
+    try:
+        after = float(error.response.headers["retry-after"])
+    except (KeyError, ValueError):
+        after = None
+    problem = f"{error.status_code} {error.api_message or error.type or ''}".strip()
+    return Reply(verdict, request_id=error.request_id, problem=problem, retry_after_s=after)

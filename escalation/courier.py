@@ -1,0 +1,101 @@
+"""The process that makes the paid calls, so that a killed run loses none of their answers.
+
+Whatever kills a run (``kill -9``, the kernel short of memory, a fault in the GPU's driver) would
+also lose the replies under way, which are paid for. So the calls are made here, by a small process
+in a session of its own that outlives the run: when its input ends it waits for the calls under
+way, writes their replies down and goes. The next run on the same directory reads them.
+
+    stdin   one line of settings, then one line a request: {"attempt": 7, "request": {…}}
+    stdout  one line a reply: {"attempt": 7, "reply": {…}}
+    journal {"attempt": 7, "sent": true} before it is sent, {"attempt": 7, "reply": {…}} after
+
+`python -m escalation.courier` runs it; `escalation.courier_client` is the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from escalation.replies import Reply, Wire
+
+WIRES = {"anthropic": "escalation.anthropic:AnthropicWire"}
+JOURNAL = "courier.jsonl"
+LOCK = "courier.lock"
+MOST_LINE_BYTES = 1 << 28
+
+
+class _Journal:
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = path.open("w", encoding="utf-8")
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """On the disk when it returns."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _wire(settings: dict[str, Any]) -> Wire:
+    module, name = WIRES[settings["provider"]].split(":")
+    wire: Wire = getattr(importlib.import_module(module), name)(
+        settings["base_url"], settings["key_env"], settings["timeout_s"], settings["concurrency"]
+    )
+    return wire
+
+
+async def _carry(wire: Wire, journal: _Journal, order: dict[str, Any]) -> None:
+    attempt = order["attempt"]
+    journal.write({"attempt": attempt, "sent": True})
+    try:
+        reply = await wire.send(order["request"])
+    except Exception as error:
+        reply = Reply("unknown", problem=f"{type(error).__name__}: {error}")
+    entry = {"attempt": attempt, "reply": reply.as_json()}
+    journal.write(entry)
+    _say(entry)
+
+
+def _say(entry: dict[str, Any]) -> None:
+    # A run that was killed no longer reads; the journal has the reply.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(entry) + "\n")
+        sys.stdout.flush()
+
+
+async def serve(run_dir: Path) -> None:
+    """Carries requests until the input ends and the last reply is written down."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=MOST_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    settings = json.loads(await reader.readline())
+    wire = _wire(settings)
+    journal = _Journal(run_dir / JOURNAL)
+    _say({"ready": True})
+    calls: set[asyncio.Task[None]] = set()
+    while line := await reader.readline():
+        if not line.endswith(b"\n"):
+            break  # cut off by a kill in the middle of writing it: never to be sent
+        call = asyncio.create_task(_carry(wire, journal, json.loads(line)))
+        calls.add(call)
+        call.add_done_callback(calls.discard)
+    await asyncio.gather(*calls)
+    await wire.aclose()
+
+
+def main() -> None:
+    run_dir = Path(sys.argv[1])
+    with (run_dir / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asyncio.run(serve(run_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The two decisions: where a record goes before any model, and what becomes of a local answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.job import Confidence, Job
+from runner.prompts import Expression, TemplateAnswer
+from runner.types import Answer, JSONValue, Reason, Record, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """``may_leave`` is false for records that must stay on the machine whatever happens."""
+
+    route: Route
+    reason: str
+    may_leave: bool = True
+    value: JSONValue = None
+
+
+class Router:
+    """The job's ``routes``, first match wins, and ``privacy.keep_local`` over all of them."""
+
+    def __init__(self, job: Job) -> None:
+        self._rules = [
+            (
+                Expression(rule.when, f"routes[{n}].when"),
+                rule,
+                TemplateAnswer(rule.answer, f"routes[{n}].answer")
+                if rule.answer is not None
+                else None,
+            )
+            for n, rule in enumerate(job.routes)
+        ]
+        keep = job.privacy.keep_local
+        self._keep_local = Expression(keep, "privacy.keep_local") if keep else None
+
+    def route(self, record: Record) -> Routed:
+        """Raises `RecordError` where an expression fails on this record."""
+        kept = self._keep_local is not None and bool(self._keep_local.evaluate(record))
+        for when, rule, answer in self._rules:
+            if not when.evaluate(record):
+                continue
+            may_leave = not (kept or rule.keep_local)
+            if answer is not None:
+                reason = rule.reason or Reason.TEMPLATE
+                return Routed(Route.TEMPLATE, reason, may_leave, answer.render(record))
+            if rule.to == "closed" and not may_leave:
+                # High-stakes, but it may not leave: nobody but a person is left to decide.
+                return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False)
+            return Routed(Route(rule.to), rule.reason or Reason.RULE, may_leave)
+        return Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=not kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``accept`` the local answer, or else ``escalate`` it, or else leave it to a person."""
+
+    accept: bool
+    escalate: bool
+    reason: str
+
+
+def decide(answer: Answer, rule: Confidence, *, may_leave: bool) -> Decision:
+    """Accepts a valid answer whose confidence reaches the threshold."""
+    threshold = 1.0 if rule.threshold is None else rule.threshold
+    if not answer.valid:
+        reason = Reason.INVALID
+    elif answer.confidence is None and threshold > 0:
+        reason = Reason.NO_CONFIDENCE
+    elif answer.confidence is not None and answer.confidence < threshold:
+        reason = Reason.UNSURE
+    else:
+        return Decision(True, False, Reason.CONFIDENT)
+    escalate = may_leave and rule.below == "escalate"
+    return Decision(False, escalate, reason if may_leave else Reason.KEPT_LOCAL)

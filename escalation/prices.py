@@ -1,0 +1,115 @@
+"""What a call costs: exactly from its usage, at worst before it is made, and as an estimate.
+
+The prices stand in ``prices.yaml`` beside this file, dated; a model that is neither there nor
+priced by the job is refused, never free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from runner.errors import UsageError
+from runner.job import Escalation
+from runner.types import Usage
+
+MILLION = Decimal(1_000_000)
+# Byte-level tokenizers make no token of less than a byte, so bytes bound tokens from above; this
+# much on top for what the provider adds around a request (roles, the answer format's own prompt).
+OVERHEAD_TOKENS = 1_000
+BYTES_A_TOKEN = 4  # of English text, for estimates only
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens. A prompt above ``long_above`` tokens costs ``long``."""
+
+    input: Decimal
+    output: Decimal
+    cache_write_5m: Decimal
+    cache_write_1h: Decimal
+    cache_read: Decimal
+    long_above: int | None = None
+    long: Price | None = None
+
+    def cost(self, usage: Usage) -> Decimal:
+        """What the provider bills for this usage, in US dollars."""
+        written = usage.cache_write_5m + usage.cache_write_1h
+        prompt = usage.input_tokens + written + usage.cache_read
+        price = self._tier(prompt)
+        return (
+            usage.input_tokens * price.input
+            + usage.output_tokens * price.output
+            + usage.cache_write_5m * price.cache_write_5m
+            + usage.cache_write_1h * price.cache_write_1h
+            + usage.cache_read * price.cache_read
+        ) / MILLION
+
+    def worst_case(self, request_bytes: int, max_tokens: int) -> Decimal:
+        """No reply to a request of this size can cost more, in US dollars."""
+        tokens = request_bytes + OVERHEAD_TOKENS
+        price = self._tier(tokens)
+        dearest = max(price.input, price.cache_write_5m, price.cache_write_1h)
+        return (tokens * dearest + max_tokens * price.output) / MILLION
+
+    def estimate(self, request_bytes: int, output_tokens: int) -> Decimal:
+        """What such a request costs, roughly: nothing cached, `BYTES_A_TOKEN`."""
+        tokens = -(-request_bytes // BYTES_A_TOKEN)
+        price = self._tier(tokens)
+        return (tokens * price.input + output_tokens * price.output) / MILLION
+
+    def _tier(self, prompt_tokens: int) -> Price:
+        if self.long is not None and self.long_above is not None:
+            return self.long if prompt_tokens > self.long_above else self
+        return self
+
+
+@cache
+def _table() -> dict[str, Any]:
+    text = files("escalation").joinpath("prices.yaml").read_text(encoding="utf-8")
+    # As text, so that 0.10 is exactly ten cents.
+    table: dict[str, Any] = yaml.load(text, Loader=yaml.BaseLoader)
+    return table
+
+
+def price_date() -> str:
+    return str(_table()["dated"])
+
+
+def price_of(escalation: Escalation) -> Price:
+    """The job's own price, or the table's.
+
+    Raises:
+        UsageError: the model is in neither.
+    """
+    if escalation.price is not None:
+        given = {k: v for k, v in escalation.price.model_dump().items() if v is not None}
+        return _price(given)
+    models = _table()[escalation.provider]
+    if escalation.model not in models:
+        raise UsageError(
+            f"no price is known for {escalation.model}; known are {', '.join(models)}; give "
+            "`escalation.price: {input: …, output: …}` in US dollars per million tokens"
+        )
+    return _price(models[escalation.model])
+
+
+def _price(row: dict[str, Any]) -> Price:
+    base = Decimal(row["input"])
+    price = Price(
+        input=base,
+        output=Decimal(row["output"]),
+        # Unpriced caching is charged at the dearest known multiple of the input price.
+        cache_write_5m=Decimal(row.get("cache_write_5m", base * 2)),
+        cache_write_1h=Decimal(row.get("cache_write_1h", base * 2)),
+        cache_read=Decimal(row.get("cache_read", base)),
+    )
+    if "long" in row:
+        long = _price(row["long"])
+        return replace(price, long_above=int(row["long"]["above"]), long=long)
+    return price

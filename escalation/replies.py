@@ -1,0 +1,52 @@
+"""What comes back from a paid call, and what it means for the money."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from runner.types import Completion, Prompt
+
+Verdict = Literal["ok", "retry", "reject", "halt", "unknown", "unsent"]
+"""``ok``: billed, with a readable answer. ``retry``: not billed, try again. ``reject``: not billed,
+this request will never do. ``halt``: not billed, no request will do (key, spend limit).
+``unknown``: perhaps billed, no readable answer. ``unsent``: never left the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    verdict: Verdict
+    body: Mapping[str, Any] | None = None
+    request_id: str | None = None
+    problem: str | None = None
+    retry_after_s: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Provider(Protocol):
+    """One closed API: a request out of a prompt, a completion out of a reply's body.
+
+    Both are pure; the sending is `Wire`'s, in the courier's process.
+    """
+
+    name: str
+    url: str
+
+    def request(self, prompt: Prompt) -> dict[str, Any]:
+        """The request's JSON body, in the key order in which it is sent."""
+        ...
+
+    def completion(self, body: Mapping[str, Any]) -> Completion:
+        """Raises ValueError where the body is not what the API promises."""
+        ...
+
+
+class Wire(Protocol):
+    """The sending half: one HTTP request per call, no retries of its own, never raises."""
+
+    async def send(self, request: Mapping[str, Any]) -> Reply: ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,137 @@
+"""A job → the parts that run it. The one place that names concrete classes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+from escalation.anthropic import Anthropic
+from escalation.escalate import ClosedSide, body_bytes
+from escalation.policy import Router
+from escalation.prices import price_of
+from escalation.redact import Redactor
+from escalation.replies import Provider
+from runner.check import Checker
+from runner.errors import MissingExtra, UsageError
+from runner.job import Escalation, Job, Local
+from runner.pipeline import Answering
+from runner.prompts import Renderer
+from runner.types import Engine, Prompt, Sampling
+
+_PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {"anthropic": Anthropic}
+
+
+def sampling(job: Job) -> Sampling:
+    given = job.local.sampling
+    return Sampling(given.temperature, given.max_tokens, given.seed, given.model_extra or {})
+
+
+def engine_name(local: Local) -> str:
+    """What ``engine: auto`` means on this machine."""
+    if local.engine != "auto":
+        return local.engine
+    if local.base_url:
+        return "openai_server"
+    for name in ("vllm", "transformers"):
+        if importlib.util.find_spec(name):
+            return name
+    raise MissingExtra("neither vLLM nor transformers", "cpu' or 'localfirst[gpu]")
+
+
+def engine(job: Job) -> Engine:
+    """Loads the local model; seconds to minutes."""
+    name = engine_name(job.local)
+    model = local_model(job)
+    if name == "vllm":
+        from runner.engines.vllm import VllmEngine
+
+        return VllmEngine(model, job.local)
+    if name == "transformers":
+        from runner.engines.transformers import TransformersEngine
+
+        return TransformersEngine(model, job.local)
+    from runner.engines.openai_server import OpenAIServerEngine
+
+    return OpenAIServerEngine(job.local)
+
+
+def local_model(job: Job) -> str:
+    """The model's folder, checked, or the name it has elsewhere.
+
+    Raises:
+        UsageError: the path is no model folder.
+    """
+    path = job.model_path()
+    if path is None:
+        return job.local.model
+    if mistake := model_mistake(path):
+        raise UsageError(f"local.model: {mistake}")
+    return str(path)
+
+
+def model_mistake(path: Path) -> str | None:
+    """What keeps a folder from being a model, in a sentence."""
+    if not path.is_dir():
+        return f"{path} is not there; give a model's folder, or its name on the hub"
+    missing = [n for n in ("config.json", "tokenizer.json") if not (path / n).exists()]
+    if (path / "tokenizer.model").exists() or (path / "vocab.json").exists():
+        missing = [n for n in missing if n != "tokenizer.json"]
+    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        missing.append("*.safetensors")
+    if missing:
+        return f"{path} is not a model's folder: it has no {' and no '.join(missing)}"
+    return None
+
+
+def closed_side(job: Job) -> ClosedSide | None:
+    """Everything about the closed model but the sending, or ``None`` where the job has none."""
+    if job.escalation is None:
+        return None
+    return ClosedSide(
+        settings=job.escalation,
+        provider=_PROVIDERS[job.escalation.provider](job.escalation),
+        price=price_of(job.escalation),
+        renderer=_renderer(job),
+        checker=Checker(job.answer.constraint()),
+        redactor=Redactor(job.privacy.redact),
+    )
+
+
+def answering(job: Job, closed: ClosedSide | None) -> Answering:
+    return Answering(
+        router=Router(job),
+        renderer=_renderer(job),
+        checker=Checker(job.answer.constraint()),
+        sampling=sampling(job),
+        confidence=job.confidence,
+        estimate=_estimate(closed),
+        engine=lambda: engine(job),
+        can_escalate=closed is not None,
+    )
+
+
+def _renderer(job: Job) -> Renderer:
+    return Renderer(job.prompt.system, job.prompt.user, job.answer.constraint())
+
+
+# An answer's length where no local answer shows it: a short JSON object.
+TYPICAL_OUTPUT_TOKENS = 24
+
+
+def _estimate(closed: ClosedSide | None) -> Callable[[Prompt, int], Decimal]:
+    if closed is None:
+        return lambda prompt, output_tokens: Decimal(0)
+    fixed: dict[int, int] = {}
+
+    def estimate(prompt: Prompt, output_tokens: int) -> Decimal:
+        # Serialising a schema of kilobytes for each record would cost more than the check does.
+        around = fixed.get(id(prompt.constraint))
+        size = sum(len(m.content.encode("utf-8", "replace")) for m in prompt.messages)
+        if around is None:
+            around = len(body_bytes(closed.provider.request(prompt))) - size
+            fixed[id(prompt.constraint)] = around
+        return closed.price.estimate(around + size, output_tokens or TYPICAL_OUTPUT_TOKENS)
+
+    return estimate

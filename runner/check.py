@@ -1,0 +1,138 @@
+"""One completion → one `Answer`: parse, validate, take signals, and form the confidence.
+
+The confidence formed here is *uncalibrated*: the model's own probability of the values it gave,
+under the constraint. `calibrate`, given one, maps signals to P(correct) (see
+``escalation/calibration``); everything else stays the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+
+from runner import signals
+from runner.types import Answer, Completion, Constraint, JSONValue
+
+Logprobs = dict[str, tuple[float, ...]]
+Calibrate = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, float]]
+"""Signals of each field → calibrated P(correct) of each field and of ``""``, the whole answer."""
+
+_REFUSAL = re.compile(
+    r"^\W*(i'?m sorry,? but|as an ai\b|i must decline"
+    r"|i (can(no|')t|am (not able|unable) to|won't) (help|assist|answer|comply))",
+    re.IGNORECASE,
+)
+WHOLE = ""
+
+
+class Checker:
+    """Checks completions of one job. Shared by local and closed answers."""
+
+    def __init__(self, constraint: Constraint, calibrate: Calibrate | None = None) -> None:
+        self._constraint = constraint
+        self._calibrate = calibrate
+        self._validator: Validator | None = None
+        if constraint.schema is not None:
+            self._validator = validator_for(constraint.schema)(constraint.schema)
+        # Providers may give an enum's value back in another case.
+        self._labels = {label.casefold(): label for label in constraint.labels or ()}
+        self._exact = frozenset(constraint.labels or ())
+
+    def check(self, completion: Completion) -> Answer:
+        """Never raises: an answer that is no good comes out as not ``valid`` with a ``problem``."""
+        value, problem = self._parse(completion)
+        logprobs = None if problem else self._logprobs(completion)
+        each = {name: signals.token_signals(lp) for name, lp in (logprobs or {}).items()}
+        confidence, fields = self._confidence(each)
+        return Answer(
+            value=value,
+            valid=problem is None,
+            problem=problem,
+            signals={f"{n}.{k}" if n else k: v for n, ks in each.items() for k, v in ks.items()},
+            confidence=confidence,
+            field_confidence=fields,
+            model=completion.model,
+            output_tokens=completion.usage.output_tokens,
+            calibrated=self._calibrate is not None,
+        )
+
+    def _parse(self, completion: Completion) -> tuple[JSONValue, str | None]:
+        text = completion.text.strip()
+        if completion.finish_reason == "refusal":
+            return text or None, "the model refused"
+        if completion.finish_reason not in ("stop", "end_turn", "stop_sequence"):
+            reached = completion.finish_reason in ("length", "max_tokens")
+            why = "max_tokens was reached" if reached else completion.finish_reason
+            return text or None, f"the answer was cut off ({why})"
+        if not text:
+            return None, "the answer is empty"
+        if self._validator is not None:
+            return self._parse_json(text, self._validator)
+        if self._labels:
+            return self._parse_label(text)
+        return text, "the model refused" if _REFUSAL.match(text) else None
+
+    def _parse_json(self, text: str, validator: Validator) -> tuple[JSONValue, str | None]:
+        try:
+            value = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            return text, "the answer is not JSON"
+        error = next(validator.iter_errors(value), None)
+        if error is not None and isinstance(value, dict):
+            value = _mend_case(value, self._constraint.schema or {})
+            error = next(validator.iter_errors(value), None)
+        if error is None:
+            return value, None
+        where = ".".join(str(p) for p in error.absolute_path)
+        return value, f"the answer breaks the schema{f' at `{where}`' if where else ''}"
+
+    def _parse_label(self, text: str) -> tuple[JSONValue, str | None]:
+        if text in self._exact:
+            return text, None
+        bare = text.strip("\"'` .\n")
+        label = bare if bare in self._exact else self._labels.get(bare.casefold())
+        return (label, None) if label else (text, "the answer is none of the labels")
+
+    def _logprobs(self, completion: Completion) -> Logprobs | None:
+        if not completion.logprobs:
+            return None
+        if self._validator is not None:
+            found = signals.field_logprobs(completion)
+        else:
+            found = {WHOLE: completion.logprobs}
+        return found if signals.usable(found) else None
+
+    def _confidence(
+        self, each: Mapping[str, Mapping[str, float]]
+    ) -> tuple[float | None, dict[str, float]]:
+        if not each:
+            return None, {}
+        if self._calibrate is not None:
+            found = dict(self._calibrate(each))
+            return found.pop(WHOLE, None), found
+        # Free text has no one right wording, so its length must not count against it.
+        kind = "sequence_probability" if self._validator or self._labels else "mean_probability"
+        fields = {name: signals_[kind] for name, signals_ in each.items() if kind in signals_}
+        joint = 1.0
+        for p in fields.values():
+            joint *= p
+        fields.pop(WHOLE, None)
+        return joint, fields
+
+
+def _mend_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Top-level enum values that differ from the schema's in case only, in the schema's case."""
+    mended = dict(value)
+    for name, rule in (schema.get("properties") or {}).items():
+        options = rule.get("enum") if isinstance(rule, dict) else None
+        given = value.get(name)
+        if options and isinstance(given, str) and given not in options:
+            near = [o for o in options if isinstance(o, str) and o.casefold() == given.casefold()]
+            if len(near) == 1:
+                mended[name] = near[0]
+    return mended

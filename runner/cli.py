@@ -1,0 +1,222 @@
+"""The command line: thin, and quick to start (it imports no engine and no SDK).
+
+Exit status: 0 done; 1 failed as a whole; 2 a mistake in what was asked; 3 done, but some records
+are in error, waiting or in review; 130 stopped by Ctrl-C, to be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.errors import LocalFirstError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from runner.job_file import JobFile
+    from runner.pipeline import Progress
+    from runner.summary import Summary
+
+SOME_UNFINISHED = 3
+INTERRUPTED = 130
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Group(click.Group):
+    """Turns our errors into one sentence and the right exit status; never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LocalFirstError as error:
+            click.echo(f"localfirst: {error}", err=True)
+            ctx.exit(error.exit_status)
+        except KeyboardInterrupt:
+            click.echo(
+                "localfirst: stopped; what is done is kept: run the same command again to go on",
+                err=True,
+            )
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="localfirst")
+def main() -> None:
+    """Runs batches of records through an open-weight model on your own machine, checks each
+    answer, and pays a closed model only for the ones it is unsure of."""
+
+
+@main.command()
+@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
+@click.option("--run-dir", type=_FOLDER, help="Where everything is kept; runs/NAME by default.")
+@click.option("--records", type=_FILE, help="Other records than the job's.")
+@click.option("-o", "--output", type=_FILE, help="Where the results go; the run directory.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N records.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
+def run(
+    job_file: Path,
+    run_dir: Path | None,
+    records: Path | None,
+    output: Path | None,
+    limit: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Runs the job; the same command again goes on where it stopped."""
+    file = _load(job_file, overrides, records)
+    from runner.run import RunRequest, run_job
+
+    folder = run_dir or Path("runs") / file.job.name
+    request = RunRequest(file.job, folder, _output(file, folder, output), limit)
+    console, progress = _watch()
+    began = time.monotonic()
+    with _displayed(console, progress, file, limit):
+        summary = run_job(request, progress, lambda text: console.print(text, style="yellow"))
+    _finish(console, summary, request.output, as_json, time.monotonic() - began)
+
+
+@main.command()
+@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
+    """Says every mistake in the job at once; needs no model."""
+    _load(job_file, overrides, None)
+    click.echo(f"{job_file} is fine", err=True)
+
+
+@main.command()
+@click.argument("run_dir", type=_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def status(run_dir: Path, as_json: bool) -> None:
+    """Counts and spend of a run, also while it goes on."""
+    from runner.ledger import read_ledger
+    from runner.summary import summarise
+
+    with read_ledger(run_dir) as ledger:
+        summary = summarise(ledger)
+    if as_json:
+        click.echo(json.dumps(summary.as_json()))
+        return
+    from rich.console import Console
+
+    from runner.display import show_summary
+
+    show_summary(Console(), summary)
+
+
+@main.command()
+@click.argument("run_dir", type=_FOLDER)
+@click.option("-o", "--output", type=_FILE, required=True, help=".jsonl, .csv or .parquet")
+def export(run_dir: Path, output: Path) -> None:
+    """Writes the results again, in any format."""
+    from runner.ledger import read_ledger
+    from runner.results import write_results
+
+    with read_ledger(run_dir) as ledger:
+        count = write_results(ledger.outcomes(), output)
+    click.echo(f"{count:,} rows in {output}", err=True)
+
+
+@main.command()
+@click.argument("run_dir", type=_FOLDER)
+@click.option("--budget", type=str, help="Another spending cap, in US dollars.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
+def escalate(run_dir: Path, budget: str | None, as_json: bool) -> None:
+    """Sends what waits for the closed model; needs its key, and no local model."""
+    from runner.ledger import read_ledger
+    from runner.run import escalate_run, job_of
+
+    with read_ledger(run_dir) as ledger:
+        job = job_of(run_dir, ledger)
+    if budget is not None and job.escalation is not None:
+        job = _with_budget(job, budget)
+    console, progress = _watch()
+    output = run_dir / (job.output.path or "results.jsonl")
+    summary = escalate_run(run_dir, job, output, progress, lambda text: console.print(text))
+    _finish(console, summary, output, as_json, None)
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+def init(folder: Path) -> None:
+    """Writes a new job to start from."""
+    from runner.starter import write_starter
+
+    for path in write_starter(folder):
+        click.echo(f"wrote {path}", err=True)
+    click.echo(f"next: localfirst validate {folder / 'job.yaml'}", err=True)
+
+
+def _load(path: Path, overrides: tuple[str, ...], records: Path | None) -> JobFile:
+    from runner.job_file import load_job
+    from runner.validate import check_job
+
+    if records is not None:
+        overrides = (*overrides, f"records.path={json.dumps(str(records.absolute()))}")
+    file = load_job(path, overrides)
+    check_job(file)
+    return file
+
+
+def _output(file: JobFile, folder: Path, given: Path | None) -> Path:
+    if given is not None:
+        return given
+    fmt = file.job.output.format
+    return folder / (file.job.output.path or f"results.{'jsonl' if fmt == 'auto' else fmt}")
+
+
+def _with_budget(job: Any, budget: str) -> Any:
+    from pydantic import ValidationError
+
+    from runner.job import Escalation
+
+    try:
+        settings = Escalation.model_validate(job.escalation.model_dump() | {"budget_usd": budget})
+    except ValidationError:
+        raise UsageError(f"--budget takes US dollars, 5.00 say, not {budget!r}") from None
+    return job.model_copy(update={"escalation": settings})
+
+
+def _watch() -> tuple[Console, Progress]:
+    from rich.console import Console
+
+    from runner.pipeline import Progress
+
+    return Console(stderr=True), Progress()
+
+
+def _displayed(console: Console, progress: Progress, file: JobFile, limit: int | None) -> Any:
+    from runner.display import Display
+    from runner.records import count_records
+
+    source = file.job.records
+    total = count_records(file.job.records_path(), source.id, fmt=source.format)
+    if total is not None and limit is not None:
+        total = min(total, limit)
+    return Display(console, progress, total).watching()
+
+
+def _finish(
+    console: Console, summary: Summary, output: Path, as_json: bool, elapsed_s: float | None
+) -> None:
+    from runner.display import show_summary
+
+    show_summary(console, summary, elapsed_s)
+    console.print(f"results: {output}", highlight=False, soft_wrap=True)
+    if as_json:
+        click.echo(json.dumps(summary.as_json() | {"results": str(output)}))
+    if summary.unfinished:
+        sys.exit(SOME_UNFINISHED)
+
+
+if __name__ == "__main__":
+    main()

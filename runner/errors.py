@@ -1,0 +1,67 @@
+"""Every error of ours; anything else that surfaces is a bug.
+
+    LocalFirstError
+    ├── UsageError          exit 2: what was asked cannot be done as asked
+    │   ├── JobError        the job file, with a line for each mistake
+    │   ├── InputError      the records file as a whole
+    │   └── RunDirError     the run directory: taken, of another job, not writable
+    ├── MissingExtra        exit 2: a package that an extra brings is not installed
+    ├── RunFailed           exit 1: the run cannot go on; what was recorded is kept
+    │   └── EngineError     the engine cannot load, or died
+    └── RecordError         one record's failure; the run goes on
+
+Every message is one sentence or more for a person: what, where, and the mend.
+"""
+
+from __future__ import annotations
+
+
+class LocalFirstError(Exception):
+    """Root of the tree; ``exit_status`` is what the command line ends with."""
+
+    exit_status = 1
+
+
+class UsageError(LocalFirstError):
+    exit_status = 2
+
+
+class JobError(UsageError):
+    """All the mistakes of a job file at once, one line each."""
+
+    def __init__(self, path: str, mistakes: list[str]) -> None:
+        self.path = path
+        self.mistakes = mistakes
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__("\n".join([f"{path}: {count}", *(f"  {m}" for m in mistakes)]))
+
+
+class InputError(UsageError):
+    pass
+
+
+class RunDirError(UsageError):
+    pass
+
+
+class MissingExtra(UsageError):
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} is not installed; install it with: pip install 'localfirst[{extra}]'"
+        )
+
+
+class RunFailed(LocalFirstError):
+    pass
+
+
+class EngineError(RunFailed):
+    pass
+
+
+class RecordError(LocalFirstError):
+    """One record cannot be done; ``reason`` is a `runner.types.Reason`."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(message)

@@ -1,0 +1,177 @@
+"""A job file's text → `Job`, or every mistake in it at once, each with its line and the mend."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from runner.errors import JobError, UsageError
+from runner.job import Job
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """A job, and where in its file each key stands."""
+
+    path: Path
+    job: Job
+    lines: Mapping[Location, int]
+
+    def at(self, location: Location, message: str) -> str:
+        """The message, with the line of the key (or the nearest one above it)."""
+        return _at(location, message, self.lines)
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """Reads a job. ``overrides`` are ``KEY=VALUE`` with dotted keys and YAML values.
+
+    Raises:
+        JobError: with all mistakes found, each naming its line.
+        UsageError: the file cannot be read, or an override is not ``KEY=VALUE``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the job file {path}: {_why(error)}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise JobError(str(path), [_yaml_mistake(error)]) from None
+    if not isinstance(data, dict):
+        raise JobError(str(path), ["line 1: a job is a mapping of keys such as name, records, …"])
+    lines = dict(_lines(node))
+    mistakes = [f"line {line}: `{key}` is given twice" for key, line in _doubled(node)]
+    for override in overrides:
+        _override(data, override)
+    try:
+        job = Job.model_validate({**data, "folder": path.resolve().parent})
+    except ValidationError as error:
+        mistakes += [_mistake(e["loc"], e["type"], e["msg"], lines) for e in error.errors()]
+        raise JobError(str(path), sorted(mistakes, key=line_number)) from None
+    if mistakes:
+        raise JobError(str(path), mistakes)
+    return JobFile(path, job, lines)
+
+
+def _at(location: Location, message: str, lines: Mapping[Location, int]) -> str:
+    while location and location not in lines:
+        location = location[:-1]
+    return f"line {lines[location]}: {message}" if location else message
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8; save it as UTF-8"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _yaml_mistake(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}" if mark else "line 1"
+    problem = getattr(error, "problem", None) or str(error)
+    return f"{where}: is not YAML: {problem}"
+
+
+def _lines(node: yaml.Node | None, at: Location = ()) -> Iterator[tuple[Location, int]]:
+    """Where each key and list entry starts: location → line (from 1)."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*at, index), value.start_mark.line + 1
+            yield from _lines(value, (*at, index))
+
+
+def _doubled(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield key.value, key.start_mark.line + 1
+            seen.add(key.value)
+            yield from _doubled(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _doubled(value)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set takes KEY=VALUE (escalation.budget_usd=5, say), not {override!r}")
+    *folders, last = key.split(".")
+    for name in folders:
+        inner = data.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {key}: `{name}` is not a mapping in the job")
+        data = inner
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        data[last] = value
+
+
+def _mistake(loc: Location, kind: str, message: str, lines: Mapping[Location, int]) -> str:
+    name = _dotted(loc)
+    message = re.sub(r"^Value error, ", "", message)
+    if kind == "extra_forbidden":
+        message = f"unknown key `{name}`{_suggest(loc)}"
+    elif kind == "missing":
+        message = f"`{name}` is missing"
+    elif name:
+        message = f"`{name}`: {message[0].lower()}{message[1:]}"
+    return _at(loc, message, lines)
+
+
+def _dotted(loc: Location) -> str:
+    out = ""
+    for part in loc:
+        out += f"[{part}]" if isinstance(part, int) else f"{'.' if out else ''}{part}"
+    return out
+
+
+def _suggest(loc: Location) -> str:
+    names = _keys_at(loc[:-1])
+    near = difflib.get_close_matches(str(loc[-1]), names, n=1)
+    if near:
+        return f"; did you mean `{near[0]}`?"
+    return f"; here go: {', '.join(names)}" if names else ""
+
+
+def _keys_at(loc: Location) -> list[str]:
+    model: type[BaseModel] = Job
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        inner = next(iter(_models_in(field.annotation)), None) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return [f.alias or name for name, f in model.model_fields.items() if name != "folder"]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def line_number(mistake: str) -> int:
+    """For sorting mistakes as they stand in the file."""
+    found = re.match(r"line (\d+)", mistake)
+    return int(found[1]) if found else 0

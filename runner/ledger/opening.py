@@ -1,0 +1,92 @@
+"""Opening a run directory's ledger: alone for writing, or beside a running one for reading."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner.errors import RunDirError, RunFailed
+from runner.ledger.store import Ledger
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE outcomes (
+  position INTEGER PRIMARY KEY, record_id TEXT NOT NULL, digest TEXT NOT NULL,
+  status TEXT NOT NULL, value TEXT NOT NULL, decided_by TEXT, reason TEXT, waits_for TEXT,
+  confidence REAL, field_confidence TEXT NOT NULL, model TEXT, cost INTEGER NOT NULL,
+  error TEXT, closed_estimate INTEGER NOT NULL);
+CREATE INDEX outcomes_by_id ON outcomes (record_id, position);
+CREATE INDEX outcomes_by_status ON outcomes (status, waits_for, position);
+CREATE TABLE held (
+  position INTEGER PRIMARY KEY, line INTEGER NOT NULL, fields TEXT NOT NULL, answer TEXT);
+CREATE TABLE attempts (
+  id INTEGER PRIMARY KEY, position INTEGER NOT NULL, record_id TEXT NOT NULL,
+  provider TEXT NOT NULL, model TEXT NOT NULL, url TEXT NOT NULL, bytes INTEGER NOT NULL,
+  sha256 TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL, cost INTEGER,
+  usage TEXT, request_id TEXT, problem TEXT, begun_at REAL NOT NULL, ended_at REAL);
+CREATE INDEX attempts_by_state ON attempts (state);
+PRAGMA user_version = 1;
+"""
+VERSION = 1
+LEDGER = "ledger.sqlite"
+
+
+@contextmanager
+def open_ledger(run_dir: Path, *, create: bool = True) -> Iterator[Ledger]:
+    """Opens a run directory's ledger, alone: a second process gets a `RunDirError`."""
+    path = run_dir / LEDGER
+    try:
+        if not create and not path.exists():
+            raise RunDirError(f"{run_dir} is not a run directory: it has no ledger.sqlite")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / "lock").open("a")
+    except OSError as error:
+        raise RunDirError(f"cannot use {run_dir} as a run directory: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunDirError(f"another localfirst is at work in {run_dir}") from None
+        try:
+            database = sqlite3.connect(path)
+            try:
+                yield _prepare(database, path)
+                database.commit()
+            finally:
+                database.close()
+        except sqlite3.DatabaseError as error:
+            raise RunFailed(f"{path}: {error}") from None
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> Ledger:
+    database.execute("PRAGMA journal_mode = WAL")
+    # FULL: a reservation survives a power cut, not only a killed process.
+    database.execute("PRAGMA synchronous = FULL")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        database.executescript(SCHEMA)
+    elif version != VERSION:
+        raise RunDirError(
+            f"{path} is of ledger version {version}, this localfirst writes {VERSION}; take a new "
+            "--run-dir, or the localfirst that made it"
+        )
+    return Ledger(database, path.parent)
+
+
+@contextmanager
+def read_ledger(run_dir: Path) -> Iterator[Ledger]:
+    """Opens a ledger for reading only, also while a run writes to it."""
+    path = run_dir / LEDGER
+    if not path.exists():
+        raise RunDirError(f"{run_dir} is not a run directory: it has no {LEDGER}")
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            yield Ledger(database, run_dir)
+        finally:
+            database.close()
+    except sqlite3.DatabaseError as error:
+        raise RunFailed(f"{path}: {error}") from None

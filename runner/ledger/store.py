@@ -1,0 +1,186 @@
+"""Outcomes, and the records that are not done yet."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runner.ledger.attempts import Attempts, writing
+from runner.ledger.money import from_pico, to_pico
+from runner.types import DecidedBy, Outcome, Record, Status
+
+COMMIT_EVERY_ROWS = 500
+COMMIT_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A record that waits or is in review, whole, so that no later step needs the input file."""
+
+    record: Record
+    reason: str
+    confidence: float | None
+    field_confidence: Mapping[str, float]
+    closed_estimate: Decimal
+
+
+class Ledger:
+    """Open by `open_ledger`. All methods belong to the thread that opened it."""
+
+    def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
+        self._db = connection
+        self._where = where
+        self._pending = 0
+        self._committed_at = time.monotonic()
+        self.attempts = Attempts(connection, where, self.commit)
+
+    # -- outcomes ---------------------------------------------------------------------------
+
+    def known(self, position: int) -> tuple[str, str] | None:
+        """(record id, digest) of the outcome already recorded at this input position."""
+        row = self._db.execute(
+            "SELECT record_id, digest FROM outcomes WHERE position = ?", (position,)
+        ).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def earlier(self, record_id: str, position: int) -> bool:
+        """Whether an earlier position holds the same record id."""
+        row = self._db.execute(
+            "SELECT 1 FROM outcomes WHERE record_id = ? AND position < ? LIMIT 1",
+            (record_id, position),
+        ).fetchone()
+        return row is not None
+
+    def put(
+        self,
+        outcome: Outcome,
+        digest: str,
+        *,
+        held: Record | None = None,
+        answer: Any = None,
+        waits_for: str | None = None,
+    ) -> None:
+        """Records an outcome; ``held`` keeps the record itself for a later escalation."""
+        with writing(self._where):
+            self._db.execute(
+                "INSERT INTO outcomes VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (outcome.position, outcome.record_id, digest, *_columns(outcome, waits_for)),
+            )
+            if held is not None:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO held VALUES (?,?,?,?)",
+                    (held.position, held.line, _json(dict(held.fields)), _json(answer)),
+                )
+        self._pending += 1
+        late = time.monotonic() - self._committed_at > COMMIT_EVERY_S
+        if self._pending >= COMMIT_EVERY_ROWS or late:
+            self.commit()
+
+    def change(self, outcome: Outcome, *, waits_for: str | None = None) -> None:
+        """Replaces the outcome at its position; uncommitted until the next `commit`."""
+        with writing(self._where):
+            self._db.execute(
+                "UPDATE outcomes SET status=?, value=?, decided_by=?, reason=?, waits_for=?, "
+                "confidence=?, field_confidence=?, model=?, cost=?, error=?, closed_estimate=? "
+                "WHERE position=?",
+                (*_columns(outcome, waits_for), outcome.position),
+            )
+            if outcome.status is Status.DONE:
+                self._db.execute("DELETE FROM held WHERE position = ?", (outcome.position,))
+
+    def set_waits_for(self, position: int, cause: str) -> None:
+        """Says why a waiting record was not sent."""
+        with writing(self._where):
+            self._db.execute(
+                "UPDATE outcomes SET waits_for=? WHERE position=? AND status='waiting'",
+                (cause, position),
+            )
+
+    def explain_waiting(self, cause: str) -> None:
+        """Gives every record that still waits, and of which nothing is said yet, this cause."""
+        with writing(self._where):
+            self._db.execute(
+                "UPDATE outcomes SET waits_for=? WHERE status='waiting' "
+                "AND (waits_for IS NULL OR waits_for='sending')",
+                (cause,),
+            )
+
+    def ready_waiting(self) -> None:
+        """Makes every waiting record ready to be taken, whatever kept it before."""
+        with writing(self._where):
+            self._db.execute("UPDATE outcomes SET waits_for=NULL WHERE status='waiting'")
+
+    def take_waiting(self, limit: int) -> list[Held]:
+        """The first ready records in input order; each is given out once."""
+        taken = self._held("o.status='waiting' AND o.waits_for IS NULL", "LIMIT ?", (limit,))
+        for held in taken:
+            self.set_waits_for(held.record.position, "sending")
+        return taken
+
+    def held(self, position: int) -> Held | None:
+        """The record waiting at this position, if one does."""
+        found = self._held("o.status='waiting' AND o.position=?", "", (position,))
+        return found[0] if found else None
+
+    def _held(self, where: str, limit: str, values: Sequence[Any]) -> list[Held]:
+        rows = self._db.execute(
+            "SELECT o.position, o.record_id, h.line, h.fields, o.reason, o.confidence, "
+            "o.field_confidence, o.closed_estimate FROM outcomes o JOIN held h USING (position) "
+            f"WHERE {where} ORDER BY o.position {limit}",
+            values,
+        )
+        return [
+            Held(Record(p, i, json.loads(f), line), why, c, json.loads(fc), from_pico(e))
+            for p, i, line, f, why, c, fc, e in rows
+        ]
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Every outcome in input order, streamed."""
+        rows = self._db.execute(
+            "SELECT position, record_id, status, value, decided_by, reason, confidence, "
+            "field_confidence, model, cost, error, closed_estimate FROM outcomes ORDER BY position"
+        )
+        for p, i, status, value, by, why, c, fc, model, cost, error, estimate in rows:
+            yield Outcome(
+                p, i, Status(status), json.loads(value), DecidedBy(by) if by else None, why, c,
+                json.loads(fc), model, from_pico(cost), error, from_pico(estimate),
+            )  # fmt: skip
+
+    # -- the whole --------------------------------------------------------------------------
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Read-only sums and counts for status and summary."""
+        return self._db.execute(sql, values).fetchall()
+
+    def meta(self, key: str) -> str | None:
+        row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        with writing(self._where):
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
+        self.commit()
+
+    def commit(self) -> None:
+        with writing(self._where):
+            self._db.commit()
+        self._pending = 0
+        self._committed_at = time.monotonic()
+
+
+def _columns(outcome: Outcome, waits_for: str | None) -> tuple[Any, ...]:
+    return (
+        outcome.status, _json(outcome.value), outcome.decided_by, outcome.reason, waits_for,
+        outcome.confidence, _json(dict(outcome.field_confidence)), outcome.model,
+        to_pico(outcome.cost_usd), outcome.error, to_pico(outcome.closed_estimate),
+    )  # fmt: skip
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)

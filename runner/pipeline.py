@@ -1,0 +1,278 @@
+"""A run: every record through route → render → generate → check → decide, each with a row.
+
+Records are read lazily and bounded by the engine's window; whatever needs no model is settled on
+the spot. What is to be escalated is written down as waiting and worked off beside the local half
+by `escalation.escalate.Escalator`, so the two overlap and neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from escalation.escalate import Escalator, Sender
+from escalation.policy import Routed, Router, decide
+from runner.check import Checker
+from runner.errors import RecordError, RunDirError
+from runner.job import Confidence, digest
+from runner.ledger import Ledger
+from runner.prompts import Renderer
+from runner.types import (
+    Answer,
+    DecidedBy,
+    Engine,
+    Outcome,
+    Prompt,
+    Reason,
+    Record,
+    Route,
+    Sampling,
+    Status,
+)
+
+# How many records pass without a model before other work (replies, the display) gets a turn.
+BREATH = 64
+DIGEST_LENGTH = 16
+
+Estimate = Callable[[Prompt, int], Decimal]
+"""(prompt, output tokens) → what the closed model would cost for it, in US dollars."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the display shows; counted since the run's start, resumed records included."""
+
+    seen: int = 0
+    resumed: int = 0
+    loading: bool = False
+    generating_since: float | None = None
+    generated_tokens: int = 0
+    by: dict[str, int] = field(default_factory=dict)
+    money: Callable[[], tuple[Decimal, Decimal]] | None = None
+    """(spent, cap) in US dollars, where something may be spent."""
+
+    def count(self, outcome: Outcome) -> None:
+        key = str(outcome.decided_by or outcome.status)
+        self.by[key] = self.by.get(key, 0) + 1
+
+    def resettle(self, outcome: Outcome) -> None:
+        """A record that waited has come to another end."""
+        self.by[Status.WAITING] = max(0, self.by.get(Status.WAITING, 0) - 1)
+        self.count(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """The local half: all that turns a record into an answer and a decision."""
+
+    router: Router
+    renderer: Renderer
+    checker: Checker
+    sampling: Sampling
+    confidence: Confidence
+    estimate: Estimate
+    engine: Callable[[], Engine]
+    can_escalate: bool
+
+
+class Pipeline:
+    """One run over one ledger. ``engine`` is loaded when the first record needs it."""
+
+    def __init__(self, ledger: Ledger, answering: Answering, progress: Progress) -> None:
+        self._ledger = ledger
+        self._do = answering
+        self.progress = progress
+        self._engine: Engine | None = None
+        self._flying: dict[str, int] = {}
+        self._more = asyncio.Event()
+        self._local_done = False
+
+    async def run(
+        self, records: Iterable[Record], escalator: Escalator | None, sender: Sender | None
+    ) -> None:
+        """Brings every record to an outcome.
+
+        Raises:
+            RunFailed: the engine or the ledger gave out; what was recorded before is kept.
+            RunDirError: the records are not those that this run directory knows.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._local_half(records))
+                if escalator is not None and sender is not None:
+                    tasks.create_task(escalator.drain(sender, self._more, lambda: self._local_done))
+        except ExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            with contextlib.suppress(Exception):
+                self._ledger.commit()
+            if self._engine is not None:
+                await self._engine.aclose()
+        if escalator is not None and escalator.stopped is not None:
+            self._ledger.explain_waiting(escalator.stopped)
+        self._ledger.commit()
+
+    async def _local_half(self, records: Iterable[Record]) -> None:
+        slots: asyncio.Semaphore | None = None
+        async with asyncio.TaskGroup() as tasks:
+            for record in records:
+                self.progress.seen += 1
+                if self.progress.seen % BREATH == 0:
+                    await asyncio.sleep(0)
+                mark = digest(dict(record.fields))[:DIGEST_LENGTH]
+                if self._already(record, mark):
+                    continue
+                routed = self._without_model(record, mark)
+                if routed is None:
+                    continue
+                if slots is None:
+                    self._engine = await self._load()
+                    slots = asyncio.Semaphore(self._engine.window)
+                await slots.acquire()
+                self._flying[record.id] = record.position
+                tasks.create_task(self._with_model(record, mark, routed, slots))
+        self._local_done = True
+        self._more.set()
+
+    async def _load(self) -> Engine:
+        self.progress.loading = True
+        engine = await asyncio.to_thread(self._do.engine)
+        self.progress.loading = False
+        self.progress.generating_since = time.monotonic()
+        return engine
+
+    def _already(self, record: Record, mark: str) -> bool:
+        known = self._ledger.known(record.position)
+        if known is None:
+            return False
+        if known != (record.id, mark):
+            raise RunDirError(
+                f"the records have changed since this run directory was begun: line {record.line} "
+                f"is now {record.id}, and was {known[0]} or had other values; take a new --run-dir"
+            )
+        self.progress.resumed += 1
+        return True
+
+    def _without_model(self, record: Record, mark: str) -> Routed | None:
+        """Settles a record that needs no model; otherwise says how it was routed."""
+        if record.problem is not None:
+            self._failed(record, mark, record.problem, Reason.BAD_RECORD)
+            return None
+        if record.id in self._flying or self._ledger.earlier(record.id, record.position):
+            problem = f"line {record.line}: the id {record.id} is already an earlier record's"
+            self._failed(record, mark, problem, Reason.BAD_RECORD)
+            return None
+        try:
+            routed = self._do.router.route(record)
+            if routed.route is Route.LOCAL:
+                return routed
+            prompt = None if routed.route is Route.TEMPLATE else self._do.renderer.render(record)
+        except RecordError as error:
+            self._failed(record, mark, str(error), error.reason)
+            return None
+        if routed.route is Route.TEMPLATE:
+            self._put(
+                Outcome(record.position, record.id, Status.DONE, routed.value,
+                        DecidedBy.TEMPLATE, routed.reason,
+                        closed_estimate=self._estimate(record)),
+                mark,
+            )  # fmt: skip
+        else:
+            closed = routed.route is Route.CLOSED and self._do.can_escalate
+            self._set_aside(record, mark, routed.reason, self._cost(prompt), waits=closed)
+        return None
+
+    async def _with_model(
+        self, record: Record, mark: str, routed: Routed, slots: asyncio.Semaphore
+    ) -> None:
+        assert self._engine is not None
+        try:
+            prompt = self._do.renderer.render(record)
+            completion = await self._engine.generate(prompt, self._do.sampling)
+        except RecordError as error:
+            self._failed(record, mark, str(error), error.reason)
+        else:
+            self.progress.generated_tokens += completion.usage.output_tokens
+            answer = self._do.checker.check(completion)
+            self._decide(record, mark, answer, routed, self._cost(prompt, answer.output_tokens))
+        finally:
+            del self._flying[record.id]
+            slots.release()
+
+    def _decide(
+        self, record: Record, mark: str, answer: Answer, routed: Routed, cost: Decimal
+    ) -> None:
+        decision = decide(answer, self._do.confidence, may_leave=routed.may_leave)
+        if decision.accept:
+            outcome = Outcome(
+                record.position,
+                record.id,
+                Status.DONE,
+                answer.value,
+                DecidedBy.LOCAL,
+                decision.reason,
+                answer.confidence,
+                answer.field_confidence,
+                answer.model,
+                closed_estimate=cost,
+            )
+            self._put(outcome, mark)
+            return
+        waits = decision.escalate and self._do.can_escalate
+        self._set_aside(record, mark, decision.reason, cost, waits=waits, answer=answer)
+
+    def _set_aside(
+        self,
+        record: Record,
+        mark: str,
+        reason: str,
+        cost: Decimal,
+        *,
+        waits: bool,
+        answer: Answer | None = None,
+    ) -> None:
+        """To the closed model's queue, or to a person's."""
+        outcome = Outcome(
+            record.position,
+            record.id,
+            Status.WAITING if waits else Status.REVIEW,
+            reason=reason,
+            confidence=answer.confidence if answer else None,
+            field_confidence=answer.field_confidence if answer else {},
+            model=answer.model if answer else None,
+            error=answer.problem if answer else None,
+            closed_estimate=cost,
+        )
+        local = {"value": answer.value, "signals": dict(answer.signals)} if answer else None
+        self._ledger.put(outcome, mark, held=record, answer=local)
+        self.progress.count(outcome)
+        if waits:
+            self._more.set()
+
+    def _failed(self, record: Record, mark: str, problem: str, reason: str) -> None:
+        self._put(
+            Outcome(record.position, record.id, Status.ERROR, reason=reason, error=problem), mark
+        )
+
+    def _put(self, outcome: Outcome, mark: str) -> None:
+        self._ledger.put(outcome, mark)
+        self.progress.count(outcome)
+
+    def _estimate(self, record: Record) -> Decimal:
+        try:
+            return self._cost(self._do.renderer.render(record))
+        except RecordError:
+            return Decimal(0)
+
+    def _cost(self, prompt: Prompt | None, output_tokens: int = 0) -> Decimal:
+        return self._do.estimate(prompt, output_tokens) if prompt is not None else Decimal(0)
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

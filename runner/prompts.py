@@ -1,0 +1,136 @@
+"""Records → prompts and route decisions, by Jinja2: sandboxed, and strict about missing fields."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from runner.errors import RecordError
+from runner.types import Constraint, JSONValue, Message, Prompt, Reason, Record
+
+_environment = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+)
+_environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
+
+
+class Template:
+    """One template text of a job; ``where`` is its key there (``prompt.user``)."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self.where = where
+        self._render = _environment.from_string(text).render
+        self.constant = not meta.find_undeclared_variables(_environment.parse(text))
+
+    def render(self, record: Record) -> str:
+        """Raises `RecordError` for a field the record lacks, or any other failure inside."""
+        return str(_guard(lambda: self._render(_names(record)), self.where, record))
+
+
+class Expression:
+    """One Jinja2 expression of a job, such as a route's ``when``."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self.where = where
+        self._evaluate = _environment.compile_expression(text, undefined_to_none=False)
+
+    def evaluate(self, record: Record) -> Any:
+        def value() -> Any:
+            result = self._evaluate(_names(record))
+            bool(result)  # a StrictUndefined result complains only when it is looked at
+            return result
+
+        return _guard(value, self.where, record)
+
+
+def _names(record: Record) -> Mapping[str, Any]:
+    return {**record.fields, "record": record.fields}
+
+
+def _guard(work: Callable[[], Any], where: str, record: Record) -> Any:
+    try:
+        return work()
+    except UndefinedError as error:
+        raise RecordError(_missing(str(error), where, record), Reason.BAD_PROMPT) from None
+    except (TemplateError, SecurityError, ArithmeticError, LookupError) as error:
+        raise RecordError(f"{where} failed: {error}", Reason.BAD_PROMPT) from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"{where} failed: {error}", Reason.BAD_PROMPT) from None
+
+
+def _missing(message: str, where: str, record: Record) -> str:
+    found = re.search(r"'([^']+)' is undefined|no attribute '([^']+)'", message)
+    if not found:
+        return f"{where}: {message}"
+    name = found[1] or found[2]
+    return f"{where} names the field `{name}`, which this record lacks{_hint(name, record.fields)}"
+
+
+def _hint(name: str, fields: Mapping[str, Any] | Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, [str(f) for f in fields], n=1)
+    return f"; did you mean `{near[0]}`?" if near else f" (it has: {', '.join(map(str, fields))})"
+
+
+def template_mistakes(
+    text: str, where: str, columns: Sequence[str] | None, *, expression: bool = False
+) -> list[str]:
+    """What can be said of a template before any record: syntax, and fields no record will have.
+
+    ``columns`` is ``None`` where records need not share their fields.
+    """
+    source = "{{ " + text + " }}" if expression else text
+    try:
+        tree = _environment.parse(source)
+    except TemplateSyntaxError as error:
+        return [f"`{where}` is not a Jinja2 {_kind(expression)}: {error.message}"]
+    if columns is None or re.search(r"\bdefined\b|\bdefault\(|\bd\(", text):
+        return []
+    unknown = sorted(meta.find_undeclared_variables(tree) - {*columns, "record"})
+    unknown = [name for name in unknown if name not in _environment.globals]
+    return [
+        f"`{where}` names the field `{name}`, which the records lack{_hint(name, columns)}"
+        for name in unknown
+    ]
+
+
+def _kind(expression: bool) -> str:
+    return "expression" if expression else "template"
+
+
+class Renderer:
+    """Renders a job's prompt for each record."""
+
+    def __init__(self, system: str | None, user: str, constraint: Constraint) -> None:
+        self._system = Template(system, "prompt.system") if system is not None else None
+        self._user = Template(user, "prompt.user")
+        self._constraint = constraint
+
+    def render(self, record: Record) -> Prompt:
+        messages = [Message("user", self._user.render(record))]
+        if self._system is not None:
+            system = self._system.render(record)
+            messages.insert(0, Message("system", system, cacheable=self._system.constant))
+        return Prompt(tuple(messages), self._constraint)
+
+
+class TemplateAnswer:
+    """A rule's ``answer``: text, or an object whose texts are templates."""
+
+    def __init__(self, answer: str | Mapping[str, Any], where: str) -> None:
+        self._plain = isinstance(answer, str)
+        parts = {"": answer} if isinstance(answer, str) else answer
+        self._parts = {
+            key: Template(part if isinstance(part, str) else json.dumps(part), where)
+            for key, part in parts.items()
+        }
+
+    def render(self, record: Record) -> JSONValue:
+        values = {key: template.render(record) for key, template in self._parts.items()}
+        return values[""] if self._plain else values

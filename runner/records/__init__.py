@@ -1,0 +1,129 @@
+"""Records in: CSV, JSONL and Parquet, each also gzipped (Parquet has its own), lazily.
+
+`read_records` never holds more than one record (Parquet: one row group's batch) and never stops
+at a bad one: a record that cannot be read comes out with its ``problem`` and its place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner.errors import InputError
+from runner.records.csv_file import csv_header, csv_records
+from runner.records.jsonl_file import jsonl_records
+from runner.records.parquet_file import parquet_columns, parquet_count, parquet_records
+from runner.types import Record
+
+__all__ = ["column_names", "count_records", "file_format", "read_records"]
+
+_ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+def file_format(path: Path, given: str = "auto") -> str:
+    """``csv``, ``jsonl`` or ``parquet``, by the file's ending unless it is given."""
+    if given != "auto":
+        return given
+    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    try:
+        return _ENDINGS[ending.lower()]
+    except KeyError:
+        raise InputError(
+            f"{path}: cannot tell the format from the ending {ending!r}; name it as .csv, .jsonl "
+            "or .parquet, or set the format in the job"
+        ) from None
+
+
+def read_records(
+    path: Path, id_column: str, *, fmt: str = "auto", delimiter: str = ","
+) -> Iterator[Record]:
+    """Yields every record of the file in order.
+
+    Raises:
+        InputError: for the file as a whole: not there, empty, without the id column, UTF-16.
+    """
+    kind = file_format(path, fmt)
+    with _input_errors(path):
+        if kind == "parquet":
+            yield from parquet_records(path, id_column)
+            return
+        with _open_text(path) as file:
+            if kind == "jsonl":
+                yield from jsonl_records(path, file, id_column)
+            else:
+                yield from csv_records(path, file, id_column, _delimiter(path, delimiter))
+
+
+def column_names(path: Path, *, fmt: str = "auto", delimiter: str = ",") -> list[str] | None:
+    """The columns all records share (CSV, Parquet), or ``None`` for JSONL, where each differs."""
+    kind = file_format(path, fmt)
+    with _input_errors(path):
+        if kind == "parquet":
+            return parquet_columns(path)
+        if kind == "jsonl":
+            return None
+        with _open_text(path) as file:
+            return csv_header(path, file, _delimiter(path, delimiter))
+
+
+def _delimiter(path: Path, given: str) -> str:
+    return "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else given
+
+
+@contextmanager
+def _input_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except EOFError:
+        raise InputError(f"{path} is cut off in the middle of its compressed data") from None
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"cannot read the records file {path}: {why}") from None
+
+
+def _open_text(path: Path) -> io.TextIOWrapper:
+    # Undecodable bytes become lone surrogates, so that one bad byte spoils one record only.
+    binary = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+    head = binary.read(2)
+    if head in (b"\xff\xfe", b"\xfe\xff"):
+        binary.close()
+        raise InputError(f"{path} is UTF-16; save it as UTF-8 (in Excel: 'CSV UTF-8')")
+    binary.seek(0)
+    return io.TextIOWrapper(
+        binary,
+        encoding="utf-8-sig",
+        errors="surrogateescape",
+        newline="",
+    )
+
+
+COUNTED_BYTES = 16 << 20
+
+
+def count_records(path: Path, id_column: str, *, fmt: str = "auto") -> int | None:
+    """How many records there are, for a progress bar, where that is quick to find out.
+
+    Exact for Parquet and for files up to `COUNTED_BYTES`; above, values of several lines count
+    for as many. ``None`` for large compressed files.
+    """
+    kind = file_format(path, fmt)
+    with _input_errors(path):
+        if kind == "parquet":
+            return parquet_count(path)
+        if path.stat().st_size <= COUNTED_BYTES:
+            return sum(1 for _ in read_records(path, id_column, fmt=fmt))
+        if path.suffix == ".gz":
+            return None
+        with path.open("rb") as file:
+            newlines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    return newlines - (kind == "csv")

@@ -1,0 +1,155 @@
+"""The main job: a job and a run directory in, every record's outcome recorded, results out.
+
+A run directory holds ``ledger.sqlite`` (everything), the results file, and nothing that cannot be
+made again from the ledger. Running again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from escalation.courier_client import Courier, former_replies
+from escalation.escalate import ClosedSide, Escalator
+from runner import build
+from runner.errors import RunDirError
+from runner.job import Job
+from runner.ledger import Ledger, open_ledger
+from runner.pipeline import Pipeline, Progress
+from runner.records import read_records
+from runner.results import write_results
+from runner.summary import Summary, summarise
+from runner.types import Reason, Record
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What one command asks for. ``output`` is where the results go."""
+
+    job: Job
+    run_dir: Path
+    output: Path
+    limit: int | None = None
+
+
+def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
+    """Runs or resumes a job to its end and writes the results.
+
+    Raises:
+        UsageError: the job, the records or the run directory are not as they must be.
+        RunFailed: it could not go on; what was recorded is kept and resumes.
+    """
+    job = request.job
+    closed = build.closed_side(job)
+    build.local_model(job)
+    with open_ledger(request.run_dir) as ledger:
+        _own(ledger, job, request.run_dir)
+        records = islice(_records(job), request.limit)
+        asyncio.run(_both_halves(ledger, job, request.run_dir, closed, records, progress, say))
+        write_results(ledger.outcomes(), request.output, job.output.format)
+        return summarise(ledger)
+
+
+def escalate_run(run_dir: Path, job: Job, output: Path, progress: Progress, say: Say) -> Summary:
+    """Sends what waits in a run directory; the local model is not needed for it.
+
+    Raises:
+        RunDirError: the job has no closed model, or there is no key for it.
+    """
+    closed = build.closed_side(job)
+    if closed is None:
+        raise RunDirError(f"the job of {run_dir} has no `escalation`: there is nowhere to send to")
+    if not _has_key(closed):
+        raise RunDirError(
+            f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
+        )
+    with open_ledger(run_dir, create=False) as ledger:
+        _own(ledger, job, run_dir)
+        asyncio.run(_both_halves(ledger, job, run_dir, closed, iter(()), progress, say))
+        write_results(ledger.outcomes(), output, job.output.format)
+        return summarise(ledger)
+
+
+def job_of(run_dir: Path, ledger: Ledger) -> Job:
+    """The job that a run directory was begun with."""
+    text = ledger.meta("job")
+    if text is None:
+        raise RunDirError(f"{run_dir} holds no job yet: its first run never came that far")
+    return Job.model_validate(json.loads(text))
+
+
+def _records(job: Job) -> Iterator[Record]:
+    source = job.records
+    return read_records(
+        job.records_path(), source.id, fmt=source.format, delimiter=source.delimiter
+    )
+
+
+def _own(ledger: Ledger, job: Job, run_dir: Path) -> None:
+    """Claims a new run directory for the job, or refuses one that is another job's."""
+    identity = job.identity()
+    known = json.loads(ledger.meta("identity") or "null")
+    if known is not None and known != identity:
+        differs = [name for name in identity if identity[name] != known.get(name)]
+        raise RunDirError(
+            f"{run_dir} was begun with another job: {', '.join(f'`{d}`' for d in differs)} "
+            "differ; put the job back as it was, or take a new --run-dir"
+        )
+    ledger.set_meta("identity", json.dumps(identity))
+    whole = job.model_dump(mode="json", by_alias=True) | {"folder": str(job.folder)}
+    ledger.set_meta("job", json.dumps(whole, ensure_ascii=False))
+
+
+def _has_key(closed: ClosedSide) -> bool:
+    return bool(os.environ.get(closed.settings.api_key_env))
+
+
+async def _both_halves(
+    ledger: Ledger,
+    job: Job,
+    run_dir: Path,
+    closed: ClosedSide | None,
+    records: Iterator[Record],
+    progress: Progress,
+    say: Say,
+) -> None:
+    pipeline = Pipeline(ledger, build.answering(job, closed), progress)
+    if closed is None:
+        await pipeline.run(records, None, None)
+        return
+
+    escalator = Escalator(ledger, closed, progress.resettle)
+    progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
+    patience = closed.settings.timeout_s + 10
+    await _settle_open_calls(ledger, escalator, run_dir, patience)
+    sends = _has_key(closed)
+    if not sends:
+        say(
+            f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go to "
+            f"{closed.settings.model} will wait"
+        )
+    try:
+        async with Courier(run_dir, closed.settings) if sends else nullcontext() as courier:
+            await pipeline.run(records, escalator if sends else None, courier)
+    finally:
+        # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
+        await _settle_open_calls(ledger, escalator, run_dir, patience)
+    if not sends:
+        ledger.explain_waiting(Reason.NO_KEY)
+    if escalator.problem is not None:
+        say(f"escalation stopped: {escalator.problem}")
+
+
+async def _settle_open_calls(
+    ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float
+) -> None:
+    if ledger.attempts.open_attempts():
+        escalator.reconcile(await former_replies(run_dir, patience_s))

@@ -1,0 +1,119 @@
+"""What a run came to, in numbers from the ledger and in words for a manager."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from runner.ledger import Ledger
+from runner.ledger.money import from_pico
+from runner.types import DecidedBy, Status
+
+CAUSES = {
+    "no_key": "no API key in the environment",
+    "budget": "the spending cap is reached",
+    "provider_halted": "the provider takes no more calls",
+    "provider_busy": "the provider is overloaded",
+    "sending": "on their way",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts and US dollars of one run directory."""
+
+    name: str
+    records: int
+    decided_by: dict[str, int]
+    status: dict[str, int]
+    reasons: dict[str, int]
+    waits_for: dict[str, int]
+    spent_usd: Decimal
+    cap_usd: Decimal | None
+    waiting_estimate_usd: Decimal
+    all_closed_usd: Decimal
+    closed_model: str | None
+
+    @property
+    def unfinished(self) -> int:
+        return self.records - self.status.get(Status.DONE, 0)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "records": self.records,
+            "decided_by": self.decided_by,
+            "status": self.status,
+            "reasons": self.reasons,
+            "waits_for": self.waits_for,
+            "spent_usd": float(self.spent_usd),
+            "cap_usd": None if self.cap_usd is None else float(self.cap_usd),
+            "waiting_estimate_usd": float(self.waiting_estimate_usd),
+            "all_closed_estimate_usd": float(self.all_closed_usd),
+            "closed_model": self.closed_model,
+        }
+
+
+def summarise(ledger: Ledger) -> Summary:
+    """Sums of the ledger as it stands; quick at any size, and possible during a run."""
+    job = json.loads(ledger.meta("job") or "{}")
+    closed = job.get("escalation") or {}
+    (estimates,) = ledger.query(
+        "SELECT SUM(closed_estimate), SUM(CASE status WHEN 'waiting' THEN closed_estimate END) "
+        "FROM outcomes"
+    )
+    return Summary(
+        name=str(job.get("name", "")),
+        records=int(ledger.query("SELECT COUNT(*) FROM outcomes")[0][0]),
+        decided_by=_counts(ledger, "decided_by"),
+        status=_counts(ledger, "status"),
+        reasons=_counts(ledger, "reason"),
+        waits_for=_counts(ledger, "waits_for"),
+        spent_usd=ledger.attempts.committed_usd(),
+        cap_usd=Decimal(str(closed["budget_usd"])) if closed else None,
+        waiting_estimate_usd=from_pico(estimates[1]),
+        all_closed_usd=from_pico(estimates[0]),
+        closed_model=closed.get("model"),
+    )
+
+
+def _counts(ledger: Ledger, column: str) -> dict[str, int]:
+    rows = ledger.query(
+        f"SELECT {column}, COUNT(*) FROM outcomes WHERE {column} IS NOT NULL "
+        f"GROUP BY {column} ORDER BY COUNT(*) DESC, {column}"
+    )
+    return {str(name): int(count) for name, count in rows}
+
+
+def lines(summary: Summary) -> list[tuple[str, str]]:
+    """(what, how many) pairs, in the order in which a person asks."""
+    by, of = summary.decided_by, summary.records
+    out = [("records", f"{of:,}")]
+    named = [
+        (DecidedBy.LOCAL, "answered by the local model"),
+        (DecidedBy.TEMPLATE, "answered by a template"),
+        (DecidedBy.CLOSED, f"answered by {summary.closed_model}"),
+        (DecidedBy.HUMAN, "answered by a person"),
+    ]
+    out += [(words, _share(by[who], of)) for who, words in named if by.get(who)]
+    waiting = summary.status.get(Status.WAITING, 0)
+    if waiting:
+        causes = ", ".join(CAUSES.get(c, c) for c in summary.waits_for) or "not sent yet"
+        out.append((f"waiting for {summary.closed_model} ({causes})", _share(waiting, of)))
+    if review := summary.status.get(Status.REVIEW, 0):
+        out.append(("for a person to review", _share(review, of)))
+    if errors := summary.status.get(Status.ERROR, 0):
+        out.append(("in error", _share(errors, of)))
+    if summary.cap_usd is not None:
+        out.append(("spent, of a cap of", f"${summary.spent_usd:.4f} of ${summary.cap_usd:.2f}"))
+        if waiting:
+            out.append(("to send what waits, about", f"${summary.waiting_estimate_usd:.2f}"))
+        everything = f"${summary.all_closed_usd:.2f}"
+        out.append((f"all of it by {summary.closed_model}, about", everything))
+    return out
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} ({count / of:.1%})" if of else f"{count:,}"

@@ -1,0 +1,74 @@
+"""What can be known of a job to be wrong before any model is loaded, all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from escalation.prices import price_of
+from runner import build
+from runner.errors import InputError, JobError, UsageError
+from runner.job import Job
+from runner.job_file import JobFile, Location, line_number
+from runner.prompts import template_mistakes
+from runner.records import column_names, read_records
+
+Mistake = tuple[Location, str]
+
+
+def check_job(file: JobFile) -> None:
+    """Raises `JobError` with every mistake, each with its line; needs the records, no model."""
+    mistakes = [file.at(location, message) for location, message in _mistakes(file.job)]
+    if mistakes:
+        raise JobError(str(file.path), sorted(mistakes, key=line_number))
+
+
+def _mistakes(job: Job) -> Iterator[Mistake]:
+    columns: list[str] | None = None
+    try:
+        source = job.records
+        path = job.records_path()
+        columns = column_names(path, fmt=source.format, delimiter=source.delimiter)
+        next(read_records(path, source.id, fmt=source.format, delimiter=source.delimiter), None)
+    except InputError as error:
+        yield ("records",), str(error)
+    yield from _templates(job, columns)
+    yield from _privacy(job, columns)
+    path_of_model = job.model_path()
+    if path_of_model is not None and (mistake := build.model_mistake(path_of_model)):
+        yield ("local", "model"), f"`local.model`: {mistake}"
+    if job.escalation is not None:
+        try:
+            price_of(job.escalation)
+        except UsageError as error:
+            yield ("escalation", "model"), f"`escalation.model`: {error}"
+
+
+def _templates(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
+    for name in ("system", "user"):
+        text = getattr(job.prompt, name)
+        if text is not None:
+            for mistake in template_mistakes(text, f"prompt.{name}", columns):
+                yield ("prompt", name), mistake
+    for n, rule in enumerate(job.routes):
+        where = f"routes[{n}]"
+        for mistake in template_mistakes(rule.when, f"{where}.when", columns, expression=True):
+            yield ("routes", n, "when"), mistake
+        answer = rule.answer if isinstance(rule.answer, dict) else {"": rule.answer}
+        for text in answer.values():
+            if isinstance(text, str):
+                for mistake in template_mistakes(text, f"{where}.answer", columns):
+                    yield ("routes", n, "answer"), mistake
+
+
+def _privacy(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
+    keep = job.privacy.keep_local
+    if keep is not None:
+        for mistake in template_mistakes(keep, "privacy.keep_local", columns, expression=True):
+            yield ("privacy", "keep_local"), mistake
+    for name in job.privacy.redact:
+        if columns is not None and name not in columns:
+            yield (
+                ("privacy", "redact"),
+                f"`privacy.redact` names the field `{name}`, which the records lack "
+                f"(they have: {', '.join(columns)})",
+            )

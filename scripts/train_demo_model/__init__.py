@@ -1,0 +1,1 @@
+"""Trains the demo model: a small Qwen3-architecture chat model on CLINC150, from scratch."""

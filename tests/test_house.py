@@ -1,0 +1,95 @@
+"""The house rules that a machine can hold."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(
+    path for room in ("runner", "escalation", "scripts") for path in (ROOT / room).rglob("*.py")
+)
+TEXTS = {".cfg", ".j2", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+HEAVY = ("torch", "vllm", "transformers", "anthropic", "openai", "ray", "sklearn", "pyarrow")
+UNFIT_FOR_CPU = {"torchvision", "torchaudio", "torchcodec", "triton"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_no_file_is_over_300_lines() -> None:
+    lengths = {name(path): len(path.read_text("utf-8").splitlines()) for path in SOURCES}
+    assert {path: lines for path, lines in lengths.items() if lines > 300} == {}
+
+
+def test_no_function_is_over_60_lines() -> None:
+    long = [
+        f"{name(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= 60
+    ]
+    assert long == []
+
+
+def test_every_module_has_a_place_in_the_import_layers() -> None:
+    # A module that no layer names may import anything: the linter would not look at it.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    named = {module for layer in layers for module in re.findall(r"[\w.]+", layer)}
+    modules = {
+        f"runner.{path.stem}"
+        for path in (ROOT / "runner").iterdir()
+        if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").exists()
+    }
+    assert modules - named == set()
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    script = "import json, sys, runner.cli; print(json.dumps(sorted(sys.modules)))"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert set(HEAVY) & set(json.loads(ran.stdout)) == set()
+
+
+@pytest.mark.parametrize("stack", ["cpu", "gpu"])
+def test_a_requirement_list_is_complete_pins_and_nothing_else(stack: str) -> None:
+    lines = (ROOT / "requirements" / f"{stack}.txt").read_text("utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+==[\w.+!]+", pin)] == []
+    listed = [pin.split("==")[0] for pin in pins]
+    assert listed == sorted(set(listed))
+    assert not (UNFIT_FOR_CPU & set(listed)) or stack == "gpu"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras[stack], *extras["transformers"], *extras["dev"]]
+    wanted = {re.split(r"[^\w-]", each.lower())[0] for each in asked}
+    assert wanted - set(listed) == set(), "run `make lock`"
+
+
+def test_the_readme_says_how_to_start() -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text("utf-8") if readme.exists() else "make demo, make test"
+    assert "make demo" in text
+    assert "make test" in text
+
+
+def test_no_file_names_a_home_folder() -> None:
+    home = re.compile(r"(?<![\w.])/(?:home|Users|root)/\w")
+    rooms = (".ci", "configs", "docs", "escalation", "requirements", "runner", "scripts", "tests")
+    paths = [*ROOT.glob("*"), *(path for room in rooms for path in (ROOT / room).rglob("*"))]
+    texts = [path for path in paths if path.suffix in TEXTS and path.is_file()]
+    assert len(texts) > len(SOURCES)
+    assert [name(path) for path in texts if home.search(path.read_text("utf-8"))] == []
