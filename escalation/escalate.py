@@ -136,7 +136,8 @@ class Escalator:
         reply = state.outcome.result() if state.outcome else None
         asked = reply.retry_after_s if reply is not None else None
         if asked is None:
-            return float(self._backoff(state))
+            pause: float = self._backoff(state)
+            return pause
         return min(asked, self._settings.retry_for_s)
 
     async def _ask(self, sender: Sender, held: Held, request: Mapping[str, Any]) -> Reply | None:

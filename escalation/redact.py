@@ -17,6 +17,7 @@ from runner.types import Completion, JSONValue, Prompt, Reason, Record
 
 # A value shorter than this ("a", "3") would blank out half of any prompt.
 LEAST_LENGTH = 2
+SURELY_ITSELF = 7
 
 
 class Redactor:
@@ -44,10 +45,12 @@ class Redactor:
         messages = tuple(
             replace(m, content=_replace(m.content, placeholders)) for m in prompt.messages
         )
-        leaving = _plain(" ".join(m.content for m in messages))
+        leaving = " ".join(m.content for m in messages)
+        for placeholder in placeholders:
+            leaving = leaving.replace(placeholder, " ")
+        words = f" {' '.join(_words(leaving))} "
         for placeholder, value in placeholders.items():
-            plain = _plain(value)
-            if len(plain) > LEAST_LENGTH and plain in leaving.replace(_plain(placeholder), ""):
+            if _shows(_words(value), words):
                 raise RecordError(
                     f"the value of a redacted field would still leave as part of the prompt "
                     f"({placeholder}); it was not sent",
@@ -63,10 +66,19 @@ def _replace(text: str, placeholders: Mapping[str, str]) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def _words(text: str) -> list[str]:
     """Letters and digits only, without case and accents."""
     decomposed = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(c for c in decomposed if c.isalnum())
+    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
+    return re.findall(r"[^\W_]+", bare)
+
+
+def _shows(value: list[str], words: str) -> bool:
+    if f" {' '.join(value)} " in words:
+        return True
+    # Long enough not to be part of another word by chance ("ana" in "banana" is).
+    run_together = "".join(value)
+    return len(run_together) >= SURELY_ITSELF and run_together in words.replace(" ", "")
 
 
 def restore(completion: Completion, placeholders: Mapping[str, str]) -> Completion:

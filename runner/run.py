@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from escalation.courier import JOURNAL
 from escalation.courier_client import Courier, former_replies
 from escalation.escalate import ClosedSide, Escalator
 from runner import build
@@ -153,3 +154,4 @@ async def _settle_open_calls(
 ) -> None:
     if ledger.attempts.open_attempts():
         escalator.reconcile(await former_replies(run_dir, patience_s))
+    (run_dir / JOURNAL).unlink(missing_ok=True)  # all of it is in the ledger now

@@ -11,6 +11,7 @@ from runner.ledger import Ledger
 from runner.ledger.money import from_pico
 from runner.types import DecidedBy, Status
 
+ENOUGH_BILLS = 20
 CAUSES = {
     "no_key": "no API key in the environment",
     "budget": "the spending cap is reached",
@@ -64,6 +65,7 @@ def summarise(ledger: Ledger) -> Summary:
         "SELECT SUM(closed_estimate), SUM(CASE status WHEN 'waiting' THEN closed_estimate END) "
         "FROM outcomes"
     )
+    learned = _paid_over_estimated(ledger)
     return Summary(
         name=str(job.get("name", "")),
         records=int(ledger.query("SELECT COUNT(*) FROM outcomes")[0][0]),
@@ -73,10 +75,20 @@ def summarise(ledger: Ledger) -> Summary:
         waits_for=_counts(ledger, "waits_for"),
         spent_usd=ledger.attempts.committed_usd(),
         cap_usd=Decimal(str(closed["budget_usd"])) if closed else None,
-        waiting_estimate_usd=from_pico(estimates[1]),
-        all_closed_usd=from_pico(estimates[0]),
+        waiting_estimate_usd=from_pico(estimates[1]) * learned,
+        all_closed_usd=from_pico(estimates[0]) * learned,
         closed_model=closed.get("model"),
     )
+
+
+def _paid_over_estimated(ledger: Ledger) -> Decimal:
+    """What this run's own bills say about its estimates, once there are enough of them: they know
+    the provider's tokenizer and cache, which an estimate does not."""
+    ((count, paid, estimated),) = ledger.query(
+        "SELECT COUNT(*), SUM(a.cost), SUM(o.closed_estimate) FROM attempts a "
+        "JOIN outcomes o USING (position) WHERE a.state = 'settled'"
+    )
+    return Decimal(paid) / Decimal(estimated) if count >= ENOUGH_BILLS and estimated else Decimal(1)
 
 
 def _counts(ledger: Ledger, column: str) -> dict[str, int]:
