@@ -37,7 +37,7 @@ def engine_name(local: Local) -> str:
     for name in ("vllm", "transformers"):
         if importlib.util.find_spec(name):
             return name
-    raise MissingExtra("neither vLLM nor transformers", "cpu' or 'localfirst[gpu]")
+    raise MissingExtra("neither vLLM nor transformers", "cpu", "gpu")
 
 
 def engine(job: Job) -> Engine:

@@ -45,10 +45,9 @@ class RunDirError(UsageError):
 
 
 class MissingExtra(UsageError):
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(
-            f"{what} is not installed; install it with: pip install 'localfirst[{extra}]'"
-        )
+    def __init__(self, what: str, *extras: str) -> None:
+        mends = " or ".join(f"pip install 'localfirst[{extra}]'" for extra in extras)
+        super().__init__(f"{what} is not installed; install it with: {mends}")
 
 
 class RunFailed(LocalFirstError):

@@ -208,7 +208,7 @@ def _vllm() -> tuple[Any, Any]:
     try:
         from vllm import EngineArgs, LLMEngine
     except ImportError as error:
-        raise MissingExtra(f"vLLM ({error})", "cpu' or 'localfirst[gpu]") from None
+        raise MissingExtra(f"vLLM ({error})", "cpu", "gpu") from None
     return EngineArgs, LLMEngine
 
 
