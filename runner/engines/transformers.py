@@ -12,43 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
-import inspect
 import json
 import os
 import queue
+import re
 import threading
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from runner.engines.checkpoint import end_tokens, load, packages
+from runner.engines.choosing import CLOSED, Chooser, Row, choice_grammar, first_line, warpers
 from runner.engines.tokens import Tokens, split_reasoning
-from runner.errors import EngineError, LocalFirstError, MissingExtra, UsageError
+from runner.errors import EngineError, MissingExtra, UsageError
 from runner.job import Local
 from runner.types import Completion, Constraint, Prompt, Sampling, Usage
-
-_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
-# What `from_pretrained` takes out of its keyword arguments without naming it in its signature.
-_LOADING = """adapter_kwargs allow_all_kernels attn_implementation code_revision device_map
-    distributed_config dtype experts_implementation gguf_file kernel_config key_mapping max_memory
-    offload_buffers offload_folder proxies quantization_config subfolder torch_dtype tp_plan tp_size
-    trust_remote_code use_kernels variant""".split()
-_EXTRA = ("min_p", "repetition_penalty", "top_k", "top_p")
-_CLOSED = "transformers was closed"
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One answer in the making. The grammar holds it once it is ``answering``, not thinking."""
-
-    prompt_ids: list[int]
-    matcher: Any
-    answering: bool
-    generator: Any
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    ended: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +34,7 @@ class _Request:
     token_ids: list[int]
     constraint: Constraint
     sampling: Sampling
-    future: asyncio.Future[_Row]
+    future: asyncio.Future[Row]
     loop: asyncio.AbstractEventLoop
 
 
@@ -70,7 +48,7 @@ class TransformersEngine:
     """
 
     def __init__(self, model: str, local: Local) -> None:
-        torch, library, self._xgrammar = _packages()
+        torch, library, self._xgrammar = packages()
         if local.cpu_threads:
             torch.set_num_threads(local.cpu_threads)
         arguments = dict(local.engine_args)
@@ -78,11 +56,11 @@ class TransformersEngine:
         self.window = local.window or 2 * self._batch_size
         self._name = local.model
         self._library = library
-        self._model, self._tokenizer = _load(library, model, arguments)
+        self._model, self._tokenizer = load(library, model, arguments)
         text = self._model.config.get_text_config()
         limit = self._tokenizer.model_max_length
         self._limit: int = getattr(text, "max_position_embeddings", None) or limit
-        self._ends = _ends(self._tokenizer, self._model.generation_config)
+        self._ends = end_tokens(self._tokenizer, self._model.generation_config)
         # A checkpoint's own top-k would silently drop labels.
         self._model.generation_config = library.GenerationConfig()
         self._parser = _reasoning_parser(local.reasoning_parser, self._tokenizer)
@@ -112,7 +90,7 @@ class TransformersEngine:
         self._requests.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _completion(self, row: _Row) -> Completion:
+    def _completion(self, row: Row) -> Completion:
         keep_special = self._parser is not None
         ids = row.ids[:-1] if row.ended else row.ids
         text = self._tokenizer.decode(
@@ -139,14 +117,14 @@ class TransformersEngine:
                 batch = self._next_batch(waiting)
                 if batch:
                     self._answer(batch)
-            self._death = _CLOSED
+            self._death = CLOSED
         except Exception as error:
             self._death = _death(error)
         finally:
             # Another engine may be loaded after this one; the memory is free by then.
             self._model = None
             self._gather(waiting, block=False)
-            _fail([*batch, *waiting], EngineError(self._death or _CLOSED))
+            _fail([*batch, *waiting], EngineError(self._death or CLOSED))
 
     def _gather(self, waiting: list[_Request], *, block: bool = True) -> bool:
         """Moves what was asked into ``waiting``; false once the engine is to close."""
@@ -178,7 +156,7 @@ class TransformersEngine:
         else:
             _hand_out(batch, rows)
 
-    def _generate(self, batch: list[_Request]) -> list[_Row]:
+    def _generate(self, batch: list[_Request]) -> list[Row]:
         import torch
 
         sampling, device = batch[0].sampling, self._model.device
@@ -191,10 +169,10 @@ class TransformersEngine:
             eos_token_id=self._ends,
             pad_token_id=pad,
         )
-        chooser = _Chooser(
-            rows=self._rows(batch, device),
+        chooser = Chooser(
+            rows=self._new_rows(batch, device),
             temperature=sampling.temperature,
-            warpers=_warpers(self._library, sampling),
+            warpers=warpers(self._library, sampling),
             ends=self._ends,
             parser=self._parser,
             closing=self._closing,
@@ -210,7 +188,7 @@ class TransformersEngine:
             )
         return chooser.rows
 
-    def _rows(self, batch: list[_Request], device: Any) -> list[_Row]:
+    def _new_rows(self, batch: list[_Request], device: Any) -> list[Row]:
         import torch
 
         grammar = self._grammar(batch[0].constraint)
@@ -222,7 +200,7 @@ class TransformersEngine:
             if request.sampling.temperature > 0 and request.sampling.seed is not None:
                 generator = torch.Generator(device).manual_seed(request.sampling.seed)
             thinks = self._parser and not self._parser.is_reasoning_end(request.token_ids)
-            rows.append(_Row(request.token_ids, matcher, not thinks, generator))
+            rows.append(Row(request.token_ids, matcher, not thinks, generator))
         return rows
 
     def _grammar(self, constraint: Constraint) -> Any:
@@ -230,96 +208,59 @@ class TransformersEngine:
             if constraint.schema is not None:
                 return self._compiler.compile_json_schema(json.dumps(constraint.schema))
             if constraint.labels:
-                return self._compiler.compile_grammar(_choice(constraint.labels))
+                return self._compiler.compile_grammar(choice_grammar(constraint.labels))
         except (RuntimeError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"answer: xgrammar cannot hold a model to this: {_first_line(error)}"
-            ) from None
+            # Before the sentence stand the time and a line of C++.
+            said = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", first_line(error))
+            raise UsageError(f"answer: xgrammar cannot hold a model to this: {said}") from None
         return None
 
 
-@dataclass(slots=True)
-class _Chooser:
-    """The only logits processor, so that none comes after it: masks, warps, chooses each row's
-    next token and leaves ``generate`` no other. Of all the scores it keeps the chosen tokens'."""
-
-    rows: list[_Row]
-    temperature: float
-    warpers: Sequence[Any]
-    ends: list[int]
-    parser: Any
-    closing: threading.Event
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        if self.closing.is_set():
-            raise EngineError(_CLOSED)
-        self._mask(scores)
-        for warper in self.warpers:
-            scores = warper(input_ids, scores)
-        logprobs = scores.log_softmax(dim=-1)
-        chosen = self._choose(logprobs)
-        picked = logprobs.gather(1, chosen[:, None])[:, 0]
-        for row, token, logprob in zip(self.rows, chosen.tolist(), picked.tolist(), strict=True):
-            if not row.ended:
-                self._write_down(row, token, logprob)
-        return scores.fill_(float("-inf")).scatter_(1, chosen[:, None], 0.0)
-
-    def _mask(self, scores: Any) -> None:
-        import xgrammar
-
-        held = [i for i, r in enumerate(self.rows) if r.matcher and r.answering and not r.ended]
-        if held:
-            bits = xgrammar.allocate_token_bitmask(len(self.rows), scores.shape[-1])
-            for index in held:
-                self.rows[index].matcher.fill_next_token_bitmask(bits, index)
-            xgrammar.apply_token_bitmask_inplace(scores, bits.to(scores.device))
-
-    def _choose(self, logprobs: Any) -> Any:
-        if self.temperature == 0:
-            return logprobs.argmax(dim=-1)
-        # argmax(p / Exp(1)) is a draw from p; each row's own noise keeps it free of its batch.
-        noise = logprobs.new_empty(logprobs.shape)
-        for index, row in enumerate(self.rows):
-            noise[index].exponential_(generator=row.generator)
-        return (logprobs.exp() / noise).argmax(dim=-1)
-
-    def _write_down(self, row: _Row, token: int, logprob: float) -> None:
-        row.ids.append(token)
-        row.logprobs.append(logprob)
-        if token in self.ends:
-            row.ended = True
-        elif not row.answering:
-            so_far = row.prompt_ids + row.ids
-            row.answering = self.parser.is_reasoning_end_streaming(so_far, [token])
-        elif row.matcher:
-            row.matcher.accept_token(token)
+def _batch_size(given: object) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise UsageError(f"local.engine_args.batch_size: {given!r} is not a number from 1 up")
+    return given
 
 
-def _warpers(library: Any, sampling: Sampling) -> list[Any]:
-    """In vLLM's order: penalty, temperature, then what cuts the tail."""
-    extra = dict(sampling.extra)
-    for name in extra:
-        if name not in _EXTRA:
-            raise UsageError(
-                f"local.sampling: the transformers engine has no `{name}`{_near(name, _EXTRA)}"
-            )
-    wanted: list[tuple[Any, float]] = []
-    if (penalty := extra.get("repetition_penalty", 1.0)) != 1.0:
-        wanted.append((library.RepetitionPenaltyLogitsProcessor, penalty))
-    if sampling.temperature > 0:
-        wanted.append((library.TemperatureLogitsWarper, float(sampling.temperature)))
-        if (min_p := extra.get("min_p", 0.0)) > 0:
-            wanted.append((library.MinPLogitsWarper, min_p))
-        if (top_k := extra.get("top_k", 0)) > 0:
-            wanted.append((library.TopKLogitsWarper, top_k))
-        if (top_p := extra.get("top_p", 1.0)) < 1:
-            wanted.append((library.TopPLogitsWarper, top_p))
+def _reasoning_parser(name: str | None, tokenizer: Any) -> Any:
+    if name is None:
+        return None
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
-        return [warper(value) for warper, value in wanted]
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"local.sampling: {_first_line(error)}") from None
+        from vllm.reasoning import ReasoningParserManager
+    except ImportError as error:
+        what = f"vLLM ({error}), whose parsers `reasoning_parser: {name}` names,"
+        raise MissingExtra(what, "cpu", "gpu") from None
+    try:
+        return ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UsageError(f"local.reasoning_parser: {first_line(error)}") from None
 
 
-def _choice(labels: Sequence[str]) -> str:
-    """One of the labels, in xgrammar's EBNF (as vLLM's ``choice_as_grammar``)."""
-    return "root ::= " + " | ".join(json.dumps(label, ensure_ascii=False) for label in labels)
+def _death(error: Exception) -> str:
+    if isinstance(error, EngineError):
+        return str(error)
+    mend = ""
+    if type(error).__name__ == "OutOfMemoryError":
+        mend = "; a smaller local.engine_args.batch_size needs less memory"
+    return f"transformers stopped: {first_line(error)}{mend}"
+
+
+def _hand_out(batch: Sequence[_Request], rows: Sequence[Row]) -> None:
+    for request, row in zip(batch, rows, strict=True):
+        _tell(request, request.future.set_result, row)
+
+
+def _fail(requests: Iterable[_Request], error: Exception) -> None:
+    for request in requests:
+        _tell(request, request.future.set_exception, error)
+
+
+def _tell(request: _Request, tell: Callable[[Any], None], what: object) -> None:
+    def resolve() -> None:
+        if not request.future.done():
+            tell(what)
+
+    # The loop is closed where the run was broken off; nobody waits then.
+    with contextlib.suppress(RuntimeError):
+        request.loop.call_soon_threadsafe(resolve)

@@ -8,6 +8,7 @@ against ``LLM.generate`` over all prompts at once. The same code serves CPU and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import importlib.metadata
 import itertools
@@ -88,6 +89,8 @@ class VllmEngine:
         future: asyncio.Future[Any] = loop.create_future()
         params = self._sampling_params(prompt.constraint, sampling)
         self._requests.put(_Request(token_ids, params, future, loop))
+        if not self._thread.is_alive():
+            raise EngineError(self._death or "vLLM was closed")
         return self._completion(await future)
 
     async def aclose(self) -> None:
@@ -124,6 +127,12 @@ class VllmEngine:
 
     def _completion(self, output: Any) -> Completion:
         made = output.outputs[0]
+        if made.finish_reason == "error":
+            raise RecordError(
+                "vLLM gave this record up; most often its grammar backend cannot take the "
+                "`answer.schema` (run with VLLM_LOGGING_LEVEL=INFO to see why)",
+                Reason.BAD_PROMPT,
+            )
         flat = made.logprobs
         logprobs = tuple(flat.logprobs[start] for start in flat.start_indices)
         pieces = self._tokens.pieces(
@@ -189,7 +198,8 @@ def _hand_out(flying: dict[str, _Request], outputs: Sequence[Any]) -> None:
                 request.future.set_result(output)
 
     if done:
-        done[0][0].loop.call_soon_threadsafe(resolve)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            done[0][0].loop.call_soon_threadsafe(resolve)
 
 
 def _fail(requests: Sequence[_Request], error: Exception) -> None:
@@ -198,7 +208,8 @@ def _fail(requests: Sequence[_Request], error: Exception) -> None:
             request.future.set_exception(error)
 
     for request in requests:
-        request.loop.call_soon_threadsafe(resolve, request)
+        with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
+            request.loop.call_soon_threadsafe(resolve, request)
 
 
 def _vllm() -> tuple[Any, Any]:
@@ -268,5 +279,8 @@ def _arguments(local: Local) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 2 and "validation error" in lines[0]:
+        # pydantic: a count, the field, and only then what is wrong.
+        lines = [next((line for line in lines if "rror, " in line), lines[-1])]
+    return lines[0].removeprefix("Value error, ") if lines else type(error).__name__
