@@ -8,12 +8,14 @@ under the constraint. `calibrate`, given one, maps signals to P(correct) (see
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
+from referencing import Registry
 
 from runner import signals
 from runner.types import Answer, Completion, Constraint, JSONValue
@@ -28,6 +30,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 WHOLE = ""
+_HALF = r"[\ud800-\udfff]"
+_ESCAPED_HALF = r"\\u[dD][89a-fA-F]"
 
 
 class Checker:
@@ -38,21 +42,24 @@ class Checker:
         self._calibrate = calibrate
         self._validator: Validator | None = None
         if constraint.schema is not None:
-            self._validator = validator_for(constraint.schema)(constraint.schema)
-        # Providers may give an enum's value back in another case.
-        self._labels = {label.casefold(): label for label in constraint.labels or ()}
-        self._exact = frozenset(constraint.labels or ())
+            # An empty registry: a schema's `$ref` to the web is not fetched.
+            self._validator = validator_for(constraint.schema)(
+                constraint.schema, registry=Registry()
+            )
+        self._labels = frozenset(constraint.labels or ())
 
     def check(self, completion: Completion) -> Answer:
         """Never raises: an answer that is no good comes out as not ``valid`` with a ``problem``."""
         value, problem = self._parse(completion)
+        if re.search(_HALF, completion.text) or re.search(_ESCAPED_HALF, completion.text):
+            value = json.loads(_writable(json.dumps(value, ensure_ascii=False)))
         logprobs = None if problem else self._logprobs(completion)
-        each = {name: signals.token_signals(lp) for name, lp in (logprobs or {}).items()}
+        each = {_writable(name): signals.token_signals(lp) for name, lp in (logprobs or {}).items()}
         confidence, fields = self._confidence(each)
         return Answer(
             value=value,
             valid=problem is None,
-            problem=problem,
+            problem=problem and _writable(problem),
             signals={f"{n}.{k}" if n else k: v for n, ks in each.items() for k, v in ks.items()},
             confidence=confidence,
             field_confidence=fields,
@@ -79,29 +86,35 @@ class Checker:
 
     def _parse_json(self, text: str, validator: Validator) -> tuple[JSONValue, str | None]:
         try:
-            value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+            value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        except (ValueError, RecursionError):
             return text, "the answer is not JSON"
-        error = next(validator.iter_errors(value), None)
-        if error is not None and isinstance(value, dict):
-            value = _mend_case(value, self._constraint.schema or {})
+        try:
             error = next(validator.iter_errors(value), None)
+            if error is not None and isinstance(value, dict):
+                value = _mend_case(value, self._constraint.schema or {})
+                error = next(validator.iter_errors(value), None)
+        except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
+            return value, f"the answer cannot be held against the schema: {trouble}"
         if error is None:
             return value, None
         where = ".".join(str(p) for p in error.absolute_path)
         return value, f"the answer breaks the schema{f' at `{where}`' if where else ''}"
 
     def _parse_label(self, text: str) -> tuple[JSONValue, str | None]:
-        if text in self._exact:
-            return text, None
         bare = text.strip("\"'` .\n")
-        label = bare if bare in self._exact else self._labels.get(bare.casefold())
+        for exact in (text, bare):
+            if exact in self._labels:
+                return exact, None
+        label = _in_other_case(bare, self._labels)
         return (label, None) if label else (text, "the answer is none of the labels")
 
     def _logprobs(self, completion: Completion) -> Logprobs | None:
         if not completion.logprobs:
             return None
         if self._validator is not None:
+            if "".join(completion.tokens) != completion.text:
+                return None  # which token belongs to which field cannot be told
             found = signals.field_logprobs(completion)
         else:
             found = {WHOLE: completion.logprobs}
@@ -132,7 +145,24 @@ def _mend_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, An
         options = rule.get("enum") if isinstance(rule, dict) else None
         given = value.get(name)
         if options and isinstance(given, str) and given not in options:
-            near = [o for o in options if isinstance(o, str) and o.casefold() == given.casefold()]
-            if len(near) == 1:
-                mended[name] = near[0]
+            mended[name] = _in_other_case(given, options) or given
     return mended
+
+
+def _in_other_case(given: str, options: Iterable[Any]) -> str | None:
+    """The one option that differs in case only, which is how providers may give it back."""
+    near = [o for o in options if isinstance(o, str) and o.casefold() == given.casefold()]
+    return near[0] if len(near) == 1 else None
+
+
+def _finite(text: str) -> float:
+    """A number as JSON can hold it: ``NaN``, ``Infinity`` and ``1e999`` are none."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a JSON number")
+    return number
+
+
+def _writable(text: str) -> str:
+    """The text with halves of characters replaced, so that it can be written as UTF-8."""
+    return re.sub(_HALF, "\ufffd", text)

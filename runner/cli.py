@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from runner.errors import LocalFirstError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from runner.job import Job
     from runner.job_file import JobFile
     from runner.pipeline import Progress
     from runner.summary import Summary
@@ -76,11 +78,11 @@ def run(
     from runner.run import RunRequest, run_job
 
     folder = run_dir or Path("runs") / file.job.name
-    request = RunRequest(file.job, folder, _output(file, folder, output), limit)
+    request = RunRequest(file.job, folder, _output(file.job, folder, output), limit)
     console, progress = _watch()
     began = time.monotonic()
     with _displayed(console, progress, file, limit):
-        summary = run_job(request, progress, lambda text: console.print(text, style="yellow"))
+        summary = run_job(request, progress, _say(console))
     _finish(console, summary, request.output, as_json, time.monotonic() - began)
 
 
@@ -140,8 +142,8 @@ def escalate(run_dir: Path, budget: str | None, as_json: bool) -> None:
     if budget is not None and job.escalation is not None:
         job = _with_budget(job, budget)
     console, progress = _watch()
-    output = run_dir / (job.output.path or "results.jsonl")
-    summary = escalate_run(run_dir, job, output, progress, lambda text: console.print(text))
+    output = _output(job, run_dir, None)
+    summary = escalate_run(run_dir, job, output, progress, _say(console))
     _finish(console, summary, output, as_json, None)
 
 
@@ -161,26 +163,32 @@ def _load(path: Path, overrides: tuple[str, ...], records: Path | None) -> JobFi
     from runner.validate import check_job
 
     if records is not None:
-        overrides = (*overrides, f"records.path={json.dumps(str(records.absolute()))}")
+        overrides = (
+            *overrides,
+            f"records.path={json.dumps(str(records.absolute()), ensure_ascii=False)}",
+        )
     file = load_job(path, overrides)
     check_job(file)
     return file
 
 
-def _output(file: JobFile, folder: Path, given: Path | None) -> Path:
-    if given is not None:
-        return given
-    fmt = file.job.output.format
-    return folder / (file.job.output.path or f"results.{'jsonl' if fmt == 'auto' else fmt}")
+def _output(job: Job, folder: Path, given: Path | None) -> Path:
+    from runner.records import file_format
+
+    fmt = job.output.format
+    usual = folder / (job.output.path or f"results.{'jsonl' if fmt == 'auto' else fmt}")
+    file_format(given or usual, fmt)  # an ending that says nothing is refused before the run
+    return given or usual
 
 
-def _with_budget(job: Any, budget: str) -> Any:
+def _with_budget(job: Job, budget: str) -> Job:
     from pydantic import ValidationError
 
     from runner.job import Escalation
 
     try:
-        settings = Escalation.model_validate(job.escalation.model_dump() | {"budget_usd": budget})
+        given = job.escalation.model_dump() if job.escalation else {}
+        settings = Escalation.model_validate(given | {"budget_usd": budget})
     except ValidationError:
         raise UsageError(f"--budget takes US dollars, 5.00 say, not {budget!r}") from None
     return job.model_copy(update={"escalation": settings})
@@ -194,12 +202,19 @@ def _watch() -> tuple[Console, Progress]:
     return Console(stderr=True), Progress()
 
 
+def _say(console: Console) -> Callable[[str], None]:
+    # No markup: the words of a provider or a path may hold brackets.
+    return lambda text: console.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
 def _displayed(console: Console, progress: Progress, file: JobFile, limit: int | None) -> Any:
     from runner.display import Display
     from runner.records import count_records
 
     source = file.job.records
-    total = count_records(file.job.records_path(), source.id, fmt=source.format)
+    total = count_records(
+        file.job.records_path(), source.id, fmt=source.format, delimiter=source.delimiter
+    )
     if total is not None and limit is not None:
         total = min(total, limit)
     return Display(console, progress, total).watching()
@@ -211,7 +226,7 @@ def _finish(
     from runner.display import show_summary
 
     show_summary(console, summary, elapsed_s)
-    console.print(f"results: {output}", highlight=False, soft_wrap=True)
+    console.print(f"results: {output}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(summary.as_json() | {"results": str(output)}))
     if summary.unfinished:

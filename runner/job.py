@@ -19,6 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from runner.types import Constraint
 
+DEFAULT_THRESHOLD = 0.9
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -121,7 +123,7 @@ class Local(Part):
 
 
 def _answer_text(value: object) -> object:
-    return value if isinstance(value, (str, dict)) else json.dumps(value)
+    return value if value is None or isinstance(value, (str, dict)) else json.dumps(value)
 
 
 class RouteRule(Part):
@@ -150,6 +152,13 @@ class Confidence(Part):
     target_error: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     calibration: Path | None = None
     below: Literal["escalate", "review"] = "escalate"
+
+    @model_validator(mode="before")
+    @classmethod
+    def usual(cls, given: object) -> object:
+        if isinstance(given, dict) and not {"threshold", "target_error"} & given.keys():
+            return {**given, "threshold": DEFAULT_THRESHOLD}
+        return given
 
     @model_validator(mode="after")
     def certified_or_given(self) -> Self:
@@ -217,7 +226,7 @@ class Job(Part):
     answer: AnswerSpec
     local: Local
     routes: list[RouteRule] = Field(default_factory=list)
-    confidence: Confidence = Confidence(threshold=0.9)
+    confidence: Confidence = Confidence()
     escalation: Escalation | None = None
     privacy: Privacy = Privacy()
     output: Output = Output()
@@ -247,7 +256,8 @@ class Job(Part):
         parts = {
             "records.id": whole["records"]["id"],
             "prompt": whole["prompt"],
-            "answer": whole["answer"],
+            # As text: a schema's order of properties is the order in which a model fills them.
+            "answer": json.dumps(whole["answer"]),
             "local": local,
             "local.model files": _files_digest(self.model_path()),
             "routes": whole["routes"],

@@ -20,7 +20,7 @@ Location = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A job, and where in its file each key stands."""
+    """A job, and where in its file each key stands (line 0: not there, but in an override)."""
 
     path: Path
     job: Job
@@ -45,18 +45,18 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        lines = dict(_lines(node))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise JobError(str(path), [_yaml_mistake(error)]) from None
     if not isinstance(data, dict):
         raise JobError(str(path), ["line 1: a job is a mapping of keys such as name, records, …"])
-    lines = dict(_lines(node))
     mistakes = [f"line {line}: `{key}` is given twice" for key, line in _doubled(node)]
     for override in overrides:
-        _override(data, override)
+        _override(data, override, lines)
     try:
         job = Job.model_validate({**data, "folder": path.resolve().parent})
     except ValidationError as error:
-        mistakes += [_mistake(e["loc"], e["type"], e["msg"], lines) for e in error.errors()]
+        mistakes += [_mistake(dict(e), lines) for e in error.errors()]
         raise JobError(str(path), sorted(mistakes, key=line_number)) from None
     if mistakes:
         raise JobError(str(path), mistakes)
@@ -66,7 +66,9 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
 def _at(location: Location, message: str, lines: Mapping[Location, int]) -> str:
     while location and location not in lines:
         location = location[:-1]
-    return f"line {lines[location]}: {message}" if location else message
+    if not location:
+        return message
+    return f"line {lines[location]}: {message}" if lines[location] else f"--set: {message}"
 
 
 def _why(error: Exception) -> str:
@@ -75,10 +77,12 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _yaml_mistake(error: yaml.YAMLError) -> str:
+def _yaml_mistake(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}" if mark else "line 1"
     problem = getattr(error, "problem", None) or str(error)
+    if problem == "found unhashable key":
+        problem += "; put a template that begins with {{ in quotes"
     return f"{where}: is not YAML: {problem}"
 
 
@@ -108,11 +112,14 @@ def _doubled(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
             yield from _doubled(value)
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _override(data: dict[str, Any], override: str, lines: dict[Location, int]) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(f"--set takes KEY=VALUE (escalation.budget_usd=5, say), not {override!r}")
-    *folders, last = key.split(".")
+    *folders, last = at = tuple(key.split("."))
+    for stale in [location for location in lines if location[: len(at)] == at]:
+        del lines[stale]
+    lines[at] = 0
     for name in folders:
         inner = data.setdefault(name, {})
         if not isinstance(inner, dict):
@@ -120,17 +127,22 @@ def _override(data: dict[str, Any], override: str) -> None:
         data = inner
     try:
         data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         data[last] = value
 
 
-def _mistake(loc: Location, kind: str, message: str, lines: Mapping[Location, int]) -> str:
-    name = _dotted(loc)
-    message = re.sub(r"^Value error, ", "", message)
+def _mistake(error: Mapping[str, Any], lines: Mapping[Location, int]) -> str:
+    loc: Location = error["loc"]
+    kind, name = error["type"], _dotted(loc)
+    message = re.sub(r"^Value error, ", "", error["msg"])
     if kind == "extra_forbidden":
         message = f"unknown key `{name}`{_suggest(loc)}"
     elif kind == "missing":
         message = f"`{name}` is missing"
+    elif kind == "model_type":
+        message = f"`{name}` is a mapping of: {', '.join(_keys_at(loc))}"
+    elif kind == "string_type" and error["input"] is not None:
+        message = f"`{name}`: YAML reads {error['input']!r} here; put it in quotes to make it text"
     elif name:
         message = f"`{name}`: {message[0].lower()}{message[1:]}"
     return _at(loc, message, lines)

@@ -28,7 +28,7 @@ def value_spans(text: str) -> dict[str, Span]:
         ValueError: the text is not one JSON object.
     """
     spans: dict[str, Span] = {}
-    at = _expect(text, _skip(text, 0), "{")
+    at = _expect(text, len(text) - len(text.lstrip()), "{")
     if text[at : at + 1] == "}":
         return spans
     while True:

@@ -39,10 +39,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated:DeprecationWarning"),
 ]
 
-# Read when torch is imported, which another test may do first: with two counts of threads in one
-# process, vLLM's CPU attention gives up.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "demo"
 MODEL = str(DEMO / "model")

@@ -68,6 +68,7 @@ class VllmEngine:
         self._params: tuple[Constraint, Sampling, Any] | None = None
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._death: str | None = None
+        self._closed = False
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
         self._thread.start()
 
@@ -89,7 +90,7 @@ class VllmEngine:
         future: asyncio.Future[Any] = loop.create_future()
         params = self._sampling_params(prompt.constraint, sampling)
         self._requests.put(_Request(token_ids, params, future, loop))
-        if not self._thread.is_alive():
+        if self._closed:  # perhaps too late for the thread's last look at the queue
             raise EngineError(self._death or "vLLM was closed")
         return self._completion(await future)
 
@@ -166,6 +167,7 @@ class VllmEngine:
             self._death = f"vLLM stopped: {_first_line(error)}"
             _fail(list(flying.values()), EngineError(self._death))
         finally:
+            self._closed = True
             _fail([r for r in self._take(block=False) if r], EngineError("vLLM was closed"))
             self._engine.engine_core.shutdown()
 

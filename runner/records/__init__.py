@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_records(
             return
         with _open_text(path) as file:
             if kind == "jsonl":
-                yield from jsonl_records(path, file, id_column)
+                yield from jsonl_records(file, id_column)
             else:
                 yield from csv_records(path, file, id_column, _delimiter(path, delimiter))
 
@@ -86,8 +87,8 @@ def _input_errors(path: Path) -> Iterator[None]:
         yield
     except EOFError:
         raise InputError(f"{path} is cut off in the middle of its compressed data") from None
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the records file {path}: {why}") from None
 
 
@@ -110,7 +111,9 @@ def _open_text(path: Path) -> io.TextIOWrapper:
 COUNTED_BYTES = 16 << 20
 
 
-def count_records(path: Path, id_column: str, *, fmt: str = "auto") -> int | None:
+def count_records(
+    path: Path, id_column: str, *, fmt: str = "auto", delimiter: str = ","
+) -> int | None:
     """How many records there are, for a progress bar, where that is quick to find out.
 
     Exact for Parquet and for files up to `COUNTED_BYTES`; above, values of several lines count
@@ -121,7 +124,7 @@ def count_records(path: Path, id_column: str, *, fmt: str = "auto") -> int | Non
         if kind == "parquet":
             return parquet_count(path)
         if path.stat().st_size <= COUNTED_BYTES:
-            return sum(1 for _ in read_records(path, id_column, fmt=fmt))
+            return sum(1 for _ in read_records(path, id_column, fmt=fmt, delimiter=delimiter))
         if path.suffix == ".gz":
             return None
         with path.open("rb") as file:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runner.errors import InputError
-from runner.records.rows import check_header, make_record
+from runner.records.rows import check_header, make_record, unwritable
 from runner.types import Record
 
 # A quoted field may hold a pasted thread of many lines; past this it is an unclosed quote.
@@ -61,7 +61,7 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str |
             yield number, _parse(gathered, delimiter), None
         except csv.Error as error:
             lines.put_back(gathered[1:])
-            cells = text.rstrip("\r\n").split(delimiter)
+            cells = [cell.strip('"') for cell in text.rstrip("\r\n").split(delimiter)]
             yield number, cells, f"line {number}: broken CSV quoting ({error}); double each quote"
 
 
@@ -69,6 +69,9 @@ def _header(path: Path, lines: _Lines, delimiter: str) -> list[str]:
     for line, cells, problem in _rows(lines, delimiter):
         if problem:
             raise InputError(f"{path}, line {line}: the header has {problem.split(': ', 1)[1]}")
+        for number, cell in enumerate(cells, start=1):
+            if trouble := unwritable(cell):
+                raise InputError(f"{path}, line {line}: {trouble} (the name of column {number})")
         return [cell.strip() for cell in cells]
     raise InputError(f"{path} is empty: it has no header line")
 

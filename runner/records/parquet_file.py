@@ -33,12 +33,19 @@ def parquet_records(path: Path, id_column: str) -> Iterator[Record]:
     with _open(path) as file:
         check_header(path, list(file.schema_arrow.names), id_column)
         position = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            for fields in batch.to_pylist():
+        for rows in _batches(path, file):
+            for fields in rows:
                 yield make_record(position, position + 1, fields, id_column)
                 position += 1
-        if position == 0:
-            raise InputError(f"{path} is empty: it holds no record")
+
+
+def _batches(path: Path, file: Any) -> Iterator[list[dict[str, Any]]]:
+    try:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield batch.to_pylist()
+    except ValueError as error:  # pyarrow's own and Python's, for values that Python lacks
+        why = str(error).splitlines()[0]
+        raise InputError(f"{path} holds what cannot be read: {why}") from None
 
 
 def parquet_count(path: Path) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
 from runner.types import Record
+
+# Undecodable bytes (as the readers mark them), and halves of characters from a text cut in two.
+_UNWRITABLE = re.compile(r"[\ud800-\udfff]")
 
 
 def make_record(
@@ -21,29 +26,36 @@ def make_record(
         record_id = f"line-{line}"
         problem = problem or f"line {line}: the id column `{id_column}` is empty; give it an id"
     for name, value in fields.items():
-        if isinstance(value, str) and not value.isascii():
-            byte = _undecodable(value)
-            if byte is not None:
-                problem = problem or (
-                    f"line {line}: byte 0x{byte:02x} in column `{name}` is not UTF-8; "
-                    "save the export as UTF-8"
-                )
-                record_id = legible(record_id)
-    return Record(position, record_id, fields, line, problem)
+        trouble = unwritable(name) or unwritable(value)
+        if trouble is not None:
+            problem = problem or f"line {line}: {trouble} (column `{_legible(name)}`)"
+    return Record(position, _legible(record_id), fields, line, problem)
 
 
-def _undecodable(text: str) -> int | None:
-    return next((ord(c) - 0xDC00 for c in text if 0xDC80 <= ord(c) <= 0xDCFF), None)
+def unwritable(value: Any) -> str | None:
+    """What keeps a value from being written as UTF-8, with the mend."""
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    if not isinstance(value, str) or value.isascii():
+        return None
+    found = _UNWRITABLE.search(value)
+    if found is None:
+        return None
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"byte 0x{code - 0xDC00:02x} is not UTF-8; save the export as UTF-8"
+    return f"\\u{code:04x} is half a character, of a text that was cut in two; mend the export"
 
 
-def legible(text: str) -> str:
-    """The text with undecodable bytes as the replacement character, safe to write anywhere."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _legible(text: str) -> str:
+    return _UNWRITABLE.sub("�", text)
 
 
 def check_header(path: Path, columns: list[str], id_column: str) -> None:
     """Raises `InputError` where the columns cannot name records."""
     doubled = sorted({c for c in columns if columns.count(c) > 1})
+    if "" in doubled:
+        raise InputError(f"{path}, line 1: two columns have no name; give each one")
     if doubled:
         raise InputError(
             f"{path}, line 1: the column `{doubled[0]}` is there twice; rename one of them"
@@ -51,4 +63,6 @@ def check_header(path: Path, columns: list[str], id_column: str) -> None:
     if id_column not in columns:
         near = difflib.get_close_matches(id_column, columns, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"its columns are: {', '.join(columns)}"
+        if len(columns) == 1 and (other := re.search(r"[;\t|,]", columns[0])):
+            hint = f"its header is split by {other[0]!r}: set records.delimiter"
         raise InputError(f"{path} has no column `{id_column}` (records.id); {hint}")
