@@ -108,8 +108,30 @@ def _schema_of(constraint: Constraint) -> dict[str, Any] | None:
         from anthropic import transform_schema
     except ImportError:
         raise UsageError("the anthropic package is missing; install localfirst again") from None
-    schema: dict[str, Any] = transform_schema(dict(constraint.schema))
+    try:
+        schema: dict[str, Any] = transform_schema(_typed(dict(constraint.schema)))
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UsageError(f"`answer.schema` is not one that the API takes: {error}") from None
     return schema
+
+
+def _typed(schema: Any) -> Any:
+    """With ``type: [string, "null"]`` spelled as ``anyOf``, the one way that the SDK knows."""
+    if isinstance(schema, list):
+        return [_typed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    names = schema.get("properties")
+    plain = {k: v if k in ("enum", "const") else _typed(v) for k, v in schema.items()}
+    if isinstance(names, dict):
+        plain["properties"] = {name: _typed(rule) for name, rule in names.items()}
+    kinds = plain.get("type")
+    if not isinstance(kinds, list):
+        return plain
+    del plain["type"]
+    if "enum" in plain or "const" in plain:
+        return plain
+    return {"anyOf": [plain | {"type": kind} for kind in kinds]}
 
 
 def _unwrap(text: str) -> str:
@@ -143,6 +165,7 @@ class AnthropicWire:
         )
 
     async def send(self, request: Mapping[str, Any]) -> Reply:
+        import httpx2
         from anthropic import APIConnectionError, APIStatusError
 
         try:
@@ -152,7 +175,11 @@ class AnthropicWire:
         except APIStatusError as error:
             return _refused(error)
         except APIConnectionError as error:
-            return Reply("unknown", problem=f"the connection failed: {error}")
+            # Without a connection nothing has left.
+            unsent = isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
+            why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+            verdict: Verdict = "retry" if unsent else "unknown"
+            return Reply(verdict, problem=f"the connection failed: {why}")
         except TimeoutError:
             return Reply("unknown", problem=f"no whole reply within {self._timeout:g} s")
         except Exception as error:
@@ -181,9 +208,15 @@ def _refused(error: APIStatusError) -> Reply:
         verdict = "retry"
     else:
         verdict = "unknown" if error.status_code >= 500 or error.status_code == 200 else "reject"
-    try:
-        after = float(error.response.headers["retry-after"])
-    except (KeyError, ValueError):
-        after = None
     problem = f"{error.status_code} {error.api_message or error.type or ''}".strip()
-    return Reply(verdict, request_id=error.request_id, problem=problem, retry_after_s=after)
+    return Reply(verdict, request_id=error.request_id, problem=problem,
+                 retry_after_s=_seconds(error.response.headers.get("retry-after")))  # fmt: skip
+
+
+def _seconds(header: str | None) -> float | None:
+    """A date, or what is no number of seconds, counts as nothing said."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return seconds if seconds >= 0 else None

@@ -34,7 +34,11 @@ MOST_LINE_BYTES = 1 << 28
 
 class _Journal:
     def __init__(self, path: Path) -> None:
-        self._file: IO[str] = path.open("w", encoding="utf-8")
+        # Appending: what a former courier left is not ours to cut off.
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # or the file itself could be gone after a power cut
+        os.close(folder)
 
     def write(self, entry: dict[str, Any]) -> None:
         """On the disk when it returns."""
@@ -51,39 +55,60 @@ def _wire(settings: dict[str, Any]) -> Wire:
     return wire
 
 
-async def _carry(wire: Wire, journal: _Journal, order: dict[str, Any]) -> None:
+class _Run:
+    """The run that reads our replies, as long as it lives."""
+
+    def __init__(self) -> None:
+        # Whatever else prints in this process goes to stderr, not in between the replies.
+        self._pipe = os.dup(1)
+        with contextlib.suppress(OSError):  # there may be no stderr
+            os.dup2(2, 1)
+
+    def tell(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry).encode() + b"\n"
+        # A run that was killed no longer reads; the journal has the reply.
+        with contextlib.suppress(BrokenPipeError):
+            while line:
+                line = line[os.write(self._pipe, line) :]
+
+
+async def _carry(wire: Wire, journal: _Journal, run: _Run, order: dict[str, Any]) -> None:
     attempt = order["attempt"]
-    journal.write({"attempt": attempt, "sent": True})
     try:
-        reply = await wire.send(order["request"])
-    except Exception as error:
-        reply = Reply("unknown", problem=f"{type(error).__name__}: {error}")
+        journal.write({"attempt": attempt, "sent": True})
+    except OSError as error:
+        # Sent but not written down, it could be sent twice.
+        reply = Reply("halt", problem=f"the run directory cannot be written: {error.strerror}")
+    else:
+        reply = await _sent(wire, order["request"])
     entry = {"attempt": attempt, "reply": reply.as_json()}
-    journal.write(entry)
-    _say(entry)
+    with contextlib.suppress(OSError):  # a full disk: the run can still be told
+        journal.write(entry)
+    run.tell(entry)
 
 
-def _say(entry: dict[str, Any]) -> None:
-    # A run that was killed no longer reads; the journal has the reply.
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(entry) + "\n")
-        sys.stdout.flush()
+async def _sent(wire: Wire, request: dict[str, Any]) -> Reply:
+    try:
+        return await wire.send(request)
+    except Exception as error:
+        return Reply("unknown", problem=f"{type(error).__name__}: {error}")
 
 
 async def serve(run_dir: Path) -> None:
     """Carries requests until the input ends and the last reply is written down."""
+    run = _Run()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MOST_LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     settings = json.loads(await reader.readline())
     wire = _wire(settings)
     journal = _Journal(run_dir / JOURNAL)
-    _say({"ready": True})
+    run.tell({"ready": True})
     calls: set[asyncio.Task[None]] = set()
     while line := await reader.readline():
         if not line.endswith(b"\n"):
             break  # cut off by a kill in the middle of writing it: never to be sent
-        call = asyncio.create_task(_carry(wire, journal, json.loads(line)))
+        call = asyncio.create_task(_carry(wire, journal, run, json.loads(line)))
         calls.add(call)
         call.add_done_callback(calls.discard)
     await asyncio.gather(*calls)
@@ -94,6 +119,9 @@ def main() -> None:
     run_dir = Path(sys.argv[1])
     with (run_dir / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))  # for a person who looks for the process
+        lock.flush()
         asyncio.run(serve(run_dir))
 
 

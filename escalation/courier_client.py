@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -30,56 +32,79 @@ class Courier:
             "concurrency": escalation.concurrency,
         }
         self._replies: dict[int, asyncio.Future[Reply]] = {}
-        self._process: asyncio.subprocess.Process | None = None
         self._listener: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Courier:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "escalation.courier", str(self._run_dir),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            start_new_session=True, limit=MOST_LINE_BYTES,
-        )  # fmt: skip
-        await self._write(self._settings)
-        if not await self._line():
+        # Not asyncio's own subprocess: that one is killed when the loop comes to a sudden end.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "escalation.courier", str(self._run_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._reader, self._writer = await _streams(self._process)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await self._write(self._settings)
+        if not await self._reader.readline():
+            await self.__aexit__()
             raise RunFailed("the courier of paid calls did not start; its message stands above")
         self._listener = asyncio.create_task(self._listen())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.close()
+        self._writer.close()
         if self._listener is not None:
             await self._listener
-        await self._process.wait()
+        await asyncio.to_thread(self._process.wait)
 
     async def send(self, attempt: int, request: Mapping[str, Any]) -> Reply:
         """Never raises for a failed call: the reply's verdict says what happened."""
+        assert self._listener is not None
+        if self._listener.done():
+            return _UNSENT
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._replies[attempt] = future
         try:
-            await self._write({"attempt": attempt, "request": request})
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                await self._write({"attempt": attempt, "request": request})
             return await future
-        except (BrokenPipeError, ConnectionResetError):
-            return Reply("unknown", problem="the courier of paid calls died")
         finally:
             del self._replies[attempt]
 
     async def _write(self, value: Mapping[str, Any]) -> None:
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(json.dumps(value).encode() + b"\n")
-        await self._process.stdin.drain()
-
-    async def _line(self) -> bytes:
-        assert self._process is not None and self._process.stdout is not None
-        return await self._process.stdout.readline()
+        self._writer.write(json.dumps(value).encode() + b"\n")
+        await self._writer.drain()
 
     async def _listen(self) -> None:
-        while line := await self._line():
+        while line := await self._reader.readline():
             entry = json.loads(line)
-            self._replies[entry["attempt"]].set_result(Reply(**entry["reply"]))
-        for future in self._replies.values():
-            if not future.done():
-                future.set_result(Reply("unknown", problem="the courier of paid calls died"))
+            self._resolve(entry["attempt"], Reply(**entry["reply"]))
+        # Gone, before its time if anything is still open: then its journal knows what it sent.
+        left = _journaled(self._run_dir) if self._replies else {}
+        for attempt in self._replies:
+            self._resolve(attempt, left.get(attempt, _UNSENT))
+
+    def _resolve(self, attempt: int, reply: Reply) -> None:
+        future = self._replies.get(attempt)
+        # Nobody waits for it any more where the run is being stopped; the journal has it.
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+
+_UNSENT = Reply("halt", problem="the process that makes the paid calls died; run again to go on")
+
+
+async def _streams(
+    process: subprocess.Popen[bytes],
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """What the process says, and what it is told."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=MOST_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)
+    transport, protocol = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, process.stdin
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, None, loop)
 
 
 async def former_replies(run_dir: Path, patience_s: float) -> dict[int, Reply]:
@@ -89,6 +114,10 @@ async def former_replies(run_dir: Path, patience_s: float) -> dict[int, Reply]:
     it never began is absent.
     """
     await _until_free(run_dir / LOCK, patience_s)
+    return _journaled(run_dir)
+
+
+def _journaled(run_dir: Path) -> dict[int, Reply]:
     replies: dict[int, Reply] = {}
     try:
         lines = (run_dir / JOURNAL).read_text(encoding="utf-8").splitlines()

@@ -8,6 +8,7 @@ no memory, and is sent later by the same code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +22,8 @@ from tenacity import (
     retry_if_result,
     stop_after_attempt,
     stop_after_delay,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from escalation.budget import Budget
@@ -72,13 +74,16 @@ class Escalator:
         self.budget = Budget(settings.budget_usd, ledger.attempts.committed_usd())
         self.stopped: str | None = None
         self.problem: str | None = None
-        self._backoff = wait_exponential_jitter(initial=0.5, max=30)
+        self._halted = asyncio.Event()
+        self._backoff = wait_exponential(multiplier=0.5, max=30) + wait_random(0, 1)
 
     def reconcile(self, former: Mapping[int, Reply]) -> None:
         """Settles the calls that a killed run had open, from what its courier wrote down."""
         for attempt, position, reserved in self._ledger.attempts.open_attempts():
             reply = former.get(attempt, Reply("unsent"))
             held = self._ledger.held(position)
+            if held is None and reply.verdict == "ok":
+                reply = Reply("unknown", problem="its record no longer waits")
             if reply.verdict == "ok" and held is not None:
                 self._settle(held, attempt, reply, reserved)
             else:
@@ -121,30 +126,43 @@ class Escalator:
             self._ledger.commit()
             return
         retrying = AsyncRetrying(
-            retry=retry_if_result(lambda reply: reply is not None and reply.verdict == "retry"),
+            retry=retry_if_result(self._worth_another),
             stop=stop_after_attempt(self._settings.max_attempts)
             | stop_after_delay(self._settings.retry_for_s),
             wait=self._pause,
+            sleep=self._sleep,
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
         )
         reply = await retrying(self._ask, sender, held, request)
         if reply is not None and reply.verdict == "retry":
             self._stop(Reason.PROVIDER_BUSY, reply)
 
+    def _worth_another(self, reply: Reply | None) -> bool:
+        """Not where the provider asks for a longer pause than we would retry at all."""
+        if reply is None or reply.verdict != "retry":
+            return False
+        return (reply.retry_after_s or 0.0) <= self._settings.retry_for_s
+
     def _pause(self, state: RetryCallState) -> float:
-        """What the provider asks for, if it is no longer than we would retry at all."""
         reply = state.outcome.result() if state.outcome else None
         asked = reply.retry_after_s if reply is not None else None
-        if asked is None:
-            pause: float = self._backoff(state)
-            return pause
-        return min(asked, self._settings.retry_for_s)
+        pause: float = self._backoff(state) if asked is None else asked
+        return pause
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleeps, but not on after all sending has stopped."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._halted.wait(), seconds)
 
     async def _ask(self, sender: Sender, held: Held, request: Mapping[str, Any]) -> Reply | None:
         """One attempt: reserve, write down, send, settle. ``None`` where the cap forbids it."""
         body = body_bytes(request)
         worst = self._price.worst_case(len(body), self._settings.max_tokens)
-        if self.stopped is not None or not await self.budget.reserve(worst):
+        fits = self.stopped is None and await self.budget.reserve(worst)
+        if fits and self.stopped is not None:  # while this one waited for its turn
+            self.budget.settle(worst, Decimal(0))
+            fits = False
+        if not fits:
             self._ledger.set_waits_for(held.record.position, self.stopped or Reason.BUDGET)
             self._stop_if_broke()
             return None
@@ -235,15 +253,16 @@ class Escalator:
         self._ledger.change(outcome)
         self._on_outcome(outcome)
 
-    def _stop(self, reason: Reason, reply: Reply) -> None:
+    def _stop(self, reason: Reason, reply: Reply | None = None) -> None:
         if self.stopped is None:
-            self.stopped, self.problem = reason, reply.problem
+            self.stopped, self.problem = reason, reply.problem if reply else None
+            self._halted.set()
 
     def _stop_if_broke(self) -> None:
         """Where not even an empty record fits under the cap, no other will: stop looking."""
         least = self._price.worst_case(0, self._settings.max_tokens)
-        if self.stopped is None and self.budget.cap - self.budget.spent < least:
-            self.stopped = Reason.BUDGET
+        if self.budget.cap - self.budget.spent < least:
+            self._stop(Reason.BUDGET)
 
 
 def body_bytes(request: Mapping[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.job import Confidence, Job
+from runner.job import Job
 from runner.prompts import Expression, TemplateAnswer
 from runner.types import Answer, JSONValue, Reason, Record, Route
 
@@ -62,16 +62,25 @@ class Decision:
     reason: str
 
 
-def decide(answer: Answer, rule: Confidence, *, may_leave: bool) -> Decision:
-    """Accepts a valid answer whose confidence reaches the threshold."""
-    threshold = 1.0 if rule.threshold is None else rule.threshold
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Accept at a score of ``threshold`` and above; ``None`` accepts nothing (no threshold could
+    be certified). ``escalate``: what is not accepted goes to the closed model, else to a person."""
+
+    threshold: float | None
+    escalate: bool = True
+
+
+def decide(answer: Answer, rule: Acceptance, *, may_leave: bool) -> Decision:
+    """Accepts a valid answer whose score reaches the threshold."""
     if not answer.valid:
         reason = Reason.INVALID
-    elif answer.confidence is None and threshold > 0:
+    elif rule.threshold is None:
+        reason = Reason.UNCERTIFIED
+    elif answer.score is None and rule.threshold > 0:
         reason = Reason.NO_CONFIDENCE
-    elif answer.confidence is not None and answer.confidence < threshold:
+    elif answer.score is not None and answer.score < rule.threshold:
         reason = Reason.UNSURE
     else:
         return Decision(True, False, Reason.CONFIDENT)
-    escalate = may_leave and rule.below == "escalate"
-    return Decision(False, escalate, reason if may_leave else Reason.KEPT_LOCAL)
+    return Decision(False, may_leave and rule.escalate, reason if may_leave else Reason.KEPT_LOCAL)

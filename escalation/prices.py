@@ -19,6 +19,7 @@ from runner.job import Escalation
 from runner.types import Usage
 
 MILLION = Decimal(1_000_000)
+DECIMALS = 6  # of a price per million tokens: more would not fit the ledger's pico-dollars
 # Byte-level tokenizers make no token of less than a byte, so bytes bound tokens from above; this
 # much on top for what the provider adds around a request (roles, the answer format's own prompt).
 OVERHEAD_TOKENS = 1_000
@@ -53,9 +54,10 @@ class Price:
     def worst_case(self, request_bytes: int, max_tokens: int) -> Decimal:
         """No reply to a request of this size can cost more, in US dollars."""
         tokens = request_bytes + OVERHEAD_TOKENS
-        price = self._tier(tokens)
-        dearest = max(price.input, price.cache_write_5m, price.cache_write_1h)
-        return (tokens * dearest + max_tokens * price.output) / MILLION
+        # It may have fewer tokens than bytes, and fall into the lower tier.
+        tiers = {self, self._tier(tokens)}
+        prompt = max(max(p.input, p.cache_write_5m, p.cache_write_1h, p.cache_read) for p in tiers)
+        return (tokens * prompt + max_tokens * max(p.output for p in tiers)) / MILLION
 
     def estimate(self, request_bytes: int, output_tokens: int) -> Decimal:
         """What such a request costs, roughly: nothing cached, `BYTES_A_TOKEN`."""
@@ -89,6 +91,8 @@ def price_of(escalation: Escalation) -> Price:
     """
     if escalation.price is not None:
         given = {k: v for k, v in escalation.price.model_dump().items() if v is not None}
+        if any(round(price, DECIMALS) != price for price in given.values()):
+            raise UsageError(f"`escalation.price` takes prices of up to {DECIMALS} decimals")
         return _price(given)
     models = _table()[escalation.provider]
     if escalation.model not in models:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from escalation.anthropic import Anthropic
 from escalation.escalate import ClosedSide, body_bytes
-from escalation.policy import Router
+from escalation.policy import Acceptance, Router
 from escalation.prices import price_of
 from escalation.redact import Redactor
 from escalation.replies import Provider
 from runner.check import Checker
 from runner.errors import MissingExtra, UsageError
-from runner.job import Escalation, Job, Local
+from runner.job import Confidence, Escalation, Job, Local
 from runner.pipeline import Answering
 from runner.prompts import Renderer
 from runner.types import Engine, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from escalation.calibration import Calibration
+    from escalation.risk import Certified
 
 _PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {"anthropic": Anthropic}
 
@@ -99,13 +105,55 @@ def closed_side(job: Job) -> ClosedSide | None:
     )
 
 
-def answering(job: Job, closed: ClosedSide | None) -> Answering:
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a job accepts, and the calibration and certificate that stand behind it, if any."""
+
+    acceptance: Acceptance
+    calibration: Calibration | None = None
+    certificate: Certified | None = None
+
+    def stated(self) -> dict[str, Any] | None:
+        """The certificate with its provenance, as the ledger keeps it; None without one."""
+        if self.certificate is None or self.calibration is None:
+            return None
+        source = {"source": self.calibration.source, "made": self.calibration.made}
+        return asdict(self.certificate) | source
+
+
+def trust(job: Job) -> Trust:
+    """The given threshold, or the one certified by the job's labels.
+
+    Raises:
+        UsageError: there is no calibration, or it is another job's.
+    """
+    rule = job.confidence
+    if rule.target_error is None:
+        return Trust(Acceptance(rule.threshold, rule.below == "escalate"))
+    from escalation.calibration import load
+
+    return certified(load(job.calibration_path(), job.identity()), rule)
+
+
+def certified(calibration: Calibration, rule: Confidence) -> Trust:
+    """The loosest threshold that the calibration's labels certify for the job's target."""
+    from escalation.risk import certify
+
+    assert rule.target_error is not None
+    scores, wrong = zip(*calibration.sample, strict=True)
+    certificate = certify(scores, wrong, target_error=rule.target_error, delta=rule.delta)
+    acceptance = Acceptance(certificate.threshold, rule.below == "escalate")
+    return Trust(acceptance, calibration, certificate)
+
+
+def answering(job: Job, closed: ClosedSide | None, trusted: Trust) -> Answering:
+    calibrate = trusted.calibration.confidences if trusted.calibration is not None else None
     return Answering(
         router=Router(job),
         renderer=_renderer(job),
-        checker=Checker(job.answer.constraint()),
+        checker=Checker(job.answer.constraint(), calibrate),
         sampling=sampling(job),
-        confidence=job.confidence,
+        acceptance=trusted.acceptance,
         estimate=_estimate(closed),
         engine=lambda: engine(job),
         can_escalate=closed is not None,

@@ -1,8 +1,8 @@
 """One completion → one `Answer`: parse, validate, take signals, and form the confidence.
 
-The confidence formed here is *uncalibrated*: the model's own probability of the values it gave,
-under the constraint. `calibrate`, given one, maps signals to P(correct) (see
-``escalation/calibration``); everything else stays the same.
+The score formed here is the model's own probability of the values it gave, under the constraint.
+Given ``calibrate`` (see ``escalation/calibration``), the confidence is P(correct); without, it is
+the score itself, and *uncalibrated*.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from runner import signals
 from runner.types import Answer, Completion, Constraint, JSONValue
 
 Logprobs = dict[str, tuple[float, ...]]
-Calibrate = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, float]]
-"""Signals of each field → calibrated P(correct) of each field and of ``""``, the whole answer."""
+Calibrate = Callable[[Mapping[str, float]], Mapping[str, float]]
+"""Scores of each field and of ``""``, the whole answer → calibrated P(correct) of each."""
 
 _REFUSAL = re.compile(
     r"^\W*(i'?m sorry,? but|as an ai\b|i must decline"
@@ -55,14 +55,16 @@ class Checker:
             value = json.loads(_writable(json.dumps(value, ensure_ascii=False)))
         logprobs = None if problem else self._logprobs(completion)
         each = {_writable(name): signals.token_signals(lp) for name, lp in (logprobs or {}).items()}
-        confidence, fields = self._confidence(each)
+        scores = self._scores(each)
+        confidences = self._calibrate(scores) if self._calibrate is not None else scores
         return Answer(
             value=value,
             valid=problem is None,
             problem=problem and _writable(problem),
             signals={f"{n}.{k}" if n else k: v for n, ks in each.items() for k, v in ks.items()},
-            confidence=confidence,
-            field_confidence=fields,
+            score=scores.get(WHOLE),
+            confidence=confidences.get(WHOLE),
+            field_confidence={name: p for name, p in confidences.items() if name != WHOLE},
             model=completion.model,
             output_tokens=completion.usage.output_tokens,
             calibrated=self._calibrate is not None,
@@ -120,22 +122,12 @@ class Checker:
             found = {WHOLE: completion.logprobs}
         return found if signals.usable(found) else None
 
-    def _confidence(
-        self, each: Mapping[str, Mapping[str, float]]
-    ) -> tuple[float | None, dict[str, float]]:
-        if not each:
-            return None, {}
-        if self._calibrate is not None:
-            found = dict(self._calibrate(each))
-            return found.pop(WHOLE, None), found
+    def _scores(self, each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """The probability of each field's value, and of all of them: the answer's."""
         # Free text has no one right wording, so its length must not count against it.
         kind = "sequence_probability" if self._validator or self._labels else "mean_probability"
         fields = {name: signals_[kind] for name, signals_ in each.items() if kind in signals_}
-        joint = 1.0
-        for p in fields.values():
-            joint *= p
-        fields.pop(WHOLE, None)
-        return joint, fields
+        return {**fields, WHOLE: math.prod(fields.values())} if each else {}
 
 
 def _mend_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

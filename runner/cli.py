@@ -96,6 +96,42 @@ def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
+@click.option("--labels", type=_FILE, required=True, help="People's labels, by record id.")
+@click.option("-o", "--output", type=_FILE, help="Where it is saved; the job's calibration.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.option("--json", "as_json", is_flag=True, help="The certificate as JSON on stdout.")
+def calibrate(
+    job_file: Path,
+    labels: Path,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Certifies a threshold from labels: the greatest share that may stay local at the error
+    that the job names (confidence.target_error)."""
+    file = _load(job_file, overrides, None, calibrated=False)
+    from runner.calibrate import calibrate_job
+    from runner.summary import trust_words
+
+    found = calibrate_job(file.job, labels, output or file.job.calibration_path())
+    for line in trust_words(found.stated, None):
+        click.echo(line, err=True)
+    click.echo(
+        f"Calibration error of the confidence: {found.calibration.error_raw:.3f} raw, "
+        f"{found.calibration.error_calibrated:.3f} calibrated (out of fold).",
+        err=True,
+    )
+    if found.unused:
+        click.echo(f"{found.unused:,} labels unused: their records never reach the model", err=True)
+    click.echo(f"saved: {found.path}", err=True)
+    if as_json:
+        click.echo(json.dumps(found.stated))
+    if found.certificate.threshold is None:
+        sys.exit(SOME_UNFINISHED)
+
+
+@main.command()
 @click.argument("run_dir", type=_FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def status(run_dir: Path, as_json: bool) -> None:
@@ -158,7 +194,9 @@ def init(folder: Path) -> None:
     click.echo(f"next: localfirst validate {folder / 'job.yaml'}", err=True)
 
 
-def _load(path: Path, overrides: tuple[str, ...], records: Path | None) -> JobFile:
+def _load(
+    path: Path, overrides: tuple[str, ...], records: Path | None, *, calibrated: bool = True
+) -> JobFile:
     from runner.job_file import load_job
     from runner.validate import check_job
 
@@ -168,7 +206,7 @@ def _load(path: Path, overrides: tuple[str, ...], records: Path | None) -> JobFi
             f"records.path={json.dumps(str(records.absolute()), ensure_ascii=False)}",
         )
     file = load_job(path, overrides)
-    check_job(file)
+    check_job(file, calibrated=calibrated)
     return file
 
 

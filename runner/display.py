@@ -110,3 +110,5 @@ def show_summary(console: Console, summary: Summary, elapsed_s: float | None = N
     if elapsed_s is not None:
         table.add_row("took", _duration(elapsed_s))
     console.print(table)
+    for sentence in summary.trust:
+        console.print(sentence, markup=False, highlight=False)

@@ -146,11 +146,13 @@ class RouteRule(Part):
 
 class Confidence(Part):
     """Accept a local answer whose confidence reaches ``threshold``; ``below`` says what happens
-    to the others. ``target_error`` asks for a certified threshold from ``calibration``."""
+    to the others. ``target_error`` instead: the threshold at which, with probability 1 − ``delta``,
+    at most that share of the accepted answers is wrong, from the labels in ``calibration``."""
 
     threshold: Probability | None = None
     target_error: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    calibration: Path | None = None
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    calibration: Path = Path("calibration.json")
     below: Literal["escalate", "review"] = "escalate"
 
     @model_validator(mode="before")
@@ -164,11 +166,6 @@ class Confidence(Part):
     def certified_or_given(self) -> Self:
         if self.target_error is not None and self.threshold is not None:
             raise ValueError("give `threshold` or `target_error`, not both")
-        if self.target_error is not None:
-            raise ValueError(
-                "`target_error` needs a certified calibration, which this version cannot make yet; "
-                "give `threshold` (0.9, say)"
-            )
         return self
 
 
@@ -248,6 +245,9 @@ class Job(Part):
         looks_local = self.local.model.startswith((".", "/", "~")) or path.exists()
         return path if looks_local else None
 
+    def calibration_path(self) -> Path:
+        return (self.folder / self.confidence.calibration).resolve()
+
     def identity(self) -> dict[str, str]:
         """What answers depend on: part → SHA-256 over its canonical JSON."""
         whole = self.model_dump(mode="json", by_alias=True)
@@ -262,10 +262,17 @@ class Job(Part):
             "local.model files": _files_digest(self.model_path()),
             "routes": whole["routes"],
             "confidence": whole["confidence"],
+            "calibration": self._calibration_digest(),
             "escalation.model": closed and [closed["provider"], closed["model"]],
             "privacy": whole["privacy"],
         }
         return {name: digest(part) for name, part in parts.items()}
+
+    def _calibration_digest(self) -> str | None:
+        path = self.calibration_path()
+        if self.confidence.target_error is None or not path.is_file():
+            return None
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from escalation.escalate import Escalator, Sender
-from escalation.policy import Routed, Router, decide
+from escalation.policy import Acceptance, Routed, Router, decide
 from runner.check import Checker
 from runner.errors import RecordError, RunDirError
-from runner.job import Confidence, digest
+from runner.job import digest
 from runner.ledger import Ledger
 from runner.prompts import Renderer
 from runner.types import (
@@ -73,7 +73,7 @@ class Answering:
     renderer: Renderer
     checker: Checker
     sampling: Sampling
-    confidence: Confidence
+    acceptance: Acceptance
     estimate: Estimate
     engine: Callable[[], Engine]
     can_escalate: bool
@@ -206,7 +206,7 @@ class Pipeline:
     def _decide(
         self, record: Record, mark: str, answer: Answer, routed: Routed, cost: Decimal
     ) -> None:
-        decision = decide(answer, self._do.confidence, may_leave=routed.may_leave)
+        decision = decide(answer, self._do.acceptance, may_leave=routed.may_leave)
         if decision.accept:
             outcome = Outcome(
                 record.position,

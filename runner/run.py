@@ -18,11 +18,12 @@ from pathlib import Path
 from escalation.courier import JOURNAL
 from escalation.courier_client import Courier, former_replies
 from escalation.escalate import ClosedSide, Escalator
+from escalation.policy import Acceptance
 from runner import build
 from runner.errors import RunDirError
 from runner.job import Job
 from runner.ledger import Ledger, open_ledger
-from runner.pipeline import Pipeline, Progress
+from runner.pipeline import Answering, Pipeline, Progress
 from runner.records import read_records
 from runner.results import write_results
 from runner.summary import Summary, summarise
@@ -50,11 +51,16 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     """
     job = request.job
     closed = build.closed_side(job)
+    trusted = build.trust(job)
     build.local_model(job)
     with open_ledger(request.run_dir) as ledger:
         _own(ledger, job, request.run_dir)
         records = islice(_records(job), request.limit)
-        asyncio.run(_both_halves(ledger, job, request.run_dir, closed, records, progress, say))
+        ledger.set_meta("certificate", json.dumps(trusted.stated()))
+        answering = build.answering(job, closed, trusted)
+        asyncio.run(
+            _both_halves(ledger, answering, request.run_dir, closed, records, progress, say)
+        )
         write_results(ledger.outcomes(), request.output, job.output.format)
         return summarise(ledger)
 
@@ -74,7 +80,8 @@ def escalate_run(run_dir: Path, job: Job, output: Path, progress: Progress, say:
         )
     with open_ledger(run_dir, create=False) as ledger:
         _own(ledger, job, run_dir)
-        asyncio.run(_both_halves(ledger, job, run_dir, closed, iter(()), progress, say))
+        answering = build.answering(job, closed, build.Trust(Acceptance(None)))
+        asyncio.run(_both_halves(ledger, answering, run_dir, closed, iter(()), progress, say))
         write_results(ledger.outcomes(), output, job.output.format)
         return summarise(ledger)
 
@@ -115,14 +122,14 @@ def _has_key(closed: ClosedSide) -> bool:
 
 async def _both_halves(
     ledger: Ledger,
-    job: Job,
+    answering: Answering,
     run_dir: Path,
     closed: ClosedSide | None,
     records: Iterator[Record],
     progress: Progress,
     say: Say,
 ) -> None:
-    pipeline = Pipeline(ledger, build.answering(job, closed), progress)
+    pipeline = Pipeline(ledger, answering, progress)
     if closed is None:
         await pipeline.run(records, None, None)
         return
@@ -139,7 +146,12 @@ async def _both_halves(
         )
     try:
         async with Courier(run_dir, closed.settings) if sends else nullcontext() as courier:
-            await pipeline.run(records, escalator if sends else None, courier)
+            try:
+                await pipeline.run(records, escalator if sends else None, courier)
+            except BaseException:
+                if under_way := len(ledger.attempts.open_attempts()):
+                    say(f"stopping once the paid calls under way ({under_way}) are booked")
+                raise
     finally:
         # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
         await _settle_open_calls(ledger, escalator, run_dir, patience)

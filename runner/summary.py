@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -36,6 +37,8 @@ class Summary:
     waiting_estimate_usd: Decimal
     all_closed_usd: Decimal
     closed_model: str | None
+    trust: list[str]
+    """What stands behind the accepted answers, in sentences."""
 
     @property
     def unfinished(self) -> int:
@@ -54,6 +57,7 @@ class Summary:
             "waiting_estimate_usd": float(self.waiting_estimate_usd),
             "all_closed_estimate_usd": float(self.all_closed_usd),
             "closed_model": self.closed_model,
+            "trust": self.trust,
         }
 
 
@@ -78,7 +82,40 @@ def summarise(ledger: Ledger) -> Summary:
         waiting_estimate_usd=from_pico(estimates[1]) * learned,
         all_closed_usd=from_pico(estimates[0]) * learned,
         closed_model=closed.get("model"),
+        trust=trust_words(
+            json.loads(ledger.meta("certificate") or "null"),
+            (job.get("confidence") or {}).get("threshold"),
+        ),
     )
+
+
+def trust_words(certificate: Mapping[str, Any] | None, threshold: float | None) -> list[str]:
+    """The certificate in words, or that there is none.
+
+    ``certificate`` is an `escalation.risk.Certified` as JSON, with ``source`` and ``made``.
+    """
+    if certificate is None and threshold is None:
+        return []
+    if certificate is None:
+        return [f"Accepted from an uncalibrated confidence of {threshold:g} on: nothing certified."]
+    labels, sure = certificate["labels"], 1 - certificate["delta"]
+    target = f"{certificate['target_error']:.2%}"
+    basis = f"by {labels:,} {certificate['source']} of {certificate['made']}"
+    if certificate["threshold"] is None:
+        needed = certificate["labels_needed"]
+        more = (
+            f"about {needed:,} labels would be needed"
+            if needed
+            else "no number of labels would do: even the surest answers are wrong too often"
+        )
+        return [f"No threshold can be certified at {target} {basis}; {more}. Nothing is accepted."]
+    return [
+        f"Certified {basis}: with {sure:.0%} confidence, at most {target} of the accepted local "
+        "answers are wrong.",
+        f"In that sample {certificate['accepted']:,} ({certificate['accepted'] / labels:.1%}) were "
+        f"accepted, {certificate['errors']:,} of them wrong. It holds for traffic of which the "
+        "sample is a random one, if less sure answers are not more often right.",
+    ]
 
 
 def _paid_over_estimated(ledger: Ledger) -> Decimal:

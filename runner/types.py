@@ -52,6 +52,7 @@ class Reason(StrEnum):
     UNSURE = "unsure"
     INVALID = "invalid_answer"
     NO_CONFIDENCE = "no_confidence"
+    UNCERTIFIED = "nothing_certified"
     RULE = "rule"
     KEPT_LOCAL = "kept_local"
     NO_KEY = "no_key"
@@ -163,13 +164,18 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion, parsed and judged. ``confidence`` is in [0, 1], or ``None`` without signals;
-    it is a calibrated probability only where ``calibrated`` says so."""
+    """A completion, parsed and judged.
+
+    ``score`` in [0, 1] is the model's own probability of the values; it ranks answers and is what
+    thresholds are compared with. ``confidence`` is the score as it is, or calibrated to P(correct)
+    where ``calibrated`` says so. Both are ``None`` without logprobs.
+    """
 
     value: JSONValue
     valid: bool
     problem: str | None
     signals: Mapping[str, float]
+    score: float | None
     confidence: float | None
     field_confidence: Mapping[str, float]
     model: str

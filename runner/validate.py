@@ -15,9 +15,13 @@ from runner.records import column_names, read_records
 Mistake = tuple[Location, str]
 
 
-def check_job(file: JobFile) -> None:
-    """Raises `JobError` with every mistake, each with its line; needs the records, no model."""
-    mistakes = [file.at(location, message) for location, message in _mistakes(file.job)]
+def check_job(file: JobFile, *, calibrated: bool = True) -> None:
+    """Raises `JobError` with every mistake, each with its line; needs the records, no model.
+
+    ``calibrated``: whether a job with a target error must have its calibration already.
+    """
+    found = [*_mistakes(file.job), *(_calibration(file.job) if calibrated else ())]
+    mistakes = [file.at(location, message) for location, message in found]
     if mistakes:
         raise JobError(str(file.path), sorted(mistakes, key=line_number))
 
@@ -41,6 +45,14 @@ def _mistakes(job: Job) -> Iterator[Mistake]:
             price_of(job.escalation)
         except UsageError as error:
             yield ("escalation", "model"), f"`escalation.model`: {error}"
+
+
+def _calibration(job: Job) -> Iterator[Mistake]:
+    if job.confidence.target_error is not None:
+        try:
+            build.trust(job)
+        except UsageError as error:
+            yield ("confidence", "calibration"), f"`confidence.calibration`: {error}"
 
 
 def _templates(job: Job, columns: list[str] | None) -> Iterator[Mistake]:

@@ -155,16 +155,17 @@ def test_tokens_that_do_not_make_up_the_text_give_no_confidence() -> None:
     assert answer.valid and answer.confidence is None
 
 
-def test_a_calibration_takes_the_signals_and_gives_the_confidence() -> None:
-    seen: list[Mapping[str, Mapping[str, float]]] = []
+def test_a_calibration_takes_the_scores_and_gives_the_confidences() -> None:
+    seen: list[Mapping[str, float]] = []
 
-    def calibrate(signals: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-        seen.append(signals)
+    def calibrate(scores: Mapping[str, float]) -> dict[str, float]:
+        seen.append(scores)
         return {"": 0.7, "intent": 0.75}
 
     checker = Checker(Constraint(schema=SCHEMA), calibrate)
     answer = checker.check(completion('{"intent": "order"}', [-0.1]))
-    assert seen[0]["intent"]["sequence_probability"] == pytest.approx(math.exp(-0.1))
+    assert seen[0] == pytest.approx({"intent": math.exp(-0.1), "": math.exp(-0.1)})
+    assert answer.score == pytest.approx(math.exp(-0.1))
     assert (answer.confidence, answer.field_confidence) == (0.7, {"intent": 0.75})
     assert answer.calibrated
 

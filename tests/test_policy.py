@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.policy import Decision, Router, decide
+from escalation.policy import Acceptance, Decision, Router, decide
 from runner.errors import RecordError
 from runner.job import Confidence, Job
 from runner.types import Answer, Record, Route
@@ -69,7 +69,7 @@ def test_a_rule_that_fails_on_a_record_fails_closed() -> None:
 
 
 def answer(confidence: float | None = 0.8, *, valid: bool = True) -> Answer:
-    return Answer("x", valid, None if valid else "is bad", {}, confidence, {}, "fake")
+    return Answer("x", valid, None if valid else "is bad", {}, confidence, confidence, {}, "fake")
 
 
 ACCEPT = Decision(True, False, "confident")
@@ -99,7 +99,13 @@ def test_decisions(
     given_answer: Answer, rule: dict[str, Any], may_leave: bool, decision: Decision
 ) -> None:
     confidence = Confidence.model_validate(rule)
-    assert decide(given_answer, confidence, may_leave=may_leave) == decision
+    acceptance = Acceptance(confidence.threshold, confidence.below == "escalate")
+    assert decide(given_answer, acceptance, may_leave=may_leave) == decision
+
+
+def test_where_nothing_is_certified_nothing_is_accepted() -> None:
+    decision = decide(answer(1.0), Acceptance(None), may_leave=True)
+    assert decision == Decision(False, True, "nothing_certified")
 
 
 @settings(deadline=None)
@@ -113,7 +119,7 @@ def test_decisions(
 def test_what_may_not_leave_is_never_escalated_and_no_bad_answer_accepted(
     confidence: float, threshold: float, valid: bool, may_leave: bool, below: str
 ) -> None:
-    rule = Confidence.model_validate({"threshold": threshold, "below": below})
+    rule = Acceptance(threshold, below == "escalate")
     decision = decide(answer(confidence, valid=valid), rule, may_leave=may_leave)
     assert decision.accept == (valid and confidence >= threshold)
     assert not (decision.escalate and (decision.accept or not may_leave or below == "review"))

@@ -12,6 +12,7 @@ from runner.errors import RunDirError, RunFailed
 from runner.ledger.store import Ledger
 
 SCHEMA = """
+BEGIN;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE outcomes (
   position INTEGER PRIMARY KEY, record_id TEXT NOT NULL, digest TEXT NOT NULL,
@@ -29,6 +30,7 @@ CREATE TABLE attempts (
   usage TEXT, request_id TEXT, problem TEXT, begun_at REAL NOT NULL, ended_at REAL);
 CREATE INDEX attempts_by_state ON attempts (state);
 PRAGMA user_version = 1;
+COMMIT;
 """
 VERSION = 1
 LEDGER = "ledger.sqlite"
@@ -65,15 +67,20 @@ def _prepare(database: sqlite3.Connection, path: Path) -> Ledger:
     database.execute("PRAGMA journal_mode = WAL")
     # FULL: a reservation survives a power cut, not only a killed process.
     database.execute("PRAGMA synchronous = FULL")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == 0:
+    if _version(database, path) == 0:
         database.executescript(SCHEMA)
-    elif version != VERSION:
+    return Ledger(database, path.parent)
+
+
+def _version(database: sqlite3.Connection, path: Path) -> int:
+    """0 for a ledger that is still empty."""
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    if version not in (0, VERSION):
         raise RunDirError(
             f"{path} is of ledger version {version}, this localfirst writes {VERSION}; take a new "
             "--run-dir, or the localfirst that made it"
         )
-    return Ledger(database, path.parent)
+    return version
 
 
 @contextmanager
@@ -85,6 +92,8 @@ def read_ledger(run_dir: Path) -> Iterator[Ledger]:
     try:
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
+            if _version(database, path) == 0:
+                raise RunDirError(f"{run_dir} holds no run yet: its first one has only begun")
             yield Ledger(database, run_dir)
         finally:
             database.close()
