@@ -1,0 +1,94 @@
+"""What a call costs: against the stand-in's own table, which shares no line with ours."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from escalation.prices import OVERHEAD_TOKENS, price_date, price_of
+from runner.errors import UsageError
+from runner.job import Escalation, Price
+from runner.types import Usage
+from tests.stand_in import price_usd
+from tests.stand_in.bill import MODELS
+
+NAMES = sorted(name for name in MODELS if not re.search(r"-\d{8}$", name))
+models = st.sampled_from(NAMES)
+tokens = st.one_of(st.integers(0, 300), st.integers(0, 150_000))
+
+
+def on_the_wire(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_input_tokens": usage.cache_read,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": usage.cache_write_5m,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h,
+        },
+    }
+
+
+@settings(deadline=None)
+@given(model=models, usage=st.builds(Usage, tokens, tokens, tokens, tokens, tokens))
+def test_costs_are_exact_for_every_model(model: str, usage: Usage) -> None:
+    assert price_of(Escalation(model=model)).cost(usage) == price_usd(model, on_the_wire(usage))
+
+
+@pytest.mark.parametrize("model", NAMES)
+@pytest.mark.parametrize("prompt", [99_999, 100_000, 100_001])
+def test_the_step_to_the_long_prompt_price_is_in_its_place(model: str, prompt: int) -> None:
+    price = price_of(Escalation(model=model))
+    for usage in (Usage(prompt, 7), Usage(1, 7, cache_read=prompt - 1), Usage(0, 7, prompt)):
+        assert price.cost(usage) == price_usd(model, on_the_wire(usage))
+
+
+@settings(deadline=None)
+@given(
+    model=models,
+    request_bytes=st.integers(1, 250_000),
+    max_tokens=st.integers(1, 5000),
+    parts=st.lists(st.floats(0, 1), min_size=6, max_size=6),
+)
+def test_no_reply_costs_more_than_the_worst_case(
+    model: str, request_bytes: int, max_tokens: int, parts: list[float]
+) -> None:
+    # Any prompt of up to a token a byte and the overhead, split any way over the cache.
+    total = int((request_bytes + OVERHEAD_TOKENS) * parts[0])
+    first, second, third = (int(total * part / 3) for part in parts[1:4])
+    usage = Usage(total - first - second - third, int(max_tokens * parts[5]), first, second, third)
+    price = price_of(Escalation(model=model))
+    assert price.cost(usage) <= price.worst_case(request_bytes, max_tokens)
+    dearest = Usage(0, max_tokens, cache_write_1h=request_bytes + OVERHEAD_TOKENS)
+    assert price.cost(dearest) == price.worst_case(request_bytes, max_tokens)
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones_named() -> None:
+    with pytest.raises(UsageError, match=r"claude-9; known are .*claude-sonnet-5-5.*price"):
+        price_of(Escalation(model="claude-9"))
+
+
+def test_a_job_brings_its_own_prices() -> None:
+    own = Price(input=Decimal("0.123456"), output=Decimal(3), cache_read=Decimal("0.5"))
+    price = price_of(Escalation(model="claude-9", price=own))
+    assert price.cost(Usage(1000, 100)) == Decimal("0.000423456")
+    # What is left out counts as dear as caching gets; a read can even cost more than fresh input.
+    assert price.cost(Usage(cache_write_5m=10)) == price.cost(Usage(20))
+    assert price.worst_case(9000, 0) == Decimal(10_000) * Decimal("0.5") / 1_000_000
+    known = price_of(Escalation(model="claude-sonnet-5-5", price=own))
+    assert known.cost(Usage(1000)) == price.cost(Usage(1000))
+
+
+def test_prices_finer_than_the_ledger_are_refused() -> None:
+    own = Price(input=Decimal("0.0000001"), output=Decimal(1))
+    with pytest.raises(UsageError, match="6 decimals"):
+        price_of(Escalation(price=own))
+
+
+def test_the_prices_have_a_date() -> None:
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", price_date())
