@@ -22,7 +22,7 @@ MILLION = Decimal(1_000_000)
 DECIMALS = 6  # of a price per million tokens: more would not fit the ledger's pico-dollars
 # Byte-level tokenizers make no token of less than a byte, so bytes bound tokens from above; this
 # much on top for what the provider adds around a request (roles, the answer format's own prompt).
-OVERHEAD_TOKENS = 1_000
+OVERHEAD_TOKENS = 500
 BYTES_A_TOKEN = 4  # of English text, for estimates only
 
 
@@ -52,11 +52,14 @@ class Price:
         ) / MILLION
 
     def worst_case(self, request_bytes: int, max_tokens: int) -> Decimal:
-        """No reply to a request of this size can cost more, in US dollars."""
+        """No reply to a request of this size can cost more, in US dollars.
+
+        Requests ask for the five-minute cache alone, so the one-hour price is none of theirs.
+        """
         tokens = request_bytes + OVERHEAD_TOKENS
         # It may have fewer tokens than bytes, and fall into the lower tier.
         tiers = {self, self._tier(tokens)}
-        prompt = max(max(p.input, p.cache_write_5m, p.cache_write_1h, p.cache_read) for p in tiers)
+        prompt = max(max(p.input, p.cache_write_5m, p.cache_read) for p in tiers)
         return (tokens * prompt + max_tokens * max(p.output for p in tiers)) / MILLION
 
     def estimate(self, request_bytes: int, output_tokens: int) -> Decimal:

@@ -146,16 +146,20 @@ class Pipeline:
         return engine
 
     def _already(self, record: Record, mark: str) -> bool:
+        """Whether the record has its outcome; a broken one that was mended since gets another."""
         known = self._ledger.known(record.position)
         if known is None:
             return False
-        if known != (record.id, mark):
-            raise RunDirError(
-                f"the records have changed since this run directory was begun: line {record.line} "
-                f"is now {record.id}, and was {known[0]} or had other values; take a new --run-dir"
-            )
-        self.progress.resumed += 1
-        return True
+        if (known.record_id, known.digest) == (record.id, mark):
+            self.progress.resumed += 1
+            return True
+        if known.reason == Reason.BAD_RECORD:
+            self._ledger.forget(record.position)
+            return False
+        raise RunDirError(
+            f"the records have changed since this run directory was begun: line {record.line} is "
+            f"now {record.id}, and was {known.record_id} or had other values; take a new --run-dir"
+        )
 
     def _without_model(self, record: Record, mark: str) -> Routed | None:
         """Settles a record that needs no model; otherwise says how it was routed."""

@@ -79,7 +79,7 @@ def escalate_run(run_dir: Path, job: Job, output: Path, progress: Progress, say:
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
     with open_ledger(run_dir, create=False) as ledger:
-        _own(ledger, job, run_dir)
+        _keep(ledger, job)
         answering = build.answering(job, closed, build.Trust(Acceptance(None)))
         asyncio.run(_both_halves(ledger, answering, run_dir, closed, iter(()), progress, say))
         write_results(ledger.outcomes(), output, job.output.format)
@@ -112,6 +112,11 @@ def _own(ledger: Ledger, job: Job, run_dir: Path) -> None:
             "differ; put the job back as it was, or take a new --run-dir"
         )
     ledger.set_meta("identity", json.dumps(identity))
+    _keep(ledger, job)
+
+
+def _keep(ledger: Ledger, job: Job) -> None:
+    """Writes the job down, for `job_of` and for the summary."""
     whole = job.model_dump(mode="json", by_alias=True) | {"folder": str(job.folder)}
     ledger.set_meta("job", json.dumps(whole, ensure_ascii=False))
 

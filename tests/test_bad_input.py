@@ -174,6 +174,15 @@ def test_records_that_were_appended_go_on(tmp_path: Path) -> None:
     assert answers(run_rows(job)) == [("1", "a"), ("2", "b")]
 
 
+def test_broken_records_that_were_mended_are_done_by_the_same_run(tmp_path: Path) -> None:
+    job = write_job(tmp_path, HEADER + "1,a\n2,b,b\n1,c\n,d\n5,e\n")
+    broken = run_rows(job, status=3)
+    assert [one["status"] for one in broken] == ["done", "error", "error", "error", "done"]
+    (tmp_path / "records.csv").write_text(HEADER + '1,a\n2,"b,b"\n3,c\n4,d\n5,e\n')
+    mended = run_rows(job)
+    assert answers(mended) == [("1", "a"), ("2", "b,b"), ("3", "c"), ("4", "d"), ("5", "e")]
+
+
 @pytest.mark.parametrize("body", ["1,other\n2,b\n", "0,new\n1,a\n2,b\n", "2,b\n1,a\n"])
 def test_records_that_were_changed_are_refused(tmp_path: Path, body: str) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n2,b\n")

@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from runner.errors import RunDirError
 from runner.ledger import Egress, Ledger, open_ledger, read_ledger
 from runner.ledger.money import from_pico, to_pico
-from runner.ledger.store import COMMIT_EVERY_ROWS
+from runner.ledger.store import COMMIT_EVERY_ROWS, Known
 from runner.types import DecidedBy, Outcome, Record, Status
 
 EGRESS = Egress("anthropic", "claude-sonnet-5-5", "http://127.0.0.1", 10, "0" * 64)
@@ -61,7 +61,7 @@ def test_outcomes_come_back_as_they_went_in(tmp_path: Path) -> None:
         ledger.put(waiting(0), "digest", held=record(0))
     with open_ledger(tmp_path) as ledger:
         assert list(ledger.outcomes()) == [waiting(0), whole]
-        assert ledger.known(2) == ("R-2", "digest") and ledger.known(1) is None
+        assert ledger.known(2) == Known("R-2", "digest", "rule") and ledger.known(1) is None
         assert ledger.earlier("R-0", 2) and not ledger.earlier("R-2", 2)
         (held,) = ledger.take_waiting(10)
         assert held.record == record(0) and held.closed_estimate == Decimal("0.000123")

@@ -30,6 +30,15 @@ class Held:
     closed_estimate: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Which record an outcome belongs to, and why it ended so."""
+
+    record_id: str
+    digest: str
+    reason: str | None
+
+
 class Ledger:
     """Open by `open_ledger`. All methods belong to the thread that opened it."""
 
@@ -42,12 +51,17 @@ class Ledger:
 
     # -- outcomes ---------------------------------------------------------------------------
 
-    def known(self, position: int) -> tuple[str, str] | None:
-        """(record id, digest) of the outcome already recorded at this input position."""
+    def known(self, position: int) -> Known | None:
+        """What is already recorded at this input position."""
         row = self._db.execute(
-            "SELECT record_id, digest FROM outcomes WHERE position = ?", (position,)
+            "SELECT record_id, digest, reason FROM outcomes WHERE position = ?", (position,)
         ).fetchone()
-        return (row[0], row[1]) if row else None
+        return Known(*row) if row else None
+
+    def forget(self, position: int) -> None:
+        """Takes an outcome back, so that its position can be recorded anew."""
+        with writing(self._where):
+            self._db.execute("DELETE FROM outcomes WHERE position = ?", (position,))
 
     def earlier(self, record_id: str, position: int) -> bool:
         """Whether an earlier position holds the same record id."""
