@@ -100,8 +100,10 @@ async def serve(run_dir: Path) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MOST_LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    settings = json.loads(await reader.readline())
-    wire = _wire(settings)
+    first = await reader.readline()
+    if not first.endswith(b"\n"):
+        return  # the run was killed before it could say anything
+    wire = _wire(json.loads(first))
     journal = _Journal(run_dir / JOURNAL)
     run.tell({"ready": True})
     calls: set[asyncio.Task[None]] = set()
