@@ -110,5 +110,7 @@ def show_summary(console: Console, summary: Summary, elapsed_s: float | None = N
     if elapsed_s is not None:
         table.add_row("took", _duration(elapsed_s))
     console.print(table)
+    if summary.stopped is not None:
+        console.print(f"Sending stopped: {summary.stopped}", markup=False, highlight=False)
     for sentence in summary.trust:
         console.print(sentence, markup=False, highlight=False)

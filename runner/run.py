@@ -162,8 +162,7 @@ async def _both_halves(
         await _settle_open_calls(ledger, escalator, run_dir, patience)
     if not sends:
         ledger.explain_waiting(Reason.NO_KEY)
-    if escalator.problem is not None:
-        say(f"escalation stopped: {escalator.problem}")
+    ledger.set_meta("stopped", escalator.problem or "")
 
 
 async def _settle_open_calls(

@@ -16,7 +16,7 @@ ENOUGH_BILLS = 20
 CAUSES = {
     "no_key": "no API key in the environment",
     "budget": "the spending cap is reached",
-    "provider_halted": "the provider takes no more calls",
+    "provider_halted": "sending was stopped",
     "provider_busy": "the provider is overloaded",
     "sending": "on their way",
 }
@@ -39,6 +39,8 @@ class Summary:
     closed_model: str | None
     trust: list[str]
     """What stands behind the accepted answers, in sentences."""
+    stopped: str | None
+    """Why nothing more was sent to the closed model, where something ended it early."""
 
     @property
     def unfinished(self) -> int:
@@ -58,6 +60,7 @@ class Summary:
             "all_closed_estimate_usd": float(self.all_closed_usd),
             "closed_model": self.closed_model,
             "trust": self.trust,
+            "stopped": self.stopped,
         }
 
 
@@ -86,6 +89,7 @@ def summarise(ledger: Ledger) -> Summary:
             json.loads(ledger.meta("certificate") or "null"),
             (job.get("confidence") or {}).get("threshold"),
         ),
+        stopped=ledger.meta("stopped") or None,
     )
 
 

@@ -121,7 +121,9 @@ def test_what_no_later_call_can_mend_stops_the_sending(tmp_path: Path) -> None:
         for name, (ran, requests) in zip(HALTS, pool.map(halted, HALTS), strict=True):
             problem = FAULTS[name].problem
             assert problem is not None and requests <= 3
-            assert problem.message in ran.said[-1] and str(problem.status) in ran.said[-1]
+            assert problem.message in (ran.summary.stopped or "") and str(problem.status) in (
+                ran.summary.stopped or ""
+            )
             assert ran.rows["T-1"]["status"] == "done"
             waiting = {i for i, row in ran.rows.items() if row["status"] == "waiting"}
             assert len(waiting) >= 38 and ran.summary.unfinished == len(waiting)
@@ -145,7 +147,7 @@ def test_a_provider_that_stays_overloaded_is_left_alone(tmp_path: Path) -> None:
     for ran in (soon, late):
         assert set(ran.ends().values()) == {("waiting", "high_stakes")}
         assert set(ran.waits_for().values()) == {"provider_busy"}
-        assert "rate limit" in ran.said[-1]
+        assert "rate limit" in (ran.summary.stopped or "")
 
 
 def test_a_halt_wakes_those_that_wait_to_try_again(tmp_path: Path, api: StandIn) -> None:
@@ -161,7 +163,7 @@ def test_nobody_there_costs_nothing(tmp_path: Path) -> None:
         url = gone.url
     ran = run(write_job(tmp_path / "job", url, records(["R-0", "R-1"]), {"max_attempts": 1}))
     assert ran.ends() == dict.fromkeys(["R-0", "R-1"], ("waiting", "high_stakes"))
-    assert ran.spent == 0 and "connection failed" in ran.said[-1]
+    assert ran.spent == 0 and "connection failed" in (ran.summary.stopped or "")
 
 
 def test_without_a_key_nothing_leaves_and_later_the_rows_are_the_same(
