@@ -18,6 +18,16 @@ from runner.job import Job
 Location = tuple[str | int, ...]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a date is text. Its table is its own: libraries meddle with the shared one."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 @dataclass(frozen=True, slots=True)
 class JobFile:
     """A job, and where in its file each key stands (line 0: not there, but in an override)."""
@@ -43,8 +53,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the job file {path}: {_why(error)}") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)
         lines = dict(_lines(node))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise JobError(str(path), [_yaml_mistake(error)]) from None
@@ -126,7 +136,7 @@ def _override(data: dict[str, Any], override: str, lines: dict[Location, int]) -
             raise UsageError(f"--set {key}: `{name}` is not a mapping in the job")
         data = inner
     try:
-        data[last] = yaml.safe_load(value)
+        data[last] = yaml.load(value, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         data[last] = value
 
