@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -85,11 +85,15 @@ class Display:
     def _line(self) -> str:
         return "  ".join(self._facts())
 
-    def _panel(self) -> Group:
+    def _panel(self) -> Table:
         p = self._progress
         done = p.resumed + sum(p.by.values())
-        bar = ProgressBar(total=self._total, completed=done, width=60, pulse=not self._total)
-        return Group(bar, Text("  ".join(self._facts())))
+        grid = Table.grid()
+        grid.add_row(
+            ProgressBar(total=self._total, completed=done, width=60, pulse=not self._total)
+        )
+        grid.add_row(Text("  ".join(self._facts())))
+        return grid
 
 
 def _duration(seconds: float) -> str:
