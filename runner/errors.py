@@ -46,8 +46,12 @@ class RunDirError(UsageError):
 
 class MissingExtra(UsageError):
     def __init__(self, what: str, *extras: str) -> None:
-        mends = " or ".join(f"pip install 'localfirst[{extra}]'" for extra in extras)
-        super().__init__(f"{what} is not installed; install it with: {mends}")
+        make = " or ".join(f"`make setup STACK={extra}`" for extra in extras)
+        pip = " or ".join(f"`pip install 'localfirst[{extra}]'`" for extra in extras)
+        super().__init__(
+            f"{what} is not installed; install it with {make} in localfirst's folder, or, where "
+            f"localfirst itself came by pip, with {pip}"
+        )
 
 
 class RunFailed(LocalFirstError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from escalation.prices import price_date
 from runner.ledger import Ledger
 from runner.ledger.money import from_pico
 from runner.types import DecidedBy, Status
@@ -164,7 +165,8 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
         if waiting:
             out.append(("to send what waits, about", f"${summary.waiting_estimate_usd:.2f}"))
         everything = f"${summary.all_closed_usd:.2f}"
-        out.append((f"all of it by {summary.closed_model}, about", everything))
+        dated = f"{summary.closed_model} (prices of {price_date()})"
+        out.append((f"all of it by {dated}, about", everything))
     return out
 
 

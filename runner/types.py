@@ -56,7 +56,6 @@ class Reason(StrEnum):
     RULE = "rule"
     KEPT_LOCAL = "kept_local"
     NO_KEY = "no_key"
-    NO_PROVIDER = "no_provider"
     BUDGET = "budget"
     PROVIDER_HALTED = "provider_halted"
     PROVIDER_BUSY = "provider_busy"
