@@ -2,7 +2,7 @@
 
 A lazily fed ``add_request``/``step`` loop hands out each answer as it completes at no loss
 against ``LLM.generate`` over all prompts at once. The same code serves CPU and GPU; what differs
-(threads, eager mode, cache size) is in `_machine_defaults` alone.
+(threads, eager mode, cache size) is in `_environment` and `_arguments` alone.
 """
 
 from __future__ import annotations
