@@ -166,20 +166,22 @@ def _renderer(job: Job) -> Renderer:
 
 # An answer's length where no local answer shows it: a short JSON object.
 TYPICAL_OUTPUT_TOKENS = 24
+# Of a request, besides the texts and the constraint: keys, roles, the model's name.
+AROUND_BYTES = 250
 
 
 def _estimate(closed: ClosedSide | None) -> Callable[[Prompt, int], Decimal]:
     if closed is None:
         return lambda prompt, output_tokens: Decimal(0)
-    fixed: dict[int, int] = {}
+    # Not by building requests: that takes the provider's SDK, seconds before the first record.
+    sizes: dict[int, int] = {}
 
     def estimate(prompt: Prompt, output_tokens: int) -> Decimal:
-        # Serialising a schema of kilobytes for each record would cost more than the check does.
-        around = fixed.get(id(prompt.constraint))
-        size = sum(len(m.content.encode("utf-8", "replace")) for m in prompt.messages)
+        around = sizes.get(id(prompt.constraint))
         if around is None:
-            around = len(body_bytes(closed.provider.request(prompt))) - size
-            fixed[id(prompt.constraint)] = around
+            around = len(body_bytes(asdict(prompt.constraint))) + AROUND_BYTES
+            sizes[id(prompt.constraint)] = around
+        size = sum(len(m.content.encode("utf-8", "replace")) for m in prompt.messages)
         return closed.price.estimate(around + size, output_tokens or TYPICAL_OUTPUT_TOKENS)
 
     return estimate

@@ -27,7 +27,7 @@ from runner.pipeline import Answering, Pipeline, Progress
 from runner.records import read_records
 from runner.results import write_results
 from runner.summary import Summary, summarise
-from runner.types import Reason, Record
+from runner.types import Message, Prompt, Reason, Record
 
 Say = Callable[[str], None]
 
@@ -52,6 +52,9 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     job = request.job
     closed = build.closed_side(job)
     trusted = build.trust(job)
+    if closed is not None and _has_key(closed):
+        # A schema that the API cannot take is said now, not after a night's local work.
+        closed.provider.request(Prompt((Message("user", ""),), job.answer.constraint()))
     build.local_model(job)
     with open_ledger(request.run_dir) as ledger:
         _own(ledger, job, request.run_dir)

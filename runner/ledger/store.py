@@ -48,15 +48,22 @@ class Ledger:
         self._pending = 0
         self._committed_at = time.monotonic()
         self.attempts = Attempts(connection, where, self.commit)
+        self._former = self._last_position()
 
     # -- outcomes ---------------------------------------------------------------------------
 
     def known(self, position: int) -> Known | None:
-        """What is already recorded at this input position."""
+        """What a former run recorded at this input position."""
+        if position > self._former:
+            return None
         row = self._db.execute(
             "SELECT record_id, digest, reason FROM outcomes WHERE position = ?", (position,)
         ).fetchone()
         return Known(*row) if row else None
+
+    def _last_position(self) -> int:
+        (last,) = self._db.execute("SELECT MAX(position) FROM outcomes").fetchone()
+        return -1 if last is None else int(last)
 
     def forget(self, position: int) -> None:
         """Takes an outcome back, so that its position can be recorded anew."""
