@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,13 +20,22 @@ from runner.errors import MissingExtra, UsageError
 from runner.job import Confidence, Escalation, Job, Local
 from runner.pipeline import Answering
 from runner.prompts import Renderer
-from runner.types import Engine, Prompt, Sampling
+from runner.records import read_records
+from runner.types import Engine, Prompt, Record, Sampling
 
 if TYPE_CHECKING:
     from escalation.calibration import Calibration
     from escalation.risk import Certified
 
 _PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {"anthropic": Anthropic}
+
+
+def records(job: Job) -> Iterator[Record]:
+    """The job's records, lazily."""
+    source = job.records
+    return read_records(
+        job.records_path(), source.id, fmt=source.format, delimiter=source.delimiter
+    )
 
 
 def sampling(job: Job) -> Sampling:

@@ -19,10 +19,11 @@ from runner import build
 from runner.check import Checker
 from runner.errors import InputError, RecordError, UsageError
 from runner.job import Job
-from runner.labels import MOST_NAMED, Label, read_labels
+from runner.labels import Label, read_labels
 from runner.prompts import Renderer
-from runner.records import read_records
 from runner.types import Engine, Record, Route
+
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,9 @@ def calibrate_job(job: Job, labels_path: Path, output: Path) -> Calibrated:
 
 
 def _labelled_records(job: Job, labels: Mapping[str, Label], path: Path) -> Iterator[Record]:
-    source = job.records
     router = Router(job)
     unknown = dict(labels)
-    for record in read_records(
-        job.records_path(), source.id, fmt=source.format, delimiter=source.delimiter
-    ):
+    for record in build.records(job):
         if unknown.pop(record.id, None) is None or record.problem is not None:
             continue
         try:

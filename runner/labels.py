@@ -20,7 +20,6 @@ from runner.records import read_records
 from runner.types import Constraint, JSONValue, Record
 
 WHOLE = "value"
-MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ class Pipeline:
         if (known.record_id, known.digest) == (record.id, mark):
             self.progress.resumed += 1
             return True
-        if known.reason == Reason.BAD_RECORD:
+        if known.status is Status.ERROR:
             self._ledger.forget(record.position)
             return False
         raise RunDirError(

@@ -24,7 +24,6 @@ from runner.errors import RunDirError
 from runner.job import Job
 from runner.ledger import Ledger, open_ledger
 from runner.pipeline import Answering, Pipeline, Progress
-from runner.records import read_records
 from runner.results import write_results
 from runner.summary import Summary, summarise
 from runner.types import Message, Prompt, Reason, Record
@@ -58,7 +57,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     build.local_model(job)
     with open_ledger(request.run_dir) as ledger:
         _own(ledger, job, request.run_dir)
-        records = islice(_records(job), request.limit)
+        records = islice(build.records(job), request.limit)
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
         answering = build.answering(job, closed, trusted)
         asyncio.run(
@@ -95,13 +94,6 @@ def job_of(run_dir: Path, ledger: Ledger) -> Job:
     if text is None:
         raise RunDirError(f"{run_dir} holds no job yet: its first run never came that far")
     return Job.model_validate(json.loads(text))
-
-
-def _records(job: Job) -> Iterator[Record]:
-    source = job.records
-    return read_records(
-        job.records_path(), source.id, fmt=source.format, delimiter=source.delimiter
-    )
 
 
 def _own(ledger: Ledger, job: Job, run_dir: Path) -> None:

@@ -10,7 +10,7 @@ from runner.errors import InputError, JobError, UsageError
 from runner.job import Job
 from runner.job_file import JobFile, Location, line_number
 from runner.prompts import template_mistakes
-from runner.records import column_names, read_records
+from runner.records import column_names
 
 Mistake = tuple[Location, str]
 
@@ -32,7 +32,7 @@ def _mistakes(job: Job) -> Iterator[Mistake]:
         source = job.records
         path = job.records_path()
         columns = column_names(path, fmt=source.format, delimiter=source.delimiter)
-        next(read_records(path, source.id, fmt=source.format, delimiter=source.delimiter), None)
+        next(build.records(job), None)
     except InputError as error:
         yield ("records",), str(error)
     yield from _templates(job, columns)

@@ -183,6 +183,14 @@ def test_broken_records_that_were_mended_are_done_by_the_same_run(tmp_path: Path
     assert answers(mended) == [("1", "a"), ("2", "b,b"), ("3", "c"), ("4", "d"), ("5", "e")]
 
 
+def test_a_prompt_that_failed_and_was_mended_is_done_by_the_same_run(tmp_path: Path) -> None:
+    rule = {"when": "true", "to": "template", "answer": "{{ 6 // (message | int) }}"}
+    job = write_job(tmp_path, "id,message\n1,2\n2,0\n", routes=[rule])
+    assert [one["reason"] for one in run_rows(job, status=3)] == ["template", "bad_prompt"]
+    (tmp_path / "records.csv").write_text("id,message\n1,2\n2,3\n")
+    assert answers(run_rows(job)) == [("1", "3"), ("2", "2")]
+
+
 @pytest.mark.parametrize("body", ["1,other\n2,b\n", "0,new\n1,a\n2,b\n", "2,b\n1,a\n"])
 def test_records_that_were_changed_are_refused(tmp_path: Path, body: str) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n2,b\n")

@@ -123,4 +123,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if len(lines) > 2 and "validation error" in lines[0]:
+        # pydantic: a count, the field, and only then what is wrong.
+        lines = [next((line for line in lines if "rror, " in line), lines[-1])]
+    return lines[0].removeprefix("Value error, ") if lines else type(error).__name__

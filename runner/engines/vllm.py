@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from runner.engines.choosing import first_line
 from runner.engines.tokens import Tokens, split_reasoning
 from runner.errors import EngineError, MissingExtra, RecordError, UsageError
 from runner.job import Local
@@ -60,7 +61,7 @@ class VllmEngine:
             config = self._engine.vllm_config
             tokenizer = self._engine.get_tokenizer()
         except Exception as error:
-            raise EngineError(f"vLLM cannot load {model}: {_first_line(error)}") from error
+            raise EngineError(f"vLLM cannot load {model}: {first_line(error)}") from error
         self.window = local.window or 2 * config.scheduler_config.max_num_seqs
         self._limit: int = config.model_config.max_model_len
         self._tokens = Tokens(tokenizer, local.chat_template_args)
@@ -80,7 +81,7 @@ class VllmEngine:
         try:
             return ReasoningParserManager.get_reasoning_parser(self._parser_name)(tokenizer)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise UsageError(f"local.reasoning_parser: {_first_line(error)}") from None
+            raise UsageError(f"local.reasoning_parser: {first_line(error)}") from None
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         token_ids = self._tokens.encode(prompt, self._limit, sampling.max_tokens)
@@ -122,7 +123,7 @@ class VllmEngine:
                 **sampling.extra,
             )
         except (TypeError, ValueError) as error:
-            raise UsageError(f"local.sampling: {_first_line(error)}") from None
+            raise UsageError(f"local.sampling: {first_line(error)}") from None
         self._params = (constraint, sampling, params)
         return params
 
@@ -164,7 +165,7 @@ class VllmEngine:
                 if flying:
                     _hand_out(flying, [o for o in self._engine.step() if o.finished])
         except Exception as error:
-            self._death = f"vLLM stopped: {_first_line(error)}"
+            self._death = f"vLLM stopped: {first_line(error)}"
             _fail(list(flying.values()), EngineError(self._death))
         finally:
             self._closed = True
@@ -187,7 +188,7 @@ class VllmEngine:
             self._engine.add_request(name, tokens_input(request.token_ids), request.params)
         except (ValueError, TypeError) as error:
             del flying[name]
-            problem = f"vLLM refuses the prompt: {_first_line(error)}"
+            problem = f"vLLM refuses the prompt: {first_line(error)}"
             _fail([request], RecordError(problem, Reason.BAD_PROMPT))
 
 
@@ -278,11 +279,3 @@ def _arguments(local: Local) -> dict[str, Any]:
     if isinstance(given.get("structured_outputs_config"), dict):
         merged["structured_outputs_config"] = {**structured, **given["structured_outputs_config"]}
     return merged
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 2 and "validation error" in lines[0]:
-        # pydantic: a count, the field, and only then what is wrong.
-        lines = [next((line for line in lines if "rror, " in line), lines[-1])]
-    return lines[0].removeprefix("Value error, ") if lines else type(error).__name__

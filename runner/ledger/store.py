@@ -32,11 +32,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Which record an outcome belongs to, and why it ended so."""
+    """Which record an outcome belongs to, and how it ended."""
 
     record_id: str
     digest: str
-    reason: str | None
+    status: Status
 
 
 class Ledger:
@@ -57,9 +57,9 @@ class Ledger:
         if position > self._former:
             return None
         row = self._db.execute(
-            "SELECT record_id, digest, reason FROM outcomes WHERE position = ?", (position,)
+            "SELECT record_id, digest, status FROM outcomes WHERE position = ?", (position,)
         ).fetchone()
-        return Known(*row) if row else None
+        return Known(row[0], row[1], Status(row[2])) if row else None
 
     def _last_position(self) -> int:
         (last,) = self._db.execute("SELECT MAX(position) FROM outcomes").fetchone()
