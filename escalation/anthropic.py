@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from escalation.replies import Reply, Verdict
+from escalation.replies import LABEL, Key, Reply, Verdict, seconds, unwrap
 from runner.errors import UsageError
 from runner.job import Escalation
 from runner.types import Completion, Constraint, Prompt, Usage
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from anthropic import APIStatusError
 
 URL = "https://api.anthropic.com"
-LABEL = "label"
 _SPEND_LIMITS = {
     "enforced_spend_limit_reached",
     "contract_spend_limit_reached",
@@ -78,7 +76,7 @@ class Anthropic:
             written = usage.get("cache_creation_input_tokens") or 0
             text = "".join(b["text"] for b in body["content"] if b.get("type") == "text")
             return Completion(
-                text=_unwrap(text),
+                text=unwrap(text),
                 model=str(body["model"]),
                 finish_reason=str(body["stop_reason"]),
                 usage=Usage(
@@ -134,17 +132,6 @@ def _typed(schema: Any) -> Any:
     return {"anyOf": [plain | {"type": kind} for kind in kinds]}
 
 
-def _unwrap(text: str) -> str:
-    """A label that came as ``{"label": …}``, bare."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return text
-    if isinstance(value, dict) and set(value) == {LABEL} and isinstance(value[LABEL], str):
-        return str(value[LABEL])
-    return text
-
-
 class AnthropicWire:
     """Sends requests; ``timeout_s`` bounds each as a whole, a dripping body included."""
 
@@ -155,8 +142,9 @@ class AnthropicWire:
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
         self._timeout = timeout_s
+        self._key = Key(key_env)
         self._client = AsyncAnthropic(
-            api_key=os.environ[key_env],
+            api_key=self._key.value,
             base_url=base_url or URL,
             max_retries=0,
             timeout=timeout_s,
@@ -168,23 +156,25 @@ class AnthropicWire:
         import httpx2
         from anthropic import APIConnectionError, APIStatusError
 
+        if self._key.problem:
+            return Reply("halt", problem=self._key.problem)
         try:
             create = self._client.messages.with_raw_response.create(**request)
             raw = await asyncio.wait_for(create, self._timeout)
             content = raw.http_response.content
         except APIStatusError as error:
-            return _refused(error)
+            return _refused(error, self._key)
         except APIConnectionError as error:
             # Without a connection nothing has left.
             unsent = isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
             why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
             verdict: Verdict = "retry" if unsent else "unknown"
-            return Reply(verdict, problem=f"the connection failed: {why}")
+            return Reply(verdict, problem=self._key.hidden(f"the connection failed: {why}"))
         except TimeoutError:
             return Reply("unknown", problem=f"no whole reply within {self._timeout:g} s")
         except Exception as error:
             # Whatever else the SDK or its transport raises, the call may have been billed.
-            return Reply("unknown", problem=f"{type(error).__name__}: {error}")
+            return Reply("unknown", problem=self._key.hidden(f"{type(error).__name__}: {error}"))
         try:
             body = json.loads(content)
         except ValueError:
@@ -199,7 +189,7 @@ class AnthropicWire:
         await self._client.close()
 
 
-def _refused(error: APIStatusError) -> Reply:
+def _refused(error: APIStatusError, key: Key) -> Reply:
     limited = "usage limits" in (error.api_message or "")
     verdict: Verdict
     if error.error_code in _SPEND_LIMITS or error.status_code in (401, 402, 403) or limited:
@@ -208,15 +198,6 @@ def _refused(error: APIStatusError) -> Reply:
         verdict = "retry"
     else:
         verdict = "unknown" if error.status_code >= 500 or error.status_code == 200 else "reject"
-    problem = f"{error.status_code} {error.api_message or error.type or ''}".strip()
+    problem = key.hidden(f"{error.status_code} {error.api_message or error.type or ''}".strip())
     return Reply(verdict, request_id=error.request_id, problem=problem,
-                 retry_after_s=_seconds(error.response.headers.get("retry-after")))  # fmt: skip
-
-
-def _seconds(header: str | None) -> float | None:
-    """A date, or what is no number of seconds, counts as nothing said."""
-    try:
-        seconds = float(header or "")
-    except ValueError:
-        return None
-    return seconds if seconds >= 0 else None
+                 retry_after_s=seconds(error.response.headers.get("retry-after")))  # fmt: skip

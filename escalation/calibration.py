@@ -1,151 +1,184 @@
-"""Scores → P(correct), and the labelled sample that certifies a threshold on them.
+"""Labelled answers → what a job's confidence is worth, and the sample that certifies it.
 
-The *score* that ranks answers is the model's own probability of the values it gave. Calibration
-maps it to a probability of being right by Platt scaling on its logit (Platt, 1999, with his
-smoothed targets), which keeps the order. So the certificate, which depends on the order alone, is
-never trained on the labels that it is made from, and may use all of them.
+With further signals than the answer's probability (`escalation.support`, second looks), a share of
+the labels trains the combiner that ranks answers, and only the others certify; without, the
+probability ranks and all labels certify. Calibration to P(correct) is by Platt scaling and keeps
+the order, so it takes nothing from the certificate, which depends on the order alone.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from runner.errors import UsageError
+from escalation.combiner import (
+    ALONE,
+    PROBABILITY,
+    Combiner,
+    Features,
+    Platt,
+    fit_combiner,
+    fit_platt,
+)
+from runner.job import mark
+
+if TYPE_CHECKING:
+    from escalation.support import Support
 
 WHOLE = ""
-VERSION = 1
 PEOPLE = "people's labels"
-IDENTITY = ("prompt", "answer", "local", "local.model files", "routes")
+TEACHER = "the closed model's answers"
+IDENTITY = ("prompt", "answer", "local", "local.model files", "routes", "looks", "strata")
 """The parts of a job that a calibration belongs to (`runner.job.Job.identity`)."""
 
-_EPSILON = 1e-6
+TRAIN_SHARE = 0.2
+MOST_TRAINING = 200
+FEWEST_TRAINING = 50
+NO_ANSWER = -1.0
 _FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One labelled record: the scores of the whole answer and of each field, and which are wrong.
+    """One labelled record. ``features``: of the whole answer and of each field; empty where there
+    was no valid answer, which ranks last and counts as wrong. ``closed_wrong``: whether the closed
+    model's answer is; None where it was not asked."""
 
-    ``score`` is −1 where there was no valid answer: such a record ranks last and counts as wrong.
-    """
-
-    score: float
+    record_id: str
+    features: Mapping[str, Features]
     wrong: bool
-    fields: Mapping[str, tuple[float, bool]]
+    wrong_fields: Mapping[str, bool] = field(default_factory=dict)
+    stratum: str = ""
+    closed_wrong: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Platt:
-    """P(correct) = σ(slope · logit(score) + intercept)."""
+class Certifying:
+    """A labelled record as the certificate sees it: its id hashed, and its score in [0, 1], or
+    `NO_ANSWER`."""
 
-    slope: float
-    intercept: float
-
-    def __call__(self, score: float) -> float:
-        """Score in [0, 1] → probability in (0, 1)."""
-        z = self.slope * _logit(score) + self.intercept
-        return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
+    mark: str
+    score: float
+    wrong: bool
+    wrong_fields: Mapping[str, bool]
+    stratum: str
+    closed_wrong: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What ``localfirst calibrate`` saves. ``sample`` holds (score, wrong) of every label."""
+    """What ``localfirst calibrate`` saves. ``training``: labels that trained the combiners.
+
+    ``batch``: (SHA-256 of the records' file, the score of every record of it that reaches the
+    local model), where the sample was drawn from that very batch and is a good part of it.
+    """
 
     job: str
     identity: Mapping[str, str]
     source: str
     made: str
-    sample: Sequence[tuple[float, bool]]
+    training: int
+    sample: Sequence[Certifying]
+    combiners: Mapping[str, Combiner]
     platt: Mapping[str, Platt]
+    support: Support | None
     error_raw: float
     error_calibrated: float
+    batch: tuple[str, Sequence[float]] | None = None
 
-    def confidences(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """Calibrated probability of each name in ``scores`` that was calibrated."""
-        return {n: self.platt[n](s) for n, s in scores.items() if n in self.platt}
+    def score(self, features: Mapping[str, Features]) -> float:
+        """What ranks an answer, in (0, 1); `NO_ANSWER` where it has no features."""
+        whole = features.get(WHOLE)
+        return self.combiners[WHOLE](whole) if whole else NO_ANSWER
 
-    def save(self, path: Path) -> None:
-        whole = {"version": VERSION} | asdict(self)
-        path.write_text(json.dumps(whole) + "\n", encoding="utf-8")
-
-
-def load(path: Path, identity: Mapping[str, str]) -> Calibration:
-    """Reads a calibration made for exactly this job.
-
-    Raises:
-        UsageError: it is not there, is none, or belongs to another job, model or prompt.
-    """
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("version") != VERSION:
-            raise ValueError("of another version")
-        platt = {name: Platt(**p) for name, p in data.pop("platt").items()}
-        sample = [(float(score), bool(wrong)) for score, wrong in data.pop("sample")]
-        calibration = Calibration(platt=platt, sample=sample, **data)
-    except FileNotFoundError:
-        raise UsageError(
-            f"there is no calibration at {path} yet; make it with `localfirst calibrate JOB.yaml "
-            "--labels FILE`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is not a calibration: {error}") from None
-    differs = [name for name in IDENTITY if calibration.identity.get(name) != identity.get(name)]
-    if differs:
-        raise UsageError(
-            f"{path} was made for another job: {', '.join(f'`{d}`' for d in differs)} differ; "
-            "run `localfirst calibrate` again"
-        )
-    return calibration
+    def confidences(self, features: Mapping[str, Features]) -> dict[str, float]:
+        """Calibrated P(correct) of each name that was calibrated."""
+        return {
+            name: self.platt[name](self.combiners[name](given))
+            for name, given in features.items()
+            if name in self.platt
+        }
 
 
 def calibrate(
-    job: str, identity: Mapping[str, str], labelled: Sequence[Labelled], made: str
+    labelled: Sequence[Labelled],
+    *,
+    job: str,
+    identity: Mapping[str, str],
+    source: str,
+    made: str,
+    support: Support | None = None,
 ) -> Calibration:
-    """Fits one `Platt` for the whole answer and one for each field.
+    """Fits a combiner and a Platt scaling for the whole answer and for each field.
 
-    The expected calibration errors stated are out of fold: of each record as the other folds'
-    fit sees it.
+    ``labelled`` must stand in random order: the first of them train. The expected calibration
+    errors are out of fold: of each record as the other folds' fit sees it.
     """
-    names = {name for one in labelled for name in one.fields}
-    valid = [one for one in labelled if one.score >= 0]
-    pairs = {WHOLE: [(one.score, one.wrong) for one in valid]}
-    pairs |= {name: [one.fields[name] for one in valid if name in one.fields] for name in names}
-    whole = pairs[WHOLE]
+    training = _training(labelled)
+    names = sorted({name for one in labelled for name in one.features})
+    combiners = {name: _combiner(name, labelled[:training]) for name in names}
+    certifying = labelled[training:]
+    pairs = {name: _scored(name, certifying, combiners[name]) for name in names}
+    whole = pairs.get(WHOLE, [])
+    raw = _scored(WHOLE, certifying, ALONE)
     return Calibration(
         job=job,
         identity={name: identity[name] for name in IDENTITY},
-        source=PEOPLE,
+        source=source,
         made=made,
-        sample=[(one.score, one.wrong) for one in labelled],
-        platt={name: _fit(found) for name, found in sorted(pairs.items()) if found},
-        error_raw=expected_calibration_error(whole),
+        training=training,
+        sample=[_certifying(one, combiners) for one in certifying],
+        combiners=combiners,
+        platt={name: fit_platt(found) for name, found in pairs.items() if found},
+        support=support,
+        error_raw=expected_calibration_error(raw),
         error_calibrated=expected_calibration_error(_out_of_fold(whole)),
     )
 
 
-def _fit(pairs: Sequence[tuple[float, bool]]) -> Platt:
-    from sklearn.linear_model import LogisticRegression
+def _training(labelled: Sequence[Labelled]) -> int:
+    signals = {name for one in labelled for given in one.features.values() for name in given}
+    return training_share(len(labelled)) if signals - {PROBABILITY} else 0
 
-    right = sum(not wrong for _, wrong in pairs)
-    sure = (right + 1) / (right + 2)
-    unsure = 1 / (len(pairs) - right + 2)
-    inputs, outputs, weights = [], [], []
-    for score, wrong in pairs:
-        probability = unsure if wrong else sure
-        inputs += [[_logit(score)], [_logit(score)]]
-        outputs += [1, 0]
-        weights += [probability, 1 - probability]
-    model = LogisticRegression(C=100.0).fit(inputs, outputs, sample_weight=weights)
-    slope = float(model.coef_[0][0])
-    if slope > 0:
-        return Platt(slope, float(model.intercept_[0]))
-    # A falling fit would turn the order around: better the same confidence for every answer.
-    return Platt(0.0, _logit((right + 1) / (len(pairs) + 2)))
+
+def training_share(labels: int) -> int:
+    """How many of so many labels train, where there are further signals."""
+    share = min(MOST_TRAINING, round(TRAIN_SHARE * labels))
+    return share if share >= FEWEST_TRAINING else 0
+
+
+def _wrong(name: str, one: Labelled) -> bool | None:
+    return one.wrong if name == WHOLE else one.wrong_fields.get(name)
+
+
+def _combiner(name: str, training: Sequence[Labelled]) -> Combiner:
+    known = [
+        (one.features[name], wrong)
+        for one in training
+        if name in one.features and (wrong := _wrong(name, one)) is not None
+    ]
+    if not known:
+        return ALONE
+    rows, wrongs = zip(*known, strict=True)
+    return fit_combiner(rows, wrongs)
+
+
+def _scored(
+    name: str, labelled: Sequence[Labelled], combiner: Combiner
+) -> list[tuple[float, bool]]:
+    return [
+        (combiner(one.features[name]), wrong)
+        for one in labelled
+        if name in one.features and (wrong := _wrong(name, one)) is not None
+    ]
+
+
+def _certifying(one: Labelled, combiners: Mapping[str, Combiner]) -> Certifying:
+    whole = one.features.get(WHOLE)
+    score = combiners[WHOLE](whole) if whole else NO_ANSWER
+    name = mark(one.record_id)
+    return Certifying(name, score, one.wrong, dict(one.wrong_fields), one.stratum, one.closed_wrong)
 
 
 def _out_of_fold(pairs: Sequence[tuple[float, bool]]) -> list[tuple[float, bool]]:
@@ -153,7 +186,7 @@ def _out_of_fold(pairs: Sequence[tuple[float, bool]]) -> list[tuple[float, bool]
     for fold in range(_FOLDS):
         others = [pair for n, pair in enumerate(pairs) if n % _FOLDS != fold]
         if others:
-            platt = _fit(others)
+            platt = fit_platt(others)
             seen += [(platt(score), wrong) for score, wrong in pairs[fold::_FOLDS]]
     return seen
 
@@ -169,8 +202,3 @@ def expected_calibration_error(pairs: Sequence[tuple[float, bool]], bins: int = 
         accuracy = sum(not wrong for _, wrong in found)
         total += abs(confidence - accuracy)
     return total / len(pairs) if pairs else 0.0
-
-
-def _logit(probability: float) -> float:
-    p = min(1 - _EPSILON, max(_EPSILON, probability))
-    return math.log(p / (1 - p))

@@ -26,7 +26,11 @@ from typing import IO, Any
 
 from escalation.replies import Reply, Wire
 
-WIRES = {"anthropic": "escalation.anthropic:AnthropicWire"}
+WIRES = {
+    "anthropic": "escalation.anthropic:AnthropicWire",
+    "openai": "escalation.openai:OpenAIWire",
+    "local": "escalation.openai:OpenAIWire",
+}
 JOURNAL = "courier.jsonl"
 LOCK = "courier.lock"
 MOST_LINE_BYTES = 1 << 28

@@ -30,12 +30,13 @@ from escalation.budget import Budget
 from escalation.prices import Price
 from escalation.redact import Redactor, restore
 from escalation.replies import Provider, Reply
+from escalation.standing import STANDS, local_outcome
 from runner.check import Checker
 from runner.errors import RecordError
 from runner.job import Escalation
 from runner.ledger import Egress, Held, Ledger
 from runner.prompts import Renderer
-from runner.types import DecidedBy, JSONValue, Outcome, Reason, Status
+from runner.types import Answer, DecidedBy, JSONValue, Outcome, Reason, Status
 
 
 class Sender(Protocol):
@@ -55,13 +56,16 @@ class ClosedSide:
 
 
 class Escalator:
-    """Sends what waits. ``on_outcome`` hears of every record that stops waiting."""
+    """Sends what waits. ``on_outcome`` hears of every record that stops waiting, ``on_verdict`` of
+    every accepted answer that was audited: whether it was wrong, and after how many alarms it was
+    accepted."""
 
     def __init__(
         self,
         ledger: Ledger,
         closed: ClosedSide,
         on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+        on_verdict: Callable[[bool, int], None] = lambda wrong, alarms: None,
     ) -> None:
         self._ledger = ledger
         self._settings = settings = closed.settings
@@ -71,6 +75,7 @@ class Escalator:
         self._checker = closed.checker
         self._redactor = closed.redactor
         self._on_outcome = on_outcome
+        self._on_verdict = on_verdict
         self.budget = Budget(settings.budget_usd, ledger.attempts.committed_usd())
         self.stopped: str | None = None
         self.problem: str | None = None
@@ -200,7 +205,9 @@ class Escalator:
         )  # fmt: skip
         completion = restore(completion, self._redactor.placeholders(held.record))
         answer = self._checker.check(completion)
-        if answer.valid:
+        if answer.valid and held.reason == Reason.AUDIT and held.local is not None:
+            self._audited(held, held.local["value"], answer)
+        elif answer.valid:
             self._record(
                 held, Status.DONE, held.reason, value=answer.value, by=DecidedBy.CLOSED,
                 model=completion.model,
@@ -208,7 +215,26 @@ class Escalator:
         else:
             problem = f"{completion.model}: {answer.problem}"
             self._record(held, Status.REVIEW, Reason.CLOSED_INVALID, error=problem)
+            self._ledger.reviews.keep_closed(held.record.position, answer.value)
         return cost
+
+    def _audited(self, held: Held, local: JSONValue, answer: Answer) -> None:
+        """Where both models agree the local answer stands; the paid one replaces a wrong one."""
+        alarms = int((held.local or {}).get("alarms", 0))
+        wrong = self._ledger.audits.add(held.record, local, answer.value, answer.model, alarms)
+        if wrong:
+            self._record(
+                held, Status.DONE, held.reason, value=answer.value, by=DecidedBy.CLOSED,
+                model=answer.model,
+            )  # fmt: skip
+        else:
+            self._stands(held)
+        self._on_verdict(wrong, alarms)
+
+    def _stands(self, held: Held) -> None:
+        outcome = local_outcome(held, self._ledger.attempts.paid_usd(held.record.position))
+        self._ledger.change(outcome)
+        self._on_outcome(outcome)
 
     def _unpaid(self, attempt: int, reply: Reply, reserved: Decimal = Decimal(0)) -> Decimal:
         """Ends an attempt without a usable reply; one that may be billed keeps its reservation."""
@@ -236,6 +262,9 @@ class Escalator:
         model: str | None = None,
         error: str | None = None,
     ) -> None:
+        if status is not Status.DONE and held.reason in STANDS and held.local is not None:
+            self._stands(held)  # it was good enough without the closed model
+            return
         outcome = Outcome(
             held.record.position,
             held.record.id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.job import Job
@@ -64,19 +65,48 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Accept at a score of ``threshold`` and above; ``None`` accepts nothing (no threshold could
-    be certified). ``escalate``: what is not accepted goes to the closed model, else to a person."""
+    """Accept at a score of ``threshold`` and above; ``None`` accepts nothing, and ``nothing`` says
+    why. ``escalate``: what is not accepted goes to the closed model, else to a person."""
 
     threshold: float | None
     escalate: bool = True
+    nothing: str = Reason.UNCERTIFIED
+
+    def of(self, record: Record) -> Acceptance:
+        """The rule for one record: the same for all."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ByStratum:
+    """An `Acceptance` for each value of an expression over the record; a value that no label had
+    has no certificate, and nothing of it is accepted."""
+
+    strata: Expression
+    thresholds: Mapping[str, float | None]
+    escalate: bool = True
+
+    def of(self, record: Record) -> Acceptance:
+        """Raises `RecordError` where the expression fails on this record."""
+        return Acceptance(self.thresholds.get(stratum(self.strata, record)), self.escalate)
+
+
+Rule = Acceptance | ByStratum
+"""What a job accepts."""
+
+
+def stratum(strata: Expression, record: Record) -> str:
+    """The record's stratum, as text."""
+    return str(strata.evaluate(record))
 
 
 def decide(answer: Answer, rule: Acceptance, *, may_leave: bool) -> Decision:
     """Accepts a valid answer whose score reaches the threshold."""
+    reason: str
     if not answer.valid:
         reason = Reason.INVALID
     elif rule.threshold is None:
-        reason = Reason.UNCERTIFIED
+        reason = rule.nothing
     elif answer.score is None and rule.threshold > 0:
         reason = Reason.NO_CONFIDENCE
     elif answer.score is not None and answer.score < rule.threshold:

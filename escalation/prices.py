@@ -7,6 +7,7 @@ priced by the job is refused, never free.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
@@ -24,11 +25,15 @@ DECIMALS = 6  # of a price per million tokens: more would not fit the ledger's p
 # much on top for what the provider adds around a request (roles, the answer format's own prompt).
 OVERHEAD_TOKENS = 500
 BYTES_A_TOKEN = 4  # of English text, for estimates only
+LONGEST_RUN = timedelta(days=7)  # a run's price is fixed at its start, so it counts ahead this far
+# Whose models can stand behind a provider's name.
+_SECTIONS = {"anthropic": ("anthropic",), "openai": ("openai", "gemini")}
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens. A prompt above ``long_above`` tokens costs ``long``."""
+    """US dollars per million tokens. A prompt above ``long_above`` tokens costs ``long``;
+    ``batch`` is the share of it all that the same request costs in a provider's batch."""
 
     input: Decimal
     output: Decimal
@@ -37,6 +42,19 @@ class Price:
     cache_read: Decimal
     long_above: int | None = None
     long: Price | None = None
+    batch: Decimal = Decimal(1)
+
+    def in_batch(self) -> Price:
+        """The same, for requests that go into a batch."""
+        return Price(
+            input=self.input * self.batch,
+            output=self.output * self.batch,
+            cache_write_5m=self.cache_write_5m * self.batch,
+            cache_write_1h=self.cache_write_1h * self.batch,
+            cache_read=self.cache_read * self.batch,
+            long_above=self.long_above,
+            long=self.long and self.long.in_batch(),
+        )
 
     def cost(self, usage: Usage) -> Decimal:
         """What the provider bills for this usage, in US dollars."""
@@ -86,8 +104,8 @@ def price_date() -> str:
     return str(_table()["dated"])
 
 
-def price_of(escalation: Escalation) -> Price:
-    """The job's own price, or the table's.
+def price_of(escalation: Escalation, today: date | None = None) -> Price:
+    """The job's own price, or the table's; nothing where the model runs on a server of one's own.
 
     Raises:
         UsageError: the model is in neither.
@@ -97,16 +115,24 @@ def price_of(escalation: Escalation) -> Price:
         if any(round(price, DECIMALS) != price for price in given.values()):
             raise UsageError(f"`escalation.price` takes prices of up to {DECIMALS} decimals")
         return _price(given)
-    models = _table()[escalation.provider]
+    if escalation.provider == "local":
+        return _price({"input": 0, "output": 0})
+    sections = _SECTIONS[escalation.provider]
+    models = {model: (row, name) for name in sections for model, row in _table()[name].items()}
     if escalation.model not in models:
         raise UsageError(
             f"no price is known for {escalation.model}; known are {', '.join(models)}; give "
             "`escalation.price: {input: …, output: …}` in US dollars per million tokens"
         )
-    return _price(models[escalation.model])
+    row, section = models[escalation.model]
+    if "later" in row:
+        until = date.fromisoformat(row["later"]["from"])
+        if (today or datetime.now(UTC).date()) + LONGEST_RUN >= until:
+            row = row["later"]
+    return _price(row, Decimal(_table()["batch"][section]))
 
 
-def _price(row: dict[str, Any]) -> Price:
+def _price(row: dict[str, Any], batch: Decimal = Decimal(1)) -> Price:
     base = Decimal(row["input"])
     price = Price(
         input=base,
@@ -115,8 +141,9 @@ def _price(row: dict[str, Any]) -> Price:
         cache_write_5m=Decimal(row.get("cache_write_5m", base * 2)),
         cache_write_1h=Decimal(row.get("cache_write_1h", base * 2)),
         cache_read=Decimal(row.get("cache_read", base)),
+        batch=batch,
     )
     if "long" in row:
-        long = _price(row["long"])
+        long = _price(row["long"], batch)
         return replace(price, long_above=int(row["long"]["above"]), long=long)
     return price

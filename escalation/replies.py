@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from runner.types import Completion, Prompt
+
+LABEL = "label"
+"""The one property of the object that a plain label comes in: APIs want objects."""
 
 Verdict = Literal["ok", "retry", "reject", "halt", "unknown", "unsent"]
 """``ok``: billed, with a readable answer. ``retry``: not billed, try again. ``reject``: not billed,
@@ -50,3 +55,38 @@ class Wire(Protocol):
     async def send(self, request: Mapping[str, Any]) -> Reply: ...
 
     async def aclose(self) -> None: ...
+
+
+class Key:
+    """An API key out of the environment, without the spaces and line ends that pasting adds."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self.value = os.environ[name].strip() if name else ""
+        # Anything else the transport would refuse to send, in an error that shows it.
+        usable = self.value.isascii() and self.value.isprintable()
+        self.problem = None if usable else f"what is in {name} cannot be a key"
+
+    def hidden(self, text: str) -> str:
+        """The text without the key, which SDKs and servers repeat in their complaints."""
+        return text.replace(self.value, "(the key)") if self.value else text
+
+
+def unwrap(text: str) -> str:
+    """A label that came as ``{"label": …}``, bare."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    if isinstance(value, dict) and set(value) == {LABEL} and isinstance(value[LABEL], str):
+        return str(value[LABEL])
+    return text
+
+
+def seconds(header: str | None) -> float | None:
+    """A date, or what is no number of seconds, counts as nothing said."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return seconds if seconds >= 0 else None

@@ -1,54 +1,84 @@
 """The threshold with the greatest coverage whose error is certified, and the certificate.
 
-*Selective risk* is the share of wrong answers among those accepted. Given n labelled records, a
-random sample of the traffic, `certify` finds the loosest threshold t such that, with probability
-at least 1 − δ over the draw of the sample, the selective risk at t is at most the target α.
+- `certify`: one error rate. `escalation.binomial` has the test and its proof; where the labels are
+  drawn out of the very batch that is answered, `escalation.population` has them.
+- `certify_all`: several error rates of the same accepted records, one threshold.
+- `certify_strata`: several groups of records, each with a threshold of its own.
 
-**How.** Sort the sample by falling score; let W_k be the number of wrong answers among the first
-k. A threshold at rank k is rejected as unsafe unless W_k ≤ b_k. Testing every rank at level δ
-would be wrong (the best of many tests), and testing from the strictest rank on until the first
-failure (fixed-sequence testing: Angelopoulos et al., "Learn then Test", 2021) fails early, since
-the strictest ranks hold too few records to show anything. So the ranks are tested in two blocks:
+**Several errors, one threshold.** Say the whole answer may be wrong for 5 % of the accepted and its
+amount for 1 %. Each is certified by itself at the full δ, and the strictest of the thresholds is
+taken. No correction is due. Let t_i be the loosest safe threshold of error i, and a the error with
+the strictest, t_a. The threshold taken is unsafe for *some* error only if it is looser than t_a;
+then so is a's own, which is at least as loose: a false certificate of a, and a is fixed by
+the traffic, not by the sample: probability ≤ δ. (An intersection–union test: Berger, 1982.) This
+leans on `escalation.binomial`'s proviso, that behind a safe threshold all are unsafe. A batch can
+be unsafe here for one error and there for another, so there each of k errors gets δ/k, and the
+loosest rank certified for all is taken.
 
-1. *Gate*, ranks z … m (z: the fewest records that can show α at all; m: `GATE_SHARE` of n). The
-   boundary b is such that a walk of independent steps, each wrong with probability exactly α,
-   comes to W_k ≤ b_k anywhere in the block with probability at most δ. That probability is computed
-   exactly, by dynamic programming, and no union bound is paid for looking at every rank.
-2. *Sequence*, ranks m + 1 … n, entered only if rank m itself passed: each at level δ by the exact
-   binomial test, stopping at the first failure.
-
-**Why it holds.** Let K be the number of sampled records above the loosest safe threshold. They are
-wrong independently, with probability at most α on average, so W_K is at worst binomial(K, α); every
-later record is wrong with probability at least α *provided that the error rate does not fall as
-the score falls*. A certified threshold is unsafe only if the walk meets the boundary behind K: in
-the gate that has probability at most δ by construction; behind it, the first unsafe rank must pass
-its own test at level δ. That proviso is the one assumption besides the random sample, and the
-certificate states it.
+**Strata.** Each has records, sample and threshold of its own, so k certificates that are to hold
+together share δ: δ/k each, as Bonferroni has it, and then Holm (1979): a stratum that is certified
+down to its last record gives its share to the others. That is valid since such a stratum either has
+no unsafe threshold, and can break nothing, or has broken its certificate in the same event that is
+bounded anyway (the walk meets the boundary at or behind its loosest safe rank). So up to the first
+false certificate, the strata that can break theirs have had at most δ divided by their number.
+Certificates at a smaller δ are kept within those at a greater one, which that argument needs. In a
+batch, a stratum may be safe to its last record and yet unsafe before: nothing is passed on there.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import binom
 
-GATE_SHARE = 0.4
-_BISECTIONS = 30
+from escalation import population as finite
+from escalation.binomial import (
+    Flags,
+    Floats,
+    Ints,
+    crossing_probability,
+    fewest_labels,
+    gate_boundary,
+    group_ends,
+    labels_needed,
+    loosest_rank,
+)
+from runner.errors import UsageError
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+__all__ = [
+    "Bound",
+    "Certified",
+    "certify",
+    "certify_all",
+    "certify_strata",
+    "crossing_probability",
+    "fewest_labels",
+    "gate_boundary",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One of several certified errors: its target, and the labelled records accepted that have
+    it."""
+
+    target_error: float
+    errors: int
 
 
 @dataclass(frozen=True, slots=True)
 class Certified:
     """A threshold and what the sample showed at it. ``threshold`` is None where nothing could be
     certified; then ``labels_needed`` is about how many labels would do, if the rest looks alike
-    (None: at no number, since even the best ranks err too often)."""
+    (None: at no number, since even the best ranks err too often).
+
+    ``accepted`` and ``errors`` count labelled records. ``scope`` says what is certified: the error
+    rate of the "traffic" that the labels are a random sample of, or the share of wrong answers in
+    the one "batch" of ``population`` records, of which ``population_accepted`` are accepted.
+    ``bounds`` holds every error of `certify_all`; the fields here are then the first one's.
+    """
 
     target_error: float
     delta: float
@@ -57,6 +87,10 @@ class Certified:
     accepted: int
     errors: int
     labels_needed: int | None = None
+    scope: Literal["traffic", "batch"] = "traffic"
+    population: int | None = None
+    population_accepted: int | None = None
+    bounds: Mapping[str, Bound] | None = None
 
     @property
     def coverage(self) -> float:
@@ -64,13 +98,13 @@ class Certified:
         return self.accepted / self.labels if self.labels else 0.0
 
 
-def fewest_labels(target_error: float, delta: float) -> int:
-    """Labels that certify the target when none of them is wrong: ln δ / ln(1 − α), rounded up."""
-    return math.ceil(math.log(delta) / math.log1p(-target_error))
-
-
 def certify(
-    scores: Sequence[float], wrong: Sequence[bool], *, target_error: float, delta: float = 0.1
+    scores: Sequence[float],
+    wrong: Sequence[bool],
+    *,
+    target_error: float,
+    delta: float = 0.1,
+    population: Sequence[float] | None = None,
 ) -> Certified:
     """The loosest certified threshold on ``scores`` (accept where score ≥ threshold).
 
@@ -79,106 +113,182 @@ def certify(
         wrong: whether its answer was wrong; shape (n,).
         target_error: α in (0, 1).
         delta: δ in (0, 1), the certificate's own chance to be false.
+        population: the scores of all N records of the batch, the labelled ones (a simple random
+            sample of them) among them; shape (N,). None: the claim is about the traffic.
+
+    Raises:
+        UsageError: a labelled record's score is not among the batch's.
     """
-    score = np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-score, kind="stable")
-    score = score[order]
-    errors = np.cumsum(np.asarray(wrong, dtype=np.int64)[order])
-    rank = _loosest_rank(score, errors, target_error, delta)
-    n = len(score)
-    if rank:
-        return Certified(
-            target_error, delta, n, float(score[rank - 1]), rank, int(errors[rank - 1])
+    sample = Sample.of(scores, wrong, population)
+    if population is None:
+        rank = loosest_rank(sample.scores, sample.errors, target_error, delta)
+        threshold = float(sample.scores[rank - 1]) if rank else None
+    else:
+        threshold = sample.threshold(sample.certified(target_error, delta))
+    return sample.at(threshold, target_error, delta)
+
+
+def certify_all(
+    scores: Sequence[float],
+    wrongs: Mapping[str, Sequence[bool]],
+    *,
+    targets: Mapping[str, float],
+    delta: float = 0.1,
+    population: Sequence[float] | None = None,
+) -> Certified:
+    """The loosest threshold at which every named error is within its target, all at once.
+
+    Args:
+        scores: one per labelled record; shape (n,).
+        wrongs: name → whether the record has that error; each of shape (n,).
+        targets: name → α in (0, 1), at least one; the first is reported first.
+        delta: the chance that any of them is false.
+        population: as in `certify`.
+
+    Raises:
+        UsageError: as in `certify`.
+    """
+    samples = {name: Sample.of(scores, wrongs[name], population) for name in targets}
+    first = next(iter(samples.values()))
+    threshold: float | None = None
+    if population is None:
+        rank = min(
+            loosest_rank(one.scores, one.errors, targets[name], delta)
+            for name, one in samples.items()
         )
-    needed = _labels_needed(errors, target_error, delta)
-    return Certified(target_error, delta, n, None, 0, 0, needed)
+        threshold = float(first.scores[rank - 1]) if rank else None
+    else:
+        share = delta / len(samples)
+        ranks = [one.certified(targets[name], share) for name, one in samples.items()]
+        threshold = first.threshold(np.logical_and.reduce(ranks))
+    found = {name: one.at(threshold, targets[name], delta) for name, one in samples.items()}
+    needs = [one.labels_needed for one in found.values()]
+    return replace(
+        next(iter(found.values())),
+        labels_needed=None if None in needs else max(need for need in needs if need is not None),
+        bounds={name: Bound(one.target_error, one.errors) for name, one in found.items()},
+    )
 
 
-def _loosest_rank(score: Floats, errors: Ints, alpha: float, delta: float) -> int:
-    """The greatest certified rank, or 0. Equal scores are accepted together or not at all."""
-    n = len(score)
-    first = fewest_labels(alpha, delta)
-    if n < first:
-        return 0
-    ends = np.append(score[1:] != score[:-1], True)  # rank k = index k − 1 ends a group of ties
-    gate = max(first, round(GATE_SHARE * n))
-    boundary = gate_boundary(first, gate, alpha, delta)
-    ranks = np.arange(first, gate + 1)
-    passed = ranks[errors[first - 1 : gate] <= boundary[first : gate + 1]]
-    whole = [int(rank) for rank in passed if ends[rank - 1]]
-    best = whole[-1] if whole else 0
-    if gate not in passed:
-        return best
-    after = np.arange(gate + 1, n + 1)
-    fails = binom.cdf(errors[gate:], after, alpha) > delta
-    reached = gate + (int(np.argmax(fails)) if fails.any() else len(after))
-    whole = [rank for rank in range(gate, reached + 1) if ends[rank - 1]]
-    return whole[-1] if whole else best
+def certify_strata(
+    samples: Mapping[str, tuple[Sequence[float], Sequence[bool]]],
+    *,
+    targets: float | Mapping[str, float],
+    delta: float = 0.1,
+    populations: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, Certified]:
+    """A threshold for each stratum; that all hold has probability at least 1 − δ.
 
+    Args:
+        samples: stratum → scores and wrong of its labelled records, as in `certify`. Of a random
+            sample of all records, each stratum's part is one of that stratum.
+        targets: α, or stratum → α.
+        populations: stratum → the scores of all its records in the batch.
 
-@lru_cache(maxsize=32)
-def gate_boundary(first: int, last: int, alpha: float, delta: float) -> Ints:
-    """b_0 … b_last (−1 where no W passes): met anywhere in ranks first … last with probability at
-    most δ by a walk that errs with probability α at each step.
-
-    The nominal level of the binomial test at rank k is proportional to k, up to ½: looser ranks
-    are worth more.
+    Returns:
+        Stratum → its certificate, with the joint ``delta``.
     """
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        boundary = _boundary(first, last, alpha, middle)
-        if crossing_probability(boundary, first, alpha) <= delta:
-            low = middle
-        else:
-            high = middle
-    return _boundary(first, last, alpha, low)
+    each = {
+        name: Sample.of(scores, wrong, populations[name] if populations else None)
+        for name, (scores, wrong) in samples.items()
+    }
+    alphas = {n: targets if isinstance(targets, float) else targets[n] for n in each}
+    if populations is not None:
+        shares = {n: one.certified(alphas[n], delta / len(each)) for n, one in each.items()}
+        thresholds = {name: each[name].threshold(ranks) for name, ranks in shares.items()}
+    else:
+        ranks = _holm(each, alphas, delta)
+        thresholds = {n: float(each[n].scores[k - 1]) if k else None for n, k in ranks.items()}
+    return {name: one.at(thresholds[name], alphas[name], delta) for name, one in each.items()}
 
 
-def _boundary(first: int, last: int, alpha: float, level: float) -> Ints:
-    ranks = np.arange(last + 1)
-    levels = np.minimum(0.5, level * ranks / last)
-    with np.errstate(invalid="ignore"):
-        wrong = np.nan_to_num(binom.ppf(levels, ranks, alpha), nan=-1.0).astype(np.int64)
-    too_many = binom.cdf(wrong, ranks, alpha) > levels
-    boundary = np.where(too_many, wrong - 1, wrong)
-    boundary[:first] = -1
-    return boundary
+def _holm(
+    samples: Mapping[str, Sample], alphas: Mapping[str, float], delta: float
+) -> dict[str, int]:
+    """The certified rank of each stratum, 0 for none."""
+    ladder: dict[str, list[int]] = {}
+    for name, one in samples.items():
+        # At δ/1, δ/2, …: none looser than at any greater share.
+        at = [
+            loosest_rank(one.scores, one.errors, alphas[name], delta / share)
+            for share in range(1, len(samples) + 1)
+        ]
+        ladder[name] = np.minimum.accumulate(at).tolist()
+    open_ = set(samples)
+    ranks: dict[str, int] = {}
+    while open_:
+        share = len(open_)
+        ranks |= {name: ladder[name][share - 1] for name in open_}
+        open_ -= {name for name in open_ if ranks[name] == len(samples[name].scores) > 0}
+        if len(open_) == share:
+            break
+    return ranks
 
 
-def crossing_probability(boundary: Ints, first: int, alpha: float) -> float:
-    """P(W_k ≤ b_k for some k ≥ first), exactly, for independent steps of probability α."""
-    width = int(boundary.max(initial=0)) + 2
-    alive = np.zeros(width)  # P(W_k = w and not yet crossed); the last place gathers larger w
-    alive[0] = 1.0
-    crossed = 0.0
-    for k in range(1, len(boundary)):
-        step = alive * (1 - alpha)
-        step[1:] += alive[:-1] * alpha
-        step[-1] += alive[-1] * alpha
-        alive = step
-        if k >= first and boundary[k] >= 0:
-            crossed += float(alive[: boundary[k] + 1].sum())
-            alive[: boundary[k] + 1] = 0.0
-    return crossed
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Labelled records by falling score: ``scores`` and the running count of ``errors``, both of
+    shape (n,); ``batch`` holds the scores of the whole batch likewise, shape (N,), or None."""
+
+    scores: Floats
+    errors: Ints
+    batch: Floats | None = None
+
+    @classmethod
+    def of(
+        cls, scores: Sequence[float], wrong: Sequence[bool], batch: Sequence[float] | None = None
+    ) -> Sample:
+        """Raises UsageError where ``batch`` lacks one of ``scores``."""
+        score = np.asarray(scores, dtype=np.float64)
+        errs = np.asarray(wrong, dtype=np.int64)
+        # Of equal scores the wrong first: the order in which labels came must not matter.
+        order = np.lexsort((-errs, -score))
+        errors = np.cumsum(errs[order])
+        return cls(score[order], errors, None if batch is None else within(score, batch))
+
+    def certified(self, alpha: float, delta: float) -> Flags:
+        """Of the batch's ranks 1 … N, those certified; shape (N,)."""
+        assert self.batch is not None
+        labelled = np.searchsorted(-self.scores, -self.batch, side="right")
+        found = np.append(0, self.errors)[labelled]
+        return finite.certified(found, group_ends(self.batch), alpha, delta, len(self.scores))
+
+    def threshold(self, ranks: Flags) -> float | None:
+        """The score at the loosest of the batch's ranks that are set."""
+        assert self.batch is not None
+        return float(self.batch[np.flatnonzero(ranks)[-1]]) if ranks.any() else None
+
+    def at(self, threshold: float | None, alpha: float, delta: float) -> Certified:
+        """What the sample shows at a threshold that was certified, or that none was."""
+        n, accepted, everywhere = len(self.scores), 0, None
+        if threshold is not None:
+            accepted = int(np.sum(self.scores >= threshold))
+        errors = int(self.errors[accepted - 1]) if accepted else 0
+        needed = labels_needed(self.errors, alpha, delta) if threshold is None else None
+        if self.batch is None:
+            return Certified(alpha, delta, n, threshold, accepted, errors, needed)
+        size = len(self.batch)
+        if needed is not None:
+            needed = min(needed, size) if n < size else None
+        everywhere = 0 if threshold is None else int(np.sum(self.batch >= threshold))
+        return Certified(
+            alpha, delta, n, threshold, accepted, errors, needed, "batch", size, everywhere
+        )
 
 
-def _labels_needed(errors: Ints, alpha: float, delta: float) -> int | None:
-    """About how many labels would certify something, if more of them looked like these."""
-    n = len(errors)
-    fewest = fewest_labels(alpha, delta)
-    if n == 0:
-        return fewest
-    ranks = np.arange(1, n + 1)
-    # Half an error on top: a handful of clean records says little of the rate.
-    rates = (errors + 0.5) / ranks
-    needed: float = math.inf
-    for k in range(max(1, n // 20), n + 1, max(1, n // 40)):
-        rate = float(rates[k - 1])
-        if rate < alpha:
-            # Normal approximation of the binomial test at rank k of a larger sample.
-            z = 1.28155 if delta >= 0.1 else 2.0
-            spread = z * (math.sqrt(alpha * (1 - alpha)) + math.sqrt(rate * (1 - rate)))
-            accepted = max(fewest, (spread / (alpha - rate)) ** 2)
-            needed = min(needed, accepted * n / k)
-    return None if math.isinf(needed) else max(n + 1, math.ceil(needed))
+def within(scores: Floats, batch: Sequence[float]) -> Floats:
+    """The batch's scores, falling.
+
+    Raises:
+        UsageError: it does not hold every one of ``scores``, as often as it occurs there.
+    """
+    rising = np.sort(np.asarray(batch, dtype=np.float64))
+    values, counts = np.unique(scores, return_counts=True)
+    there = np.searchsorted(rising, values, "right") - np.searchsorted(rising, values, "left")
+    if (there < counts).any():
+        worst = int(np.argmax(counts - there))
+        raise UsageError(
+            f"{counts[worst]} labelled with score {values[worst]:g}, but {there[worst]} such in "
+            "the batch: the labels must be a sample of the very batch that they certify"
+        )
+    return rising[::-1]

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from escalation.anthropic import Anthropic
 from escalation.escalate import ClosedSide, body_bytes
-from escalation.policy import Acceptance, Router
+from escalation.judge import Judge
+from escalation.openai import OpenAI
+from escalation.policy import Acceptance, Router, Rule
 from escalation.prices import price_of
 from escalation.redact import Redactor
 from escalation.replies import Provider
+from escalation.trust import Trust
 from runner.check import Checker
 from runner.errors import MissingExtra, UsageError
-from runner.job import Confidence, Escalation, Job, Local
+from runner.job import Escalation, Job, Local
+from runner.looks import looks_of
 from runner.pipeline import Answering
-from runner.prompts import Renderer
+from runner.prompts import Expression, Renderer
 from runner.records import read_records
+from runner.settling import Division
 from runner.types import Engine, Prompt, Record, Sampling
+from runner.watch import Auditing, Say, Watch
 
 if TYPE_CHECKING:
     from escalation.calibration import Calibration
-    from escalation.risk import Certified
+    from runner.ledger import Ledger
 
-_PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {"anthropic": Anthropic}
+_PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {
+    "anthropic": Anthropic,
+    "openai": OpenAI,
+    "local": OpenAI,
+}
 
 
 def records(job: Job) -> Iterator[Record]:
@@ -40,7 +52,13 @@ def records(job: Job) -> Iterator[Record]:
 
 def sampling(job: Job) -> Sampling:
     given = job.local.sampling
-    return Sampling(given.temperature, given.max_tokens, given.seed, given.model_extra or {})
+    return Sampling(
+        given.temperature,
+        given.max_tokens,
+        given.seed,
+        given.model_extra or {},
+        top_logprobs=job.confidence.top_logprobs,
+    )
 
 
 def engine_name(local: Local) -> str:
@@ -56,7 +74,33 @@ def engine_name(local: Local) -> str:
 
 
 def engine(job: Job) -> Engine:
-    """Loads the local model; seconds to minutes."""
+    """Loads the local model, and makes sure that its logprobs mean something; seconds to minutes.
+    Not for a thread in which an event loop runs.
+
+    Raises:
+        UsageError: it gives logprobs that no confidence can be taken from.
+    """
+    loaded = _load(job)
+    if job.answer.text is None and (problem := asyncio.run(_logprob_problem(job, loaded))):
+        asyncio.run(loaded.aclose())
+        raise UsageError(problem)
+    return loaded
+
+
+async def _logprob_problem(job: Job, loaded: Engine) -> str | None:
+    from runner.engines.self_test import logprob_problem
+
+    if engine_name(job.local) != "openai_server":
+        return await logprob_problem(loaded)
+    # A client's connections belong to the event loop that opened them: this one ends here.
+    client = _load(job)
+    try:
+        return await logprob_problem(client)
+    finally:
+        await client.aclose()
+
+
+def _load(job: Job) -> Engine:
     name = engine_name(job.local)
     model = local_model(job)
     if name == "vllm":
@@ -110,24 +154,8 @@ def closed_side(job: Job) -> ClosedSide | None:
         price=price_of(job.escalation),
         renderer=_renderer(job),
         checker=Checker(job.answer.constraint()),
-        redactor=Redactor(job.privacy.redact),
+        redactor=Redactor(job.privacy.redact, job.privacy.patterns, _renderer(job).render),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """What a job accepts, and the calibration and certificate that stand behind it, if any."""
-
-    acceptance: Acceptance
-    calibration: Calibration | None = None
-    certificate: Certified | None = None
-
-    def stated(self) -> dict[str, Any] | None:
-        """The certificate with its provenance, as the ledger keeps it; None without one."""
-        if self.certificate is None or self.calibration is None:
-            return None
-        source = {"source": self.calibration.source, "made": self.calibration.made}
-        return asdict(self.certificate) | source
 
 
 def trust(job: Job) -> Trust:
@@ -137,32 +165,72 @@ def trust(job: Job) -> Trust:
         UsageError: there is no calibration, or it is another job's.
     """
     rule = job.confidence
-    if rule.target_error is None:
+    if rule.policy == "budget":
+        return Trust(Acceptance(None), _if_there(job))
+    if not rule.certifies:
         return Trust(Acceptance(rule.threshold, rule.below == "escalate"))
-    from escalation.calibration import load
+    from escalation.calibration_file import load
+    from escalation.certificates import certified
 
-    return certified(load(job.calibration_path(), job.identity()), rule)
-
-
-def certified(calibration: Calibration, rule: Confidence) -> Trust:
-    """The loosest threshold that the calibration's labels certify for the job's target."""
-    from escalation.risk import certify
-
-    assert rule.target_error is not None
-    scores, wrong = zip(*calibration.sample, strict=True)
-    certificate = certify(scores, wrong, target_error=rule.target_error, delta=rule.delta)
-    acceptance = Acceptance(certificate.threshold, rule.below == "escalate")
-    return Trust(acceptance, calibration, certificate)
+    calibration = load(job.calibration_path(), job.identity())
+    return certified(calibration, rule, _batch_digest(job, calibration))
 
 
-def answering(job: Job, closed: ClosedSide | None, trusted: Trust) -> Answering:
-    calibrate = trusted.calibration.confidences if trusted.calibration is not None else None
+def _if_there(job: Job) -> Calibration | None:
+    if not job.calibration_path().is_file():
+        return None
+    from escalation.calibration_file import load
+
+    return load(job.calibration_path(), job.identity())
+
+
+def _batch_digest(job: Job, calibration: Calibration) -> str | None:
+    """Of the records' file, where the calibration's labels were drawn from one like it."""
+    if calibration.batch is None or not job.records_path().is_file():
+        return None
+    return file_digest(job.records_path())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def watch(job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool) -> Watch:
+    """The run's watch over its certificates; ``audits``: something can be sent to check them."""
+    rule, calibration = job.confidence, trusted.calibration
+    if calibration is None or not rule.certifies or rule.target is None:
+        return Watch(ledger, trusted.rule)
+    from escalation.certificates import certified
+
+    def tighter() -> Rule:
+        return certified(calibration, rule, tighten=0.5).rule
+
+    auditing = Auditing(
+        target_error=rule.target,
+        delta=rule.delta,
+        rate=rule.audit.rate if audits else 0.0,
+        seed=job.identity()["prompt"],
+        tighter=tighter if rule.audit.on_alarm == "tighten" else None,
+        usual={} if rule.looks.any() else {one.mark: one.score for one in calibration.sample},
+    )
+    return Watch(ledger, trusted.rule, auditing, say)
+
+
+def answering(job: Job, closed: ClosedSide | None, calibration: Calibration | None) -> Answering:
+    given = sampling(job)
+    stakes = job.confidence.stakes
     return Answering(
         router=Router(job),
         renderer=_renderer(job),
-        checker=Checker(job.answer.constraint(), calibrate),
-        sampling=sampling(job),
-        acceptance=trusted.acceptance,
+        checker=Checker(job.answer.constraint()),
+        sampling=given,
+        judge=Judge(calibration, calibration.support if calibration is not None else None),
+        looks=looks_of(job, given),
+        division=Division(Expression(stakes, "confidence.stakes") if stakes else None)
+        if job.confidence.policy == "budget"
+        else None,
         estimate=_estimate(closed),
         engine=lambda: engine(job),
         can_escalate=closed is not None,

@@ -1,123 +1,226 @@
-"""`localfirst calibrate`: the local model over labelled records, and what its confidence is worth.
-
-Only records that would reach the local model count: a certificate speaks of what it would accept.
-"""
+"""`localfirst calibrate`: the local model over labelled records, and what its word is worth."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from escalation.calibration import Calibration, Labelled, calibrate
-from escalation.policy import Router
-from escalation.risk import Certified, fewest_labels
+from escalation.calibration import (
+    MOST_TRAINING,
+    PEOPLE,
+    TEACHER,
+    Calibration,
+    Labelled,
+    calibrate,
+    training_share,
+)
+from escalation.calibration_file import save
+from escalation.certificates import certified
+from escalation.judge import Judge, values_of, with_looks
+from escalation.policy import stratum
+from escalation.risk import fewest_labels
+from escalation.support import FEWEST, Support
+from escalation.trust import Trust
 from runner import build
 from runner.check import Checker
-from runner.errors import InputError, RecordError, UsageError
+from runner.errors import RecordError, UsageError
 from runner.job import Job
 from runner.labels import Label, read_labels
-from runner.prompts import Renderer
-from runner.types import Engine, Record, Route
+from runner.looks import looks_of
+from runner.prompts import Expression, Renderer
+from runner.sample import Drawn, draw_for_teacher, draw_labelled
+from runner.types import Answer, Engine, Prompt, Record
 
-MOST_NAMED = 3
+Ask = Callable[[Sequence[Record]], Mapping[str, Label]]
+"""Sends records to the closed model and gives its answers by record id, as labels."""
+
+Signals = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """``unused`` counts labels of records that never reach the local model (routed elsewhere, or
-    unreadable); ``stated`` is the certificate as JSON."""
+    """``unused`` counts labels of records that never reach the local model."""
 
     calibration: Calibration
-    certificate: Certified
-    stated: dict[str, Any]
+    trusted: Trust
     unused: int
-    path: Path
 
 
-def calibrate_job(job: Job, labels_path: Path, output: Path) -> Calibrated:
+def calibrate_job(
+    job: Job, output: Path, labels_path: Path | None, teacher: int, ask: Ask
+) -> Calibrated:
     """Runs the local model over the labelled records, fits, certifies, and saves.
+
+    ``teacher``: how many records the closed model is asked about. Without people's labels its
+    answers are the labels; with them they show how often it is wrong itself.
 
     Raises:
         UsageError: the labels cannot be used, or are too few for the target.
     """
-    target = job.confidence.target_error
-    if target is None:
+    if job.confidence.target is None and job.confidence.policy != "budget":
         raise UsageError("the job names no error to certify; set `confidence.target_error`")
-    constraint = job.answer.constraint()
-    labels = read_labels(labels_path, job.records.id, constraint)
-    records = list(_labelled_records(job, labels, labels_path))
-    fewest = fewest_labels(target, job.confidence.delta)
-    if len(records) < fewest:
+    _overall_needs_both(job, labels_path, teacher)
+    if labels_path is None:
+        drawn = draw_for_teacher(job, teacher)
+        _enough(job, len(drawn.labelled))
+        labels, closed, unused = ask(drawn.labelled), {}, 0
+    else:
+        labels = read_labels(labels_path, job.records.id, job.answer.constraint())
+        drawn = draw_labelled(job, labels, labels_path)
+        _enough(job, len(drawn.labelled))
+        closed = dict(ask(drawn.labelled[-teacher:])) if teacher else {}
+        unused = len(labels) - len(drawn.labelled)
+    made = _Maker(job, drawn, labels, closed).make(PEOPLE if labels_path else TEACHER)
+    save(made, output)
+    batch = made.batch[0] if made.batch is not None else None
+    if job.confidence.target is None:
+        return Calibrated(made, build.trust(job), unused)
+    return Calibrated(made, certified(made, job.confidence, batch), unused)
+
+
+def _overall_needs_both(job: Job, labels_path: Path | None, teacher: int) -> None:
+    if job.confidence.target_error_overall is not None and not (labels_path and teacher):
         raise UsageError(
-            f"{len(records):,} labels of records that reach the local model cannot certify an "
-            f"error of {target:.2%}: even with none of them wrong it takes {fewest:,}"
-        )
-    labelled = asyncio.run(_answers(job, records, labels))
-    made = datetime.now(UTC).date().isoformat()
-    calibration = calibrate(job.name, job.identity(), labelled, made)
-    trusted = build.certified(calibration, job.confidence)
-    try:
-        calibration.save(output)
-    except OSError as error:
-        raise UsageError(f"cannot save the calibration to {output}: {error.strerror}") from None
-    assert trusted.certificate is not None
-    stated = trusted.stated() or {}
-    return Calibrated(calibration, trusted.certificate, stated, len(labels) - len(records), output)
-
-
-def _labelled_records(job: Job, labels: Mapping[str, Label], path: Path) -> Iterator[Record]:
-    router = Router(job)
-    unknown = dict(labels)
-    for record in build.records(job):
-        if unknown.pop(record.id, None) is None or record.problem is not None:
-            continue
-        try:
-            if router.route(record).route is Route.LOCAL:
-                yield record
-        except RecordError:
-            continue
-    if unknown:
-        named = [f"{i} (line {label.line})" for i, label in list(unknown.items())[:MOST_NAMED]]
-        more = f" and {len(unknown) - MOST_NAMED:,} more" if len(unknown) > MOST_NAMED else ""
-        raise InputError(
-            f"{path} labels records that {job.records_path()} does not hold: "
-            f"{', '.join(named)}{more}"
+            "`target_error_overall` counts the closed model's own mistakes: give people's labels "
+            "and let it answer as many of them, with --labels FILE --teacher N"
         )
 
 
-async def _answers(job: Job, records: list[Record], labels: Mapping[str, Label]) -> list[Labelled]:
-    constraint = job.answer.constraint()
-    renderer = Renderer(job.prompt.system, job.prompt.user, constraint)
-    checker = Checker(constraint)
-    sampling = build.sampling(job)
-    engine = await asyncio.to_thread(build.engine, job)
-    free = asyncio.Semaphore(engine.window)
+def _enough(job: Job, labelled: int) -> None:
+    target, delta = job.confidence.target, job.confidence.delta
+    if target is None:
+        return
+    fewest = fewest_labels(target, delta)
+    training = training_share(labelled) if _trains(job) else 0
+    if labelled - training < fewest:
+        needed = fewest + min(MOST_TRAINING, training)
+        raise UsageError(
+            f"{labelled:,} labels of records that reach the local model cannot certify an "
+            f"error of {target:.2%}: even with none of them wrong it takes {needed:,}"
+        )
 
-    async def one(record: Record) -> Labelled:
-        async with free:
-            return await _answer(engine, record, labels[record.id])
 
-    async def _answer(engine: Engine, record: Record, label: Label) -> Labelled:
-        try:
-            completion = await engine.generate(renderer.render(record), sampling)
-        except RecordError:
-            return Labelled(-1.0, True, {})
-        answer = checker.check(completion)
-        if not answer.valid or answer.confidence is None:
-            return Labelled(-1.0, True, {})
-        wrong = label.wrong_fields(answer.value)
-        fields = {
-            name: (score, wrong[name])
-            for name, score in answer.field_confidence.items()
-            if name in wrong
+def _trains(job: Job) -> bool:
+    return job.confidence.looks.any() or job.confidence.reference >= FEWEST
+
+
+@dataclass(slots=True)
+class _Seen:
+    record: Record
+    prompt: Prompt
+    answer: Answer
+
+
+class _Maker:
+    """One calibration: all answers first, then what can only be said of them together."""
+
+    def __init__(
+        self, job: Job, drawn: Drawn, labels: Mapping[str, Label], closed: Mapping[str, Label]
+    ) -> None:
+        self._job = job
+        self._drawn = drawn
+        self._labels = labels
+        self._closed = closed
+        self._sampling = build.sampling(job)
+        self._looks = looks_of(job, self._sampling)
+        strata = job.confidence.strata
+        self._strata = Expression(strata, "confidence.strata") if strata else None
+
+    def make(self, source: str) -> Calibration:
+        job = self._job
+        seen, looked = asyncio.run(self._answers())
+        support = self._support(seen)
+        signals = {
+            position: self._signals(one, support, looked.get(position))
+            for position, one in seen.items()
         }
-        return Labelled(answer.confidence, any(wrong.values()), fields)
+        made = calibrate(
+            [self._labelled(record, seen, signals) for record in self._drawn.labelled],
+            job=job.name,
+            identity=job.identity(),
+            source=source,
+            made=datetime.now(UTC).date().isoformat(),
+            support=support,
+        )
+        if not self._drawn.whole or self._looks is not None:
+            return made
+        rest = [*self._drawn.labelled[made.training :], *self._drawn.others]
+        scores = [made.score(signals.get(record.position, {})) for record in rest]
+        return replace(made, batch=(build.file_digest(job.records_path()), scores))
 
-    try:
-        return await asyncio.gather(*(one(record) for record in records))
-    finally:
-        await engine.aclose()
+    async def _answers(self) -> tuple[dict[int, _Seen], dict[int, Signals]]:
+        """By position: the answers of all records drawn, and the looks at the labelled ones."""
+        job, constraint = self._job, self._job.answer.constraint()
+        renderer = Renderer(job.prompt.system, job.prompt.user, constraint)
+        checker = Checker(constraint)
+        engine: Engine = await asyncio.to_thread(build.engine, job)
+        free = asyncio.Semaphore(engine.window)
+        seen: dict[int, _Seen] = {}
+        looked: dict[int, Signals] = {}
+
+        async def one(record: Record, look: bool) -> None:
+            async with free:
+                try:
+                    prompt = renderer.render(record)
+                    completion = await engine.generate(prompt, self._sampling)
+                except RecordError:
+                    return
+                answer = checker.check(completion)
+                seen[record.position] = _Seen(record, prompt, answer)
+                if look and self._looks is not None and answer.valid:
+                    found = await self._looks.take(engine, record, prompt, answer)
+                    looked[record.position] = found
+
+        others = self._drawn.others if self._needs_others() else []
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for record in self._drawn.labelled:
+                    tasks.create_task(one(record, True))
+                for record in others:
+                    tasks.create_task(one(record, False))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            await engine.aclose()
+        return seen, looked
+
+    def _needs_others(self) -> bool:
+        return self._drawn.whole or self._job.confidence.reference >= FEWEST
+
+    def _support(self, seen: Mapping[int, _Seen]) -> Support | None:
+        references = [
+            one
+            for record in self._drawn.others
+            if (one := seen.get(record.position)) is not None and one.answer.valid
+        ][: self._job.confidence.reference]
+        if len(references) < FEWEST or not training_share(len(self._drawn.labelled)):
+            return None
+        return Support.of(
+            [one.record.id for one in references],
+            [one.prompt.messages[-1].content for one in references],
+            [values_of(one.answer) for one in references],
+        )
+
+    def _signals(self, one: _Seen, support: Support | None, looks: Signals | None) -> Signals:
+        judge = Judge(support=support)
+        signals = judge.signals(one.answer, one.prompt.messages[-1].content, one.record.id)
+        return with_looks(signals, looks) if looks else signals
+
+    def _labelled(
+        self, record: Record, seen: Mapping[int, _Seen], signals: Mapping[int, Signals]
+    ) -> Labelled:
+        label, closed = self._labels.get(record.id), self._closed.get(record.id)
+        own = signals.get(record.position, {})
+        answered = own and label is not None
+        wrong = label.wrong_fields(seen[record.position].answer.value) if answered and label else {}
+        return Labelled(
+            record_id=record.id,
+            features=own,
+            wrong=any(wrong.values()) if answered else True,
+            wrong_fields=wrong,
+            stratum=stratum(self._strata, record) if self._strata is not None else "",
+            closed_wrong=label.differs(closed) if closed is not None and label else None,
+        )

@@ -1,8 +1,8 @@
 """One completion → one `Answer`: parse, validate, take signals, and form the confidence.
 
-The score formed here is the model's own probability of the values it gave, under the constraint.
-Given ``calibrate`` (see ``escalation/calibration``), the confidence is P(correct); without, it is
-the score itself, and *uncalibrated*.
+The score formed here is the model's own probability of the values it gave, under the constraint
+(`runner.signals.probability`: however spelled, where the engine gives alternatives).
+Until `escalation.judge` has calibrated it, the confidence is that score, and *uncalibrated*.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from referencing import Registry
 from runner import signals
 from runner.types import Answer, Completion, Constraint, JSONValue
 
-Logprobs = dict[str, tuple[float, ...]]
-Calibrate = Callable[[Mapping[str, float]], Mapping[str, float]]
-"""Scores of each field and of ``""``, the whole answer → calibrated P(correct) of each."""
+Values = dict[str, signals.Value]
 
 _REFUSAL = re.compile(
     r"^\W*(i'?m sorry,? but|as an ai\b|i must decline"
@@ -37,9 +35,8 @@ _ESCAPED_HALF = r"\\u[dD][89a-fA-F]"
 class Checker:
     """Checks completions of one job. Shared by local and closed answers."""
 
-    def __init__(self, constraint: Constraint, calibrate: Calibrate | None = None) -> None:
+    def __init__(self, constraint: Constraint) -> None:
         self._constraint = constraint
-        self._calibrate = calibrate
         self._validator: Validator | None = None
         if constraint.schema is not None:
             # An empty registry: a schema's `$ref` to the web is not fetched.
@@ -47,27 +44,27 @@ class Checker:
                 constraint.schema, registry=Registry()
             )
         self._labels = frozenset(constraint.labels or ())
+        self._options = _enumerated(constraint.schema or {})
 
     def check(self, completion: Completion) -> Answer:
         """Never raises: an answer that is no good comes out as not ``valid`` with a ``problem``."""
         value, problem = self._parse(completion)
         if re.search(_HALF, completion.text) or re.search(_ESCAPED_HALF, completion.text):
             value = json.loads(_writable(json.dumps(value, ensure_ascii=False)))
-        logprobs = None if problem else self._logprobs(completion)
-        each = {_writable(name): signals.token_signals(lp) for name, lp in (logprobs or {}).items()}
+        values = {} if problem else self._values(completion)
+        each = {_writable(name): signals.value_signals(v) for name, v in values.items()}
         scores = self._scores(each)
-        confidences = self._calibrate(scores) if self._calibrate is not None else scores
         return Answer(
             value=value,
             valid=problem is None,
             problem=problem and _writable(problem),
             signals={f"{n}.{k}" if n else k: v for n, ks in each.items() for k, v in ks.items()},
             score=scores.get(WHOLE),
-            confidence=confidences.get(WHOLE),
-            field_confidence={name: p for name, p in confidences.items() if name != WHOLE},
+            confidence=scores.get(WHOLE),
+            field_confidence={name: p for name, p in scores.items() if name != WHOLE},
             model=completion.model,
             output_tokens=completion.usage.output_tokens,
-            calibrated=self._calibrate is not None,
+            scores=scores,
         )
 
     def _parse(self, completion: Completion) -> tuple[JSONValue, str | None]:
@@ -111,23 +108,39 @@ class Checker:
         label = _in_other_case(bare, self._labels)
         return (label, None) if label else (text, "the answer is none of the labels")
 
-    def _logprobs(self, completion: Completion) -> Logprobs | None:
+    def _values(self, completion: Completion) -> Values:
+        """The answer's values with their tokens; none where the logprobs say nothing of them."""
         if not completion.logprobs:
-            return None
-        if self._validator is not None:
-            if "".join(completion.tokens) != completion.text:
-                return None  # which token belongs to which field cannot be told
-            found = signals.field_logprobs(completion)
+            return {}
+        if self._validator is None:
+            found = {WHOLE: signals.whole_value(completion, self._labels or None)}
+        elif "".join(completion.tokens) == completion.text and len(completion.tokens) == len(
+            completion.logprobs
+        ):
+            found = signals.field_values(completion, self._options)
         else:
-            found = {WHOLE: completion.logprobs}
-        return found if signals.usable(found) else None
+            return {}  # which token belongs to which field cannot be told
+        return found if signals.usable(found) else {}
 
     def _scores(self, each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The probability of each field's value, and of all of them: the answer's."""
         # Free text has no one right wording, so its length must not count against it.
-        kind = "sequence_probability" if self._validator or self._labels else "mean_probability"
+        kind = "probability" if self._validator or self._labels else "mean_probability"
         fields = {name: signals_[kind] for name, signals_ in each.items() if kind in signals_}
         return {**fields, WHOLE: math.prod(fields.values())} if each else {}
+
+
+def _enumerated(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """Of each property whose values are listed, and are texts: all of them, as JSON."""
+    rules = schema.get("properties") or {}
+    listed = {
+        n: rule["enum"] for n, rule in rules.items() if isinstance(rule, dict) and "enum" in rule
+    }
+    return {
+        name: frozenset(json.dumps(option, ensure_ascii=False) for option in options)
+        for name, options in listed.items()
+        if all(isinstance(option, str) for option in options)
+    }
 
 
 def _mend_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.cli_parts import SOME_UNFINISHED, finish, output_path
+from runner.cli_review import review
 from runner.errors import LocalFirstError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from runner.calibrate import Calibrated
     from runner.job import Job
     from runner.job_file import JobFile
     from runner.pipeline import Progress
-    from runner.summary import Summary
 
-SOME_UNFINISHED = 3
 INTERRUPTED = 130
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -78,12 +79,12 @@ def run(
     from runner.run import RunRequest, run_job
 
     folder = run_dir or Path("runs") / file.job.name
-    request = RunRequest(file.job, folder, _output(file.job, folder, output), limit)
+    request = RunRequest(file.job, folder, output_path(file.job, folder, output), limit)
     console, progress = _watch()
     began = time.monotonic()
     with _displayed(console, progress, file, limit):
         summary = run_job(request, progress, _say(console))
-    _finish(console, summary, request.output, as_json, time.monotonic() - began)
+    finish(console, summary, request.output, as_json, time.monotonic() - began)
 
 
 @main.command()
@@ -97,25 +98,51 @@ def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("job_file", metavar="JOB.yaml", type=_FILE)
-@click.option("--labels", type=_FILE, required=True, help="People's labels, by record id.")
+@click.option("--labels", type=_FILE, help="People's labels, by record id.")
+@click.option("--teacher", type=click.IntRange(min=1), help="Ask the closed model about N records.")
+@click.option("--run-dir", type=_FOLDER, help="Where the teacher's answers go; runs/NAME.")
 @click.option("-o", "--output", type=_FILE, help="Where it is saved; the job's calibration.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
-@click.option("--json", "as_json", is_flag=True, help="The certificate as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="The certificates as JSON on stdout.")
 def calibrate(
     job_file: Path,
-    labels: Path,
+    labels: Path | None,
+    teacher: int | None,
+    run_dir: Path | None,
     output: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Certifies a threshold from labels: the greatest share that may stay local at the error
     that the job names (confidence.target_error)."""
-    file = _load(job_file, overrides, None, calibrated=False)
+    if labels is None and teacher is None:
+        raise UsageError("give --labels FILE (people's labels) or --teacher N (the closed model's)")
+    job = _load(job_file, overrides, None, calibrated=False).job
     from runner.calibrate import calibrate_job
-    from runner.summary import trust_words
+    from runner.run import ask_teacher
 
-    found = calibrate_job(file.job, labels, output or file.job.calibration_path())
-    for line in trust_words(found.stated, None):
+    console, progress = _watch()
+    folder = run_dir or Path("runs") / job.name
+    found = calibrate_job(
+        job,
+        output or job.calibration_path(),
+        labels,
+        teacher or 0,
+        lambda records: ask_teacher(job, folder, records, progress, _say(console)),
+    )
+    _tell_calibration(found, job, output or job.calibration_path())
+    stated = found.trusted.stated() or []
+    if as_json:
+        click.echo(json.dumps(stated))
+    if any(one["threshold"] is None for one in stated):
+        sys.exit(SOME_UNFINISHED)
+
+
+def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
+    from runner.words import trust_words
+
+    confidence = job.confidence.model_dump(mode="json")
+    for line in trust_words(found.trusted.stated(), confidence):
         click.echo(line, err=True)
     click.echo(
         f"Calibration error of the confidence: {found.calibration.error_raw:.3f} raw, "
@@ -124,11 +151,7 @@ def calibrate(
     )
     if found.unused:
         click.echo(f"{found.unused:,} labels unused: their records never reach the model", err=True)
-    click.echo(f"saved: {found.path}", err=True)
-    if as_json:
-        click.echo(json.dumps(found.stated))
-    if found.certificate.threshold is None:
-        sys.exit(SOME_UNFINISHED)
+    click.echo(f"saved: {path}", err=True)
 
 
 @main.command()
@@ -178,9 +201,9 @@ def escalate(run_dir: Path, budget: str | None, as_json: bool) -> None:
     if budget is not None and job.escalation is not None:
         job = _with_budget(job, budget)
     console, progress = _watch()
-    output = _output(job, run_dir, None)
+    output = output_path(job, run_dir)
     summary = escalate_run(run_dir, job, output, progress, _say(console))
-    _finish(console, summary, output, as_json, None)
+    finish(console, summary, output, as_json)
 
 
 @main.command()
@@ -208,15 +231,6 @@ def _load(
     file = load_job(path, overrides)
     check_job(file, calibrated=calibrated)
     return file
-
-
-def _output(job: Job, folder: Path, given: Path | None) -> Path:
-    from runner.records import file_format
-
-    fmt = job.output.format
-    usual = folder / (job.output.path or f"results.{'jsonl' if fmt == 'auto' else fmt}")
-    file_format(given or usual, fmt)  # an ending that says nothing is refused before the run
-    return given or usual
 
 
 def _with_budget(job: Job, budget: str) -> Job:
@@ -258,18 +272,7 @@ def _displayed(console: Console, progress: Progress, file: JobFile, limit: int |
     return Display(console, progress, total).watching()
 
 
-def _finish(
-    console: Console, summary: Summary, output: Path, as_json: bool, elapsed_s: float | None
-) -> None:
-    from runner.display import show_summary
-
-    show_summary(console, summary, elapsed_s)
-    console.print(f"results: {output}", highlight=False, markup=False, soft_wrap=True)
-    if as_json:
-        click.echo(json.dumps(summary.as_json() | {"results": str(output)}))
-    if summary.unfinished:
-        sys.exit(SOME_UNFINISHED)
-
+main.add_command(review)
 
 if __name__ == "__main__":
     main()

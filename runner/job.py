@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from runner.job_confidence import Confidence, Part
+from runner.job_escalation import Escalation as Escalation
+from runner.job_escalation import Price as Price
 from runner.types import Constraint
 
-DEFAULT_THRESHOLD = 0.9
-
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+# Of ``confidence``, what no answer and no threshold depends on.
+_PACE = ("audit", "reference", "looks", "strata")
 
 
 class Records(Part):
@@ -144,66 +141,15 @@ class RouteRule(Part):
         return self
 
 
-class Confidence(Part):
-    """Accept a local answer whose confidence reaches ``threshold``; ``below`` says what happens
-    to the others. ``target_error`` instead: the threshold at which, with probability 1 − ``delta``,
-    at most that share of the accepted answers is wrong, from the labels in ``calibration``."""
-
-    threshold: Probability | None = None
-    target_error: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    calibration: Path = Path("calibration.json")
-    below: Literal["escalate", "review"] = "escalate"
-
-    @model_validator(mode="before")
-    @classmethod
-    def usual(cls, given: object) -> object:
-        if isinstance(given, dict) and not {"threshold", "target_error"} & given.keys():
-            return {**given, "threshold": DEFAULT_THRESHOLD}
-        return given
-
-    @model_validator(mode="after")
-    def certified_or_given(self) -> Self:
-        if self.target_error is not None and self.threshold is not None:
-            raise ValueError("give `threshold` or `target_error`, not both")
-        return self
-
-
-class Price(Part):
-    """US dollars per million tokens."""
-
-    input: Decimal = Field(ge=0)
-    output: Decimal = Field(ge=0)
-    cache_write_5m: Decimal | None = Field(default=None, ge=0)
-    cache_write_1h: Decimal | None = Field(default=None, ge=0)
-    cache_read: Decimal | None = Field(default=None, ge=0)
-
-
-class Escalation(Part):
-    """The closed model and what may be spent on it in this run directory."""
-
-    provider: Literal["anthropic"] = "anthropic"
-    model: str = "claude-sonnet-5-5"
-    lane: Literal["live"] = "live"
-    budget_usd: Decimal = Field(default=Decimal(0), ge=0)
-    base_url: str | None = None
-    api_key_env: str = "ANTHROPIC_API_KEY"
-    max_tokens: int = Field(default=512, ge=1)
-    effort: Literal["low", "medium", "high"] | None = None
-    concurrency: int = Field(default=16, ge=1, le=256)
-    timeout_s: float = Field(default=120.0, gt=0)
-    max_attempts: int = Field(default=6, ge=1)
-    retry_for_s: float = Field(default=300.0, gt=0)
-    price: Price | None = None
-
-    @field_validator("budget_usd", mode="before")
-    @classmethod
-    def exact(cls, value: object) -> object:
-        return str(value) if isinstance(value, float) else value
-
-
 class Privacy(Part):
+    """What the closed model must not see: the values of the ``redact`` fields, wherever they occur,
+    whatever fits one of the ``patterns``, and at all, the records for which ``keep_local`` holds.
+    """
+
     redact: list[str] = Field(default_factory=list)
+    patterns: tuple[Literal["email", "phone", "iban", "card"], ...] = (
+        "email", "phone", "iban", "card",
+    )  # fmt: skip
     keep_local: str | None = None
 
 
@@ -252,7 +198,7 @@ class Job(Part):
         """What answers depend on: part → SHA-256 over its canonical JSON."""
         whole = self.model_dump(mode="json", by_alias=True)
         local = {k: v for k, v in whole["local"].items() if k not in ("base_url", "window")}
-        closed = whole["escalation"]
+        closed, confidence = whole["escalation"], whole["confidence"]
         parts = {
             "records.id": whole["records"]["id"],
             "prompt": whole["prompt"],
@@ -261,7 +207,9 @@ class Job(Part):
             "local": local,
             "local.model files": _files_digest(self.model_path()),
             "routes": whole["routes"],
-            "confidence": whole["confidence"],
+            "confidence": {k: v for k, v in confidence.items() if k not in _PACE},
+            "looks": {k: v for k, v in confidence["looks"].items() if k != "take"},
+            "strata": confidence["strata"],
             "calibration": self._calibration_digest(),
             "escalation.model": closed and [closed["provider"], closed["model"]],
             "privacy": whole["privacy"],
@@ -270,7 +218,7 @@ class Job(Part):
 
     def _calibration_digest(self) -> str | None:
         path = self.calibration_path()
-        if self.confidence.target_error is None or not path.is_file():
+        if not self.confidence.certifies or not path.is_file():
             return None
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -279,6 +227,11 @@ def digest(value: Any) -> str:
     """SHA-256 over canonical JSON (sorted keys, no spaces): equal values, equal digests."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def mark(record_id: str) -> str:
+    """A record's id, hashed: what a calibration may keep of it."""
+    return digest(record_id)[:16]
 
 
 def _files_digest(folder: Path | None) -> list[list[str]]:

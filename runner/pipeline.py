@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from escalation.escalate import Escalator, Sender
+from escalation.judge import Judge, Signals, with_looks
 from escalation.policy import Acceptance, Routed, Router, decide
+from escalation.standing import divide, let_stand
 from runner.check import Checker
 from runner.errors import RecordError, RunDirError
 from runner.job import digest
 from runner.ledger import Ledger
+from runner.looks import Looks
 from runner.prompts import Renderer
+from runner.settling import Division, Settling
 from runner.types import (
     Answer,
     DecidedBy,
@@ -33,6 +37,7 @@ from runner.types import (
     Sampling,
     Status,
 )
+from runner.watch import Watch
 
 # How many records pass without a model before other work (replies, the display) gets a turn.
 BREATH = 64
@@ -54,6 +59,10 @@ class Progress:
     by: dict[str, int] = field(default_factory=dict)
     money: Callable[[], tuple[Decimal, Decimal]] | None = None
     """(spent, cap) in US dollars, where something may be spent."""
+    looked: int = 0
+    looks_changed: int = 0
+    looks_s: float = 0.0
+    """Answers that got further looks, decisions these changed, and their requests' seconds."""
 
     def count(self, outcome: Outcome) -> None:
         key = str(outcome.decided_by or outcome.status)
@@ -67,13 +76,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """The local half: all that turns a record into an answer and a decision."""
+    """The local half: all that turns a record into an answer and a decision. ``division``: the
+    budget is divided over the whole batch instead of by a threshold."""
 
     router: Router
     renderer: Renderer
     checker: Checker
     sampling: Sampling
-    acceptance: Acceptance
+    judge: Judge
+    looks: Looks | None
+    division: Division | None
     estimate: Estimate
     engine: Callable[[], Engine]
     can_escalate: bool
@@ -82,14 +94,25 @@ class Answering:
 class Pipeline:
     """One run over one ledger. ``engine`` is loaded when the first record needs it."""
 
-    def __init__(self, ledger: Ledger, answering: Answering, progress: Progress) -> None:
+    def __init__(
+        self, ledger: Ledger, answering: Answering, watch: Watch, progress: Progress
+    ) -> None:
         self._ledger = ledger
         self._do = answering
+        self._watch = watch
         self.progress = progress
         self._engine: Engine | None = None
         self._flying: dict[str, int] = {}
         self._more = asyncio.Event()
         self._local_done = False
+        self._settling = Settling(
+            ledger,
+            progress.count,
+            self._more.set,
+            watch,
+            can_escalate=answering.can_escalate,
+            division=answering.division,
+        )
 
     async def run(
         self, records: Iterable[Record], escalator: Escalator | None, sender: Sender | None
@@ -102,9 +125,10 @@ class Pipeline:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._local_half(records))
+                tasks.create_task(self._local_half(records, escalator))
                 if escalator is not None and sender is not None:
                     tasks.create_task(escalator.drain(sender, self._more, lambda: self._local_done))
+            await self._divide_the_rest(escalator, sender)
         except ExceptionGroup as group:
             raise _first(group) from None
         finally:
@@ -114,9 +138,24 @@ class Pipeline:
                 await self._engine.aclose()
         if escalator is not None and escalator.stopped is not None:
             self._ledger.explain_waiting(escalator.stopped)
+        for outcome in let_stand(self._ledger, Reason.AUDIT):
+            self.progress.resettle(outcome)
         self._ledger.commit()
 
-    async def _local_half(self, records: Iterable[Record]) -> None:
+    async def _divide_the_rest(self, escalator: Escalator | None, sender: Sender | None) -> None:
+        """Reservations are larger than bills, so money is left after each division: divide it
+        again until nothing more fits. What then was not chosen keeps its local answer."""
+        if self._do.division is None or escalator is None:
+            return
+        while sender is not None and escalator.stopped is None:
+            if not divide(self._ledger, escalator.budget.left):
+                break
+            await escalator.drain(sender, self._more, lambda: True)
+        if sender is not None:
+            for outcome in let_stand(self._ledger, Reason.EXPECTED_LOSS):
+                self.progress.resettle(outcome)
+
+    async def _local_half(self, records: Iterable[Record], escalator: Escalator | None) -> None:
         slots: asyncio.Semaphore | None = None
         async with asyncio.TaskGroup() as tasks:
             for record in records:
@@ -135,6 +174,8 @@ class Pipeline:
                 await slots.acquire()
                 self._flying[record.id] = record.position
                 tasks.create_task(self._with_model(record, mark, routed, slots))
+        if self._do.division is not None and escalator is not None:
+            divide(self._ledger, escalator.budget.left)
         self._local_done = True
         self._more.set()
 
@@ -164,11 +205,11 @@ class Pipeline:
     def _without_model(self, record: Record, mark: str) -> Routed | None:
         """Settles a record that needs no model; otherwise says how it was routed."""
         if record.problem is not None:
-            self._failed(record, mark, record.problem, Reason.BAD_RECORD)
+            self._settling.failed(record, mark, record.problem, Reason.BAD_RECORD)
             return None
         if record.id in self._flying or self._ledger.earlier(record.id, record.position):
             problem = f"line {record.line}: the id {record.id} is already an earlier record's"
-            self._failed(record, mark, problem, Reason.BAD_RECORD)
+            self._settling.failed(record, mark, problem, Reason.BAD_RECORD)
             return None
         try:
             routed = self._do.router.route(record)
@@ -176,18 +217,20 @@ class Pipeline:
                 return routed
             prompt = None if routed.route is Route.TEMPLATE else self._do.renderer.render(record)
         except RecordError as error:
-            self._failed(record, mark, str(error), error.reason)
+            self._settling.failed(record, mark, str(error), error.reason)
             return None
+        cost = self._cost(prompt)
         if routed.route is Route.TEMPLATE:
-            self._put(
+            self._settling.put(
                 Outcome(record.position, record.id, Status.DONE, routed.value,
                         DecidedBy.TEMPLATE, routed.reason,
                         closed_estimate=self._estimate(record)),
                 mark,
             )  # fmt: skip
+        elif routed.route is Route.CLOSED:
+            self._settling.route_closed(record, mark, routed.reason, cost)
         else:
-            closed = routed.route is Route.CLOSED and self._do.can_escalate
-            self._set_aside(record, mark, routed.reason, self._cost(prompt), waits=closed)
+            self._settling.set_aside(record, mark, routed.reason, cost)
         return None
 
     async def _with_model(
@@ -196,75 +239,49 @@ class Pipeline:
         assert self._engine is not None
         try:
             prompt = self._do.renderer.render(record)
+            rule = self._watch.rule.of(record)
             completion = await self._engine.generate(prompt, self._do.sampling)
-        except RecordError as error:
-            self._failed(record, mark, str(error), error.reason)
-        else:
             self.progress.generated_tokens += completion.usage.output_tokens
             answer = self._do.checker.check(completion)
-            self._decide(record, mark, answer, routed, self._cost(prompt, answer.output_tokens))
+            answer = await self._judged(self._engine, record, prompt, answer, rule)
+            cost = self._cost(prompt, answer.output_tokens)
+            self._settling.answered(record, mark, answer, routed, rule, cost)
+        except RecordError as error:
+            self._settling.failed(record, mark, str(error), error.reason)
         finally:
             del self._flying[record.id]
             slots.release()
 
-    def _decide(
-        self, record: Record, mark: str, answer: Answer, routed: Routed, cost: Decimal
-    ) -> None:
-        decision = decide(answer, self._do.acceptance, may_leave=routed.may_leave)
-        if decision.accept:
-            outcome = Outcome(
-                record.position,
-                record.id,
-                Status.DONE,
-                answer.value,
-                DecidedBy.LOCAL,
-                decision.reason,
-                answer.confidence,
-                answer.field_confidence,
-                answer.model,
-                closed_estimate=cost,
-            )
-            self._put(outcome, mark)
-            return
-        waits = decision.escalate and self._do.can_escalate
-        self._set_aside(record, mark, decision.reason, cost, waits=waits, answer=answer)
+    async def _judged(
+        self, engine: Engine, record: Record, prompt: Prompt, answer: Answer, rule: Acceptance
+    ) -> Answer:
+        """The answer with its score, after the looks that can still matter to it."""
+        judge, looks = self._do.judge, self._do.looks
+        signals = judge.signals(answer, prompt.messages[-1].content, record.id)
+        judged = judge.judged(answer, signals)
+        self._watch.saw(record, judged)
+        if looks is None or not (looks.always or judge.open_to_looks(signals, rule.threshold)):
+            return judged
+        return await self._looked(engine, record, prompt, judged, rule, signals)
 
-    def _set_aside(
+    async def _looked(
         self,
+        engine: Engine,
         record: Record,
-        mark: str,
-        reason: str,
-        cost: Decimal,
-        *,
-        waits: bool,
-        answer: Answer | None = None,
-    ) -> None:
-        """To the closed model's queue, or to a person's."""
-        outcome = Outcome(
-            record.position,
-            record.id,
-            Status.WAITING if waits else Status.REVIEW,
-            reason=reason,
-            confidence=answer.confidence if answer else None,
-            field_confidence=answer.field_confidence if answer else {},
-            model=answer.model if answer else None,
-            error=answer.problem if answer else None,
-            closed_estimate=cost,
-        )
-        local = {"value": answer.value, "signals": dict(answer.signals)} if answer else None
-        self._ledger.put(outcome, mark, held=record, answer=local)
-        self.progress.count(outcome)
-        if waits:
-            self._more.set()
-
-    def _failed(self, record: Record, mark: str, problem: str, reason: str) -> None:
-        self._put(
-            Outcome(record.position, record.id, Status.ERROR, reason=reason, error=problem), mark
-        )
-
-    def _put(self, outcome: Outcome, mark: str) -> None:
-        self._ledger.put(outcome, mark)
-        self.progress.count(outcome)
+        prompt: Prompt,
+        answer: Answer,
+        rule: Acceptance,
+        signals: Signals,
+    ) -> Answer:
+        assert self._do.looks is not None
+        began = time.monotonic()
+        found = await self._do.looks.take(engine, record, prompt, answer)
+        looked = self._do.judge.judged(answer, with_looks(signals, found))
+        before, after = (decide(a, rule, may_leave=True).accept for a in (answer, looked))
+        self.progress.looked += 1
+        self.progress.looks_changed += before != after
+        self.progress.looks_s += time.monotonic() - began
+        return looked
 
     def _estimate(self, record: Record) -> Decimal:
         try:

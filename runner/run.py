@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -20,13 +20,15 @@ from escalation.courier_client import Courier, former_replies
 from escalation.escalate import ClosedSide, Escalator
 from escalation.policy import Acceptance
 from runner import build
-from runner.errors import RunDirError
-from runner.job import Job
+from runner.errors import RunDirError, UsageError
+from runner.job import Job, digest
+from runner.labels import Label, label_of
 from runner.ledger import Ledger, open_ledger
-from runner.pipeline import Answering, Pipeline, Progress
+from runner.pipeline import DIGEST_LENGTH, Answering, Pipeline, Progress
 from runner.results import write_results
 from runner.summary import Summary, summarise
-from runner.types import Message, Prompt, Reason, Record
+from runner.types import Message, Outcome, Prompt, Reason, Record, Status
+from runner.watch import Watch
 
 Say = Callable[[str], None]
 
@@ -59,10 +61,15 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         _own(ledger, job, request.run_dir)
         records = islice(build.records(job), request.limit)
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
-        answering = build.answering(job, closed, trusted)
-        asyncio.run(
-            _both_halves(ledger, answering, request.run_dir, closed, records, progress, say)
+        audits = closed is not None and _has_key(closed)
+        half = LocalHalf(
+            build.answering(job, closed, trusted.calibration),
+            build.watch(job, trusted, ledger, say, audits=audits),
+            records,
         )
+        asyncio.run(_both_halves(ledger, half, request.run_dir, closed, progress, say))
+        _keep_looks(ledger, progress)
+        ledger.set_meta("audit", half.watch.stated())
         write_results(ledger.outcomes(), request.output, job.output.format)
         return summarise(ledger)
 
@@ -82,10 +89,70 @@ def escalate_run(run_dir: Path, job: Job, output: Path, progress: Progress, say:
         )
     with open_ledger(run_dir, create=False) as ledger:
         _keep(ledger, job)
-        answering = build.answering(job, closed, build.Trust(Acceptance(None)))
-        asyncio.run(_both_halves(ledger, answering, run_dir, closed, iter(()), progress, say))
+        _send_waiting(ledger, job, run_dir, closed, progress, say)
         write_results(ledger.outcomes(), output, job.output.format)
         return summarise(ledger)
+
+
+def ask_teacher(
+    job: Job, run_dir: Path, records: Sequence[Record], progress: Progress, say: Say
+) -> dict[str, Label]:
+    """Sends records to the closed model, within the cap; its answers are these records' results in
+    the run directory. A record that it had no usable answer to is left out.
+
+    Raises:
+        UsageError: there is no closed model, no key, or not money enough for all of them.
+        RunDirError: the run directory has decided some of these records already.
+    """
+    closed = build.closed_side(job)
+    if closed is None or not _has_key(closed):
+        what = "no API key" if closed is not None else "no `escalation`"
+        raise UsageError(f"--teacher: there is {what}, so there is no closed model to ask")
+    with open_ledger(run_dir) as ledger:
+        _own(ledger, job, run_dir)
+        for record in records:
+            _for_teacher(ledger, record, run_dir)
+        ledger.commit()
+        _send_waiting(ledger, job, run_dir, closed, progress, say)
+        wanted = {record.position for record in records}
+        outcomes = [o for o in ledger.outcomes() if o.position in wanted]
+    waiting = sum(outcome.status is Status.WAITING for outcome in outcomes)
+    if waiting:
+        raise UsageError(
+            f"--teacher: {len(wanted) - waiting:,} of {len(wanted):,} records were answered, then "
+            "sending stopped (the cap, most likely); the answers are kept: raise "
+            "`escalation.budget_usd` and run the same command again"
+        )
+    return {o.record_id: label_of(o.value) for o in outcomes if o.status is Status.DONE}
+
+
+def _for_teacher(ledger: Ledger, record: Record, run_dir: Path) -> None:
+    mark = digest(dict(record.fields))[:DIGEST_LENGTH]
+    known = ledger.known(record.position)
+    if known is None:
+        outcome = Outcome(record.position, record.id, Status.WAITING, reason=Reason.TEACHER)
+        ledger.put(outcome, mark, held=record)
+    elif (known.record_id, known.digest) != (record.id, mark) or not known.by_teacher:
+        raise RunDirError(
+            f"{run_dir} has decided {known.record_id} already: a sample must be drawn before the "
+            "run; take a new --run-dir"
+        )
+
+
+def _send_waiting(
+    ledger: Ledger, job: Job, run_dir: Path, closed: ClosedSide, progress: Progress, say: Say
+) -> None:
+    """Sends what waits; no local model is loaded for it."""
+    half = LocalHalf(build.answering(job, closed, None), Watch(ledger, Acceptance(None)), iter(()))
+    asyncio.run(_both_halves(ledger, half, run_dir, closed, progress, say))
+
+
+def _keep_looks(ledger: Ledger, progress: Progress) -> None:
+    """Adds this run's further looks to what former ones took."""
+    if progress.looked:
+        known = json.loads(ledger.meta("looks") or "[0, 0, 0]")
+        new = (progress.looked, progress.looks_changed, progress.looks_s)
+        ledger.set_meta("looks", json.dumps([a + b for a, b in zip(known, new, strict=True)]))
 
 
 def job_of(run_dir: Path, ledger: Ledger) -> Job:
@@ -102,12 +169,26 @@ def _own(ledger: Ledger, job: Job, run_dir: Path) -> None:
     known = json.loads(ledger.meta("identity") or "null")
     if known is not None and known != identity:
         differs = [name for name in identity if identity[name] != known.get(name)]
+    else:
+        differs = []
+    if _undecided(ledger):
+        # Only the teacher's sample is in it: that is what the calibration is made from.
+        differs = [name for name in differs if name not in ("confidence", "calibration")]
+    if differs:
         raise RunDirError(
             f"{run_dir} was begun with another job: {', '.join(f'`{d}`' for d in differs)} "
             "differ; put the job back as it was, or take a new --run-dir"
         )
     ledger.set_meta("identity", json.dumps(identity))
     _keep(ledger, job)
+
+
+def _undecided(ledger: Ledger) -> bool:
+    """Whether no outcome depends on a confidence yet."""
+    reasons = (Reason.TEACHER, Reason.CLOSED_INVALID, Reason.REPLY_LOST, Reason.REJECTED)
+    places = ",".join("?" * len(reasons))
+    decided = f"SELECT 1 FROM outcomes WHERE reason NOT IN ({places}) LIMIT 1"
+    return not ledger.query(decided, reasons)
 
 
 def _keep(ledger: Ledger, job: Job) -> None:
@@ -117,24 +198,34 @@ def _keep(ledger: Ledger, job: Job) -> None:
 
 
 def _has_key(closed: ClosedSide) -> bool:
-    return bool(os.environ.get(closed.settings.api_key_env))
+    """Whether there is what it takes to send: a server of one's own may ask for no key."""
+    name = closed.settings.api_key_env
+    return name is None or bool(os.environ.get(name))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHalf:
+    """What `_both_halves` runs locally: over these records, under this watch."""
+
+    answering: Answering
+    watch: Watch
+    records: Iterator[Record]
 
 
 async def _both_halves(
     ledger: Ledger,
-    answering: Answering,
+    half: LocalHalf,
     run_dir: Path,
     closed: ClosedSide | None,
-    records: Iterator[Record],
     progress: Progress,
     say: Say,
 ) -> None:
-    pipeline = Pipeline(ledger, answering, progress)
+    pipeline = Pipeline(ledger, half.answering, half.watch, progress)
     if closed is None:
-        await pipeline.run(records, None, None)
+        await pipeline.run(half.records, None, None)
         return
 
-    escalator = Escalator(ledger, closed, progress.resettle)
+    escalator = Escalator(ledger, closed, progress.resettle, half.watch.verdict)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
     patience = closed.settings.timeout_s + 10
     await _settle_open_calls(ledger, escalator, run_dir, patience)
@@ -147,7 +238,7 @@ async def _both_halves(
     try:
         async with Courier(run_dir, closed.settings) if sends else nullcontext() as courier:
             try:
-                await pipeline.run(records, escalator if sends else None, courier)
+                await pipeline.run(half.records, escalator if sends else None, courier)
             except BaseException:
                 if under_way := len(ledger.attempts.open_attempts()):
                     say(f"stopping once the paid calls under way ({under_way}) are booked")

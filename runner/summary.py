@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -12,6 +11,7 @@ from escalation.prices import price_date
 from runner.ledger import Ledger
 from runner.ledger.money import from_pico
 from runner.types import DecidedBy, Status
+from runner.words import audit_words, looks_words, trust_words
 
 ENOUGH_BILLS = 20
 CAUSES = {
@@ -87,40 +87,12 @@ def summarise(ledger: Ledger) -> Summary:
         all_closed_usd=from_pico(estimates[0]) * learned,
         closed_model=closed.get("model"),
         trust=trust_words(
-            json.loads(ledger.meta("certificate") or "null"),
-            (job.get("confidence") or {}).get("threshold"),
-        ),
+            json.loads(ledger.meta("certificate") or "null"), job.get("confidence") or {}
+        )
+        + audit_words(ledger.meta("audit"), ledger.meta("shift"))
+        + looks_words(ledger.meta("looks")),
         stopped=ledger.meta("stopped") or None,
     )
-
-
-def trust_words(certificate: Mapping[str, Any] | None, threshold: float | None) -> list[str]:
-    """The certificate in words, or that there is none.
-
-    ``certificate`` is an `escalation.risk.Certified` as JSON, with ``source`` and ``made``.
-    """
-    if certificate is None and threshold is None:
-        return []
-    if certificate is None:
-        return [f"Accepted from an uncalibrated confidence of {threshold:g} on: nothing certified."]
-    labels, sure = certificate["labels"], 1 - certificate["delta"]
-    target = f"{certificate['target_error']:.2%}"
-    basis = f"by {labels:,} {certificate['source']} of {certificate['made']}"
-    if certificate["threshold"] is None:
-        needed = certificate["labels_needed"]
-        more = (
-            f"about {needed:,} labels would be needed"
-            if needed
-            else "no number of labels would do: even the surest answers are wrong too often"
-        )
-        return [f"No threshold can be certified at {target} {basis}; {more}. Nothing is accepted."]
-    return [
-        f"Certified {basis}: with {sure:.0%} confidence, at most {target} of the accepted local "
-        "answers are wrong.",
-        f"In that sample {certificate['accepted']:,} ({certificate['accepted'] / labels:.1%}) were "
-        f"accepted, {certificate['errors']:,} of them wrong. It holds for traffic of which the "
-        "sample is a random one, if less sure answers are not more often right.",
-    ]
 
 
 def _paid_over_estimated(ledger: Ledger) -> Decimal:

@@ -53,6 +53,11 @@ class Reason(StrEnum):
     INVALID = "invalid_answer"
     NO_CONFIDENCE = "no_confidence"
     UNCERTIFIED = "nothing_certified"
+    AUDIT = "audit"
+    ALARM = "audit_alarm"
+    TEACHER = "teacher"
+    EXPECTED_LOSS = "expected_loss"
+    BUDGET_ELSEWHERE = "budget_elsewhere"
     RULE = "rule"
     KEPT_LOCAL = "kept_local"
     NO_KEY = "no_key"
@@ -107,12 +112,19 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to generate. ``extra`` passes through to the engine's own sampling parameters."""
+    """How to generate. ``extra`` passes through to the engine's own sampling parameters.
+
+    ``top_logprobs``: how many alternatives of each token to give (0 to what the engine allows, 20
+    with vLLM). ``n``: how many answers to draw to one prompt (from 1 up); the seed of the i-th is
+    ``seed + i``.
+    """
 
     temperature: float = 0.0
     max_tokens: int = 256
     seed: int | None = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    top_logprobs: int = 0
+    n: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,10 @@ class Usage:
     cache_read: int = 0
 
 
+Alternatives = tuple[tuple[str, float], ...]
+"""What could have stood in one token's place: (text piece, natural logprob), best first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One generated answer.
@@ -135,6 +151,12 @@ class Completion:
     empty piece); ``logprobs`` are natural logs under the distribution sampled from, after the
     constraint, one per token, or ``None`` where the engine has none. A thinking model's
     reasoning stands in ``reasoning`` and in neither of them.
+
+    ``top`` has each token's alternatives under that same distribution, the token itself among
+    them (with a drawn token, where it is one of the best); impossible ones are left out. It is
+    empty where none were asked for or the engine has none. ``samples`` are the texts of all
+    answers where several were asked for; the first is ``text``, and all else speaks of that one,
+    but for ``usage``, which counts them all.
     """
 
     text: str
@@ -144,6 +166,8 @@ class Completion:
     logprobs: tuple[float, ...] | None = None
     usage: Usage = Usage()
     reasoning: str | None = None
+    top: tuple[Alternatives, ...] = ()
+    samples: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -167,7 +191,8 @@ class Answer:
 
     ``score`` in [0, 1] is the model's own probability of the values; it ranks answers and is what
     thresholds are compared with. ``confidence`` is the score as it is, or calibrated to P(correct)
-    where ``calibrated`` says so. Both are ``None`` without logprobs.
+    where ``calibrated`` says so. Both are ``None`` without logprobs. ``scores`` are the scores of
+    each field and, under ``""``, of the whole answer; never calibrated, empty without logprobs.
     """
 
     value: JSONValue
@@ -180,6 +205,7 @@ class Answer:
     model: str
     output_tokens: int = 0
     calibrated: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,4 +8,5 @@ import os
 # attention gives up.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A key of whoever runs the tests must never be used by them.
-os.environ.pop("ANTHROPIC_API_KEY", None)
+for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
+    os.environ.pop(name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -155,21 +155,6 @@ def test_tokens_that_do_not_make_up_the_text_give_no_confidence() -> None:
     assert answer.valid and answer.confidence is None
 
 
-def test_a_calibration_takes_the_scores_and_gives_the_confidences() -> None:
-    seen: list[Mapping[str, float]] = []
-
-    def calibrate(scores: Mapping[str, float]) -> dict[str, float]:
-        seen.append(scores)
-        return {"": 0.7, "intent": 0.75}
-
-    checker = Checker(Constraint(schema=SCHEMA), calibrate)
-    answer = checker.check(completion('{"intent": "order"}', [-0.1]))
-    assert seen[0] == pytest.approx({"intent": math.exp(-0.1), "": math.exp(-0.1)})
-    assert answer.score == pytest.approx(math.exp(-0.1))
-    assert (answer.confidence, answer.field_confidence) == (0.7, {"intent": 0.75})
-    assert answer.calibrated
-
-
 @pytest.mark.parametrize("rule", [{"$ref": "#/$defs/none"}, {"type": "string", "pattern": "["}])
 def test_a_schema_that_fails_on_an_answer_spoils_that_answer(rule: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": {"a": rule}}
@@ -200,3 +185,20 @@ def test_a_schema_on_the_web_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -
     schema = {"type": "object", "properties": {"a": {"$ref": "http://example.invalid/s.json"}}}
     assert not Checker(Constraint(schema=schema)).check(completion('{"a": "x"}')).valid
     assert asked == []
+
+
+def test_the_score_sums_the_ways_to_write_a_value() -> None:
+    pieces = ['{"intent": "', "order", '"}', ""]
+    top = (
+        ((pieces[0], 0.0),),
+        # `ord` may still become `order_status`: it counts for neither.
+        (("order", math.log(0.6)), ("ord", math.log(0.3)), ("refund", math.log(0.1))),
+        (('"}', math.log(0.5)), ("_status", math.log(0.3)), ('"', math.log(0.2))),
+        (("", 0.0),),
+    )
+    given = completion("".join(pieces), [0.0, math.log(0.6), math.log(0.5), 0.0], pieces, top=top)
+    answer = JSON.check(given)
+    assert answer.signals["intent.sequence_probability"] == pytest.approx(0.3)
+    assert answer.score == answer.confidence == pytest.approx(0.42)
+    assert answer.scores == pytest.approx({"intent": 0.42, "": 0.42})
+    assert JSON.check(replace(given, top=top[:2])).score == pytest.approx(0.3)

@@ -263,3 +263,17 @@ def test_a_schema_that_the_api_cannot_take_is_a_sentence() -> None:
     whole = {"type": "object", "properties": {"field": {"not": {"type": "string"}}}}
     with pytest.raises(UsageError, match=r"answer\.schema"):
         Anthropic(Escalation()).request(Prompt((Message("user", "x"),), Constraint(whole)))
+
+
+@pytest.mark.parametrize(
+    ("key", "ends"),
+    [(f"{KEY}\n", "done"), (f"{KEY}\u2013", "waiting"), (f"{KEY}\x07", "waiting")],
+)
+def test_a_badly_pasted_key_is_used_or_refused_and_written_nowhere(
+    api: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, ends: str
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    ran = run(write_job(tmp_path / "job", api.url, records(["R-1"])))
+    assert ran.rows["R-1"]["status"] == ends
+    for path in ran.run_dir.iterdir():
+        assert KEY.encode() not in path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -16,10 +17,12 @@ from runner.job import Escalation, Price
 from runner.types import Usage
 from tests.stand_in import price_usd
 from tests.stand_in.bill import MODELS
+from tests.stand_in.chat import CHAT_MODELS, chat_price_usd
 
 NAMES = sorted(name for name in MODELS if not re.search(r"-\d{8}$", name))
 models = st.sampled_from(NAMES)
 tokens = st.one_of(st.integers(0, 300), st.integers(0, 150_000))
+LISTED = date(2026, 11, 18)
 
 
 def on_the_wire(usage: Usage) -> dict[str, Any]:
@@ -67,6 +70,77 @@ def test_no_reply_costs_more_than_the_worst_case(
     assert price.cost(usage) <= price.worst_case(request_bytes, max_tokens)
     dearest = Usage(0, max_tokens, cache_write_5m=request_bytes + OVERHEAD_TOKENS)
     assert price.cost(dearest) == price.worst_case(request_bytes, max_tokens)
+
+
+def chat_usage(usage: Usage) -> dict[str, Any]:
+    prompt = usage.input_tokens + usage.cache_write_5m + usage.cache_read
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": prompt + usage.output_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write_5m,
+        },
+    }
+
+
+def chat_escalation(model: str) -> Escalation:
+    return Escalation.model_validate({"provider": "openai", "model": model})
+
+
+@settings(deadline=None)
+@given(
+    model=st.sampled_from(sorted(CHAT_MODELS)),
+    usage=st.builds(Usage, tokens, tokens, tokens, st.just(0), tokens),
+)
+def test_costs_are_exact_for_gpt_and_gemini(model: str, usage: Usage) -> None:
+    if model.startswith("gemini"):  # which counts no writing
+        usage = Usage(usage.input_tokens, usage.output_tokens, cache_read=usage.cache_read)
+    price = price_of(chat_escalation(model), LISTED)
+    assert price.cost(usage) == chat_price_usd(model, chat_usage(usage))
+
+
+@pytest.mark.parametrize("model", sorted(CHAT_MODELS))
+def test_long_prompts_of_gpt_and_gemini_have_their_price(model: str) -> None:
+    price = price_of(chat_escalation(model), LISTED)
+    above = price.long_above or 272_000
+    for prompt in (above - 1, above, above + 1):
+        for usage in (Usage(prompt, 7), Usage(1, 7, cache_read=prompt - 1)):
+            assert price.cost(usage) == chat_price_usd(model, chat_usage(usage))
+    assert (price.long is not None) == (model.startswith("gpt") or "pro" in model)
+    size, most = above + 10, 100
+    assert price.worst_case(size, most) >= price.cost(Usage(size, most))
+
+
+def test_a_price_that_rises_counts_before_a_run_can_last_that_long() -> None:
+    flash = chat_escalation("gemini-3.8-flash")
+    costs = [
+        price_of(flash, day).cost(Usage(1_000_000, 1_000_000, cache_read=1_000_000))
+        for day in (LISTED, date(2026, 12, 24), date(2026, 12, 25), date(2027, 6, 1))
+    ]
+    assert costs == [Decimal("4.575"), Decimal("4.575"), Decimal("9.15"), Decimal("9.15")]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *sorted(CHAT_MODELS)])
+def test_a_batch_costs_half_of_everything(name: str) -> None:
+    given_ = Escalation(model=name) if name in NAMES else chat_escalation(name)
+    price = price_of(given_, LISTED)
+    for usage in (Usage(10, 7, 5, 3, 11), Usage(300_000, 7, 5, 3, 11)):
+        assert price.in_batch().cost(usage) * 2 == price.cost(usage)
+    assert price.in_batch().worst_case(400_000, 9) * 2 == price.worst_case(400_000, 9)
+
+
+def test_only_a_server_of_ones_own_is_free() -> None:
+    local = {"provider": "local", "model": "Qwen/Qwen3-32B", "base_url": "http://big:8000/v1"}
+    free = price_of(Escalation.model_validate(local))
+    assert free.cost(Usage(10**9, 10**9)) == free.worst_case(10**9, 10**9) == 0
+    priced = {**local, "price": {"input": "0.5", "output": 0}}
+    assert price_of(Escalation.model_validate(priced)).cost(Usage(10**6)) == Decimal("0.5")
+    for given_ in ({"model": "Qwen/Qwen3-32B"}, {"base_url": "http://big:8000/v1"}):
+        unknown = {"provider": "openai", "model": "m", "api_key_env": "K", **given_}
+        with pytest.raises(UsageError, match=r"no price is known for .*gpt-6\.1-sol.*gemini"):
+            price_of(Escalation.model_validate(unknown))
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones_named() -> None:

@@ -18,7 +18,10 @@ _EXTRA = ("min_p", "repetition_penalty", "top_k", "top_p")
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One answer in the making. The grammar holds it once it is ``answering``, not thinking."""
+    """One answer in the making. The grammar holds it once it is ``answering``, not thinking.
+
+    ``top``: each token's best alternatives as (id, natural logprob), where they were asked for.
+    """
 
     prompt_ids: list[int]
     matcher: Any
@@ -26,6 +29,7 @@ class Row:
     generator: Any
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
     ended: bool = False
 
 
@@ -35,7 +39,7 @@ class Chooser:
     next token and leaves ``generate`` no other. Of all the scores it keeps the chosen tokens'."""
 
     rows: list[Row]
-    temperature: float
+    sampling: Sampling
     warpers: Sequence[Any]
     ends: list[int]
     parser: Any
@@ -50,6 +54,7 @@ class Chooser:
         logprobs = scores.log_softmax(dim=-1)
         chosen = self._choose(logprobs)
         picked = logprobs.gather(1, chosen[:, None])[:, 0]
+        self._keep_top(logprobs)
         for row, token, logprob in zip(self.rows, chosen.tolist(), picked.tolist(), strict=True):
             if not row.ended:
                 self._write_down(row, token, logprob)
@@ -66,13 +71,21 @@ class Chooser:
             xgrammar.apply_token_bitmask_inplace(scores, bits.to(scores.device))
 
     def _choose(self, logprobs: Any) -> Any:
-        if self.temperature == 0:
+        if self.sampling.temperature == 0:
             return logprobs.argmax(dim=-1)
         # argmax(p / Exp(1)) is a draw from p; each row's own noise keeps it free of its batch.
         noise = logprobs.new_empty(logprobs.shape)
         for index, row in enumerate(self.rows):
             noise[index].exponential_(generator=row.generator)
         return (logprobs.exp() / noise).argmax(dim=-1)
+
+    def _keep_top(self, logprobs: Any) -> None:
+        if count := min(self.sampling.top_logprobs, logprobs.shape[-1]):
+            best = logprobs.topk(count, dim=-1)
+            found = zip(self.rows, best.indices.tolist(), best.values.tolist(), strict=True)
+            for row, tokens, values in found:
+                if not row.ended:
+                    row.top.append(list(zip(tokens, values, strict=True)))
 
     def _write_down(self, row: Row, token: int, logprob: float) -> None:
         row.ids.append(token)

@@ -1,16 +1,19 @@
 """A server of one's own that speaks OpenAI's chat API: vLLM, SGLang, llama.cpp, Ollama.
 
-The server decides what its logprobs mean. vLLM's are taken before the constraint unless it was
-started with ``--logprobs-mode processed_logprobs``; only then are they what `Completion` promises.
+The server decides what its logprobs mean. vLLM's are taken before temperature and penalties (0.32:
+after the constraint) unless it was started with ``--logprobs-mode processed_logprobs``; another's
+may be from before the constraint: `runner.engines.self_test` finds that out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,10 +22,20 @@ from openai.resources.chat.completions import AsyncCompletions
 
 from runner.errors import EngineError, LocalFirstError, RecordError, UsageError
 from runner.job import Local
-from runner.types import Completion, Constraint, Prompt, Reason, Sampling, Usage
+from runner.types import (
+    Alternatives,
+    Completion,
+    Constraint,
+    Prompt,
+    Reason,
+    Sampling,
+    Usage,
+)
 
 _TIMEOUT_S = 600.0
 _OURS = {"self", "messages", "model", "logprobs", "response_format", "stream", "timeout", "n"}
+# How servers write −∞, which JSON cannot hold: vLLM −9999, others the least float32.
+_IMPOSSIBLE = -9999.0
 _KNOWN = set(inspect.signature(AsyncCompletions.create).parameters) - _OURS
 # vLLM, SGLang and llama.cpp each say it in their own words, all with status 400.
 _TOO_LONG = re.compile(r"context (length|size|window)|too long|longer than", re.I)
@@ -64,6 +77,24 @@ class OpenAIServerEngine:
         )
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        if sampling.n == 1:
+            return self._completion(await self._ask(prompt, sampling))
+        # Without temperature all answers would be the same.
+        drawn = sampling.n if sampling.temperature > 0 else 1
+        replies = [await self._ask(prompt, replace(sampling, n=drawn))]
+        # llama.cpp and Ollama answer once, whatever `n` says.
+        seeds = range(len(replies[0].choices), drawn)
+        again = [replace(sampling, n=1, seed=_plus(sampling.seed, i)) for i in seeds]
+        replies += await asyncio.gather(*(self._ask(prompt, one) for one in again))
+        choices = [choice for reply in replies for choice in reply.choices][:drawn]
+        texts = [choice.message.content or "" for choice in choices]
+        return replace(
+            self._completion(replies[0]),
+            usage=_total([_usage(reply.usage) for reply in replies]),
+            samples=tuple(texts * (sampling.n // len(texts))),
+        )
+
+    async def _ask(self, prompt: Prompt, sampling: Sampling) -> Any:
         messages: Any = [{"role": m.role, "content": m.content} for m in prompt.messages]
         try:
             reply: Any = await self._client.chat.completions.create(
@@ -79,7 +110,7 @@ class OpenAIServerEngine:
                 f"{self._address} does not answer as an OpenAI-compatible server does; "
                 "local.base_url is the address up to and with /v1"
             )
-        return self._completion(reply)
+        return reply
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -93,6 +124,10 @@ class OpenAIServerEngine:
         body = dict(self._body)
         for name, value in sampling.extra.items():
             (request if name in _KNOWN else body)[name] = value
+        if sampling.top_logprobs:
+            request["top_logprobs"] = sampling.top_logprobs
+        if sampling.n > 1:
+            request["n"] = sampling.n
         if constraint.schema is not None:
             answer = {"name": "answer", "schema": constraint.schema, "strict": True}
             request["response_format"] = {"type": "json_schema", "json_schema": answer}
@@ -104,7 +139,7 @@ class OpenAIServerEngine:
         choice = reply.choices[0]
         text = choice.message.content or ""
         joined = _joined(text, (choice.logprobs and choice.logprobs.content) or ())
-        tokens, logprobs = joined or ((), None)
+        tokens, logprobs, top = joined or ((), None, ())
         # vLLM's name for it, and the older one that SGLang and llama.cpp use.
         fields = choice.message.model_extra or {}
         return Completion(
@@ -115,6 +150,7 @@ class OpenAIServerEngine:
             logprobs=logprobs,
             usage=_usage(reply.usage),
             reasoning=fields.get("reasoning") or fields.get("reasoning_content"),
+            top=top,
         )
 
     def _sentence(self, error: openai.OpenAIError) -> LocalFirstError:
@@ -162,9 +198,21 @@ def _usage(usage: Any) -> Usage:
     return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0)
 
 
-def _joined(text: str, content: Sequence[Any]) -> tuple[tuple[str, ...], tuple[float, ...]] | None:
-    """The answer's pieces and logprobs, out of a list that may begin with the reasoning's and may
-    end with the end token's; ``None`` where no stretch of it joins to the text."""
+def _plus(seed: int | None, more: int) -> int | None:
+    return None if seed is None else seed + more
+
+
+def _total(usages: Sequence[Usage]) -> Usage:
+    return Usage(usages[0].input_tokens, sum(usage.output_tokens for usage in usages))
+
+
+_Joined = tuple[tuple[str, ...], tuple[float, ...], tuple[Alternatives, ...]]
+
+
+def _joined(text: str, content: Sequence[Any]) -> _Joined | None:
+    """The answer's pieces, logprobs and alternatives, out of a list that may begin with the
+    reasoning's and may end with the end token's; ``None`` where no stretch of it joins to the
+    text."""
     given = [_bytes(entry) for entry in content]
     for ends in (0, 1):
         last = len(given) - ends
@@ -173,11 +221,44 @@ def _joined(text: str, content: Sequence[Any]) -> tuple[tuple[str, ...], tuple[f
             continue
         kept = given[first:last]
         surplus = sum(map(len, kept)) - len(text.encode("utf-8", "surrogatepass"))
+        begun = kept[0][:surplus] if kept else b""
         if kept:
             kept[0] = kept[0][surplus:]
         pieces = (*_characters(kept), *[""] * ends)
-        return pieces, tuple(float(entry.logprob) for entry in content[first:])
+        end = content[-1] if ends else None
+        top = _top(content[first:], pieces, begun, end)
+        return pieces, tuple(float(entry.logprob) for entry in content[first:]), top
     return None
+
+
+def _top(
+    content: Sequence[Any], pieces: Sequence[str], begun: bytes, end: Any
+) -> tuple[Alternatives, ...]:
+    """Each token's alternatives, if the server gives any.
+
+    Args:
+        begun: the bytes of the first token that stand before the answer.
+        end: the end token's entry, by which it is known among the alternatives.
+    """
+
+    def text(option: Any, position: int) -> str:
+        own = content[position]
+        if (option.token, option.bytes) == (own.token, own.bytes):
+            return pieces[position]
+        if end is not None and option.token == end.token:
+            return ""
+        written = _bytes(option)
+        return (written if position else written.removeprefix(begun)).decode("utf-8", "replace")
+
+    top = [
+        sorted(
+            ((text(o, position), float(o.logprob)) for o in entry.top_logprobs or ()),
+            key=lambda pair: -pair[1],
+        )
+        for position, entry in enumerate(content)
+    ]
+    possible = tuple(tuple(p for p in options if p[1] > _IMPOSSIBLE) for options in top)
+    return possible if any(possible) else ()
 
 
 def _bytes(entry: Any) -> bytes:

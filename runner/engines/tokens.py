@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from runner.errors import RecordError, UsageError
-from runner.types import Completion, Prompt, Reason
+from runner.types import Alternatives, Completion, Prompt, Reason
 
 
 class Tokens:
@@ -17,6 +18,7 @@ class Tokens:
         self._tokenizer = tokenizer
         self._template_args = dict(template_args)
         self._pieces: dict[tuple[int, bool], str] = {}
+        self._inner_pieces: dict[int, str] = {}
 
     def encode(self, prompt: Prompt, limit: int, max_tokens: int) -> list[int]:
         """The prompt's token ids by the model's own chat template.
@@ -60,6 +62,42 @@ class Tokens:
             before = so_far
         return tuple(out)
 
+    def alternatives(
+        self,
+        token_ids: Sequence[int],
+        pieces: Sequence[str],
+        top: Sequence[Iterable[tuple[int, float]]],
+        ends: Collection[int],
+    ) -> tuple[Alternatives, ...]:
+        """Each token's alternatives, given as (id, natural logprob): their texts, best first.
+
+        The token itself stands there with its own piece, and each of ``ends`` as the empty one.
+        """
+
+        def text(option: int, position: int) -> str:
+            if option == token_ids[position]:
+                return pieces[position]
+            if option in ends:
+                return ""
+            return self._inner(option) if position else self._piece(option, True)
+
+        return tuple(
+            tuple(
+                (text(option, position), logprob)
+                for option, logprob in sorted(options, key=lambda pair: -pair[1])
+                if logprob > -math.inf
+            )
+            for position, options in enumerate(top)
+        )
+
+    def _inner(self, token_id: int) -> str:
+        """A token's text in the midst of others: alone, it may lose the space it begins with."""
+        if token_id not in self._inner_pieces:
+            before: list[int] = self._tokenizer.encode("a", add_special_tokens=False)[-1:]
+            both = self._decode([*before, token_id], True)
+            self._inner_pieces[token_id] = both[len(self._decode(before, True)) :]
+        return self._inner_pieces[token_id]
+
     def _piece(self, token_id: int, keep_special: bool) -> str:
         key = (token_id, keep_special)
         if key not in self._pieces:
@@ -79,31 +117,45 @@ class Tokens:
 def split_reasoning(completion: Completion, parser: Any) -> Completion:
     """The answer without the model's reasoning, by one of vLLM's parsers.
 
-    The answer is a suffix of what was generated, so its tokens and logprobs are a suffix too.
-    A completion that ended inside the reasoning has no answer: empty text, reason ``length``.
+    The answer is a suffix of what was generated, so its tokens, logprobs and alternatives are a
+    suffix too. A completion that ended inside the reasoning has no answer: empty text, reason
+    ``length``.
     """
     # The parsers' `request` is the server's request object; none of the families reads it offline.
     reasoning, answer = parser.extract_reasoning(completion.text, None)
-    if not answer:
-        return replace(completion, text="", tokens=(), logprobs=None, reasoning=reasoning)
-    start = completion.text.rfind(answer)
+    samples = tuple(parser.extract_reasoning(text, None)[1] or "" for text in completion.samples)
+    bare = replace(
+        completion,
+        text=answer or "",
+        tokens=(),
+        logprobs=None,
+        reasoning=reasoning,
+        top=(),
+        samples=samples,
+    )
+    start = completion.text.rfind(answer) if answer else -1
     if start < 0:
-        return replace(completion, text=answer, tokens=(), logprobs=None, reasoning=reasoning)
+        return bare
     first, at = 0, 0
     while first < len(completion.tokens) and at + len(completion.tokens[first]) <= start:
         at += len(completion.tokens[first])
         first += 1
-    tokens = list(completion.tokens[first:])
+    tokens, top = list(completion.tokens[first:]), list(completion.top[first:])
     if tokens:
-        tokens[0] = tokens[0][start - at :]
+        begun, tokens[0] = tokens[0][: start - at], tokens[0][start - at :]
+        top[:1] = [tuple((text.removeprefix(begun), p) for text, p in each) for each in top[:1]]
+    _trim(tokens, top, len("".join(tokens)) - len(answer))
     logprobs = completion.logprobs[first:] if completion.logprobs is not None else None
-    text = "".join(tokens)
-    extra = len(text) - len(answer)
+    return replace(bare, tokens=tuple(tokens), logprobs=logprobs, top=tuple(top))
+
+
+def _trim(tokens: list[str], top: list[Alternatives], extra: int) -> None:
+    """Takes the last ``extra`` characters off the tokens (space, and the end token's name)."""
     while extra > 0 and tokens:
         last = len(tokens) - 1 - next(i for i, t in enumerate(reversed(tokens)) if t)
-        cut = min(extra, len(tokens[last]))
-        tokens[last] = tokens[last][: len(tokens[last]) - cut]
-        extra -= cut
-    return replace(
-        completion, text=answer, tokens=tuple(tokens), logprobs=logprobs, reasoning=reasoning
-    )
+        whole = tokens[last]
+        tokens[last] = whole[: max(0, len(whole) - extra)]
+        extra -= len(whole) - len(tokens[last])
+        if top:
+            same = tokens[last]
+            top[last] = tuple((same if text == whole else text, p) for text, p in top[last])

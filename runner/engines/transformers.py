@@ -18,7 +18,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.engines.checkpoint import end_tokens, load, packages
@@ -36,6 +36,11 @@ class _Request:
     sampling: Sampling
     future: asyncio.Future[Row]
     loop: asyncio.AbstractEventLoop
+
+    def alike(self, other: _Request) -> bool:
+        """Whether both can be made in one batch; each row has its own seed."""
+        mine, its = (replace(r.sampling, seed=None) for r in (self, other))
+        return (self.constraint, mine) == (other.constraint, its)
 
 
 class TransformersEngine:
@@ -78,12 +83,24 @@ class TransformersEngine:
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         token_ids = self._tokens.encode(prompt, self._limit, sampling.max_tokens)
         loop = asyncio.get_running_loop()
-        request = _Request(token_ids, prompt.constraint, sampling, loop.create_future(), loop)
-        self._requests.put(request)
+        made = []
+        for one in _draws(sampling):
+            request = _Request(token_ids, prompt.constraint, one, loop.create_future(), loop)
+            self._requests.put(request)
+            made.append(request.future)
         # Looked at after the put: either the dying thread still finds the request, or this does.
         if self._death is not None:
             raise EngineError(self._death)
-        return self._completion(await request.future)
+        first, *others = [self._completion(row) for row in await asyncio.gather(*made)]
+        if sampling.n == 1:
+            return first
+        texts = [first.text, *(other.text for other in others)]
+        usage = Usage(
+            first.usage.input_tokens,
+            first.usage.output_tokens + sum(other.usage.output_tokens for other in others),
+        )
+        samples = tuple(texts * (sampling.n // len(texts)))
+        return replace(first, usage=usage, samples=samples)
 
     async def aclose(self) -> None:
         self._closing.set()
@@ -105,6 +122,7 @@ class TransformersEngine:
             tokens=(*pieces, "") if row.ended else pieces,
             logprobs=tuple(row.logprobs),
             usage=Usage(len(row.prompt_ids), len(row.ids)),
+            top=self._tokens.alternatives(row.ids, (*pieces, ""), row.top, self._ends),
         )
         return split_reasoning(completion, self._parser) if self._parser else completion
 
@@ -139,12 +157,7 @@ class TransformersEngine:
     def _next_batch(self, waiting: list[_Request]) -> list[_Request]:
         """The request that waits longest and those that can share its batch."""
         waiting[:] = [request for request in waiting if not request.future.done()]
-        alike = [
-            request
-            for request in waiting
-            if (request.constraint, request.sampling)
-            == (waiting[0].constraint, waiting[0].sampling)
-        ][: self._batch_size]
+        alike = [r for r in waiting if r.alike(waiting[0])][: self._batch_size]
         waiting[:] = [request for request in waiting if request not in alike]
         return alike
 
@@ -171,7 +184,7 @@ class TransformersEngine:
         )
         chooser = Chooser(
             rows=self._new_rows(batch, device),
-            temperature=sampling.temperature,
+            sampling=sampling,
             warpers=warpers(self._library, sampling),
             ends=self._ends,
             parser=self._parser,
@@ -214,6 +227,13 @@ class TransformersEngine:
             said = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", first_line(error))
             raise UsageError(f"answer: xgrammar cannot hold a model to this: {said}") from None
         return None
+
+
+def _draws(sampling: Sampling) -> list[Sampling]:
+    """One request for each answer that is asked for; without temperature all would be the same."""
+    count = sampling.n if sampling.temperature > 0 else 1
+    seeds = [sampling.seed if sampling.seed is None else sampling.seed + i for i in range(count)]
+    return [replace(sampling, seed=seed, n=1) for seed in seeds]
 
 
 def _batch_size(given: object) -> int:

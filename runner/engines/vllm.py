@@ -1,31 +1,27 @@
 """vLLM in this process: one thread steps the engine, coroutines await their own completion.
 
 A lazily fed ``add_request``/``step`` loop hands out each answer as it completes at no loss
-against ``LLM.generate`` over all prompts at once. The same code serves CPU and GPU; what differs
-(threads, eager mode, cache size) is in `_environment` and `_arguments` alone.
+against ``LLM.generate`` over all prompts at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
-import importlib.metadata
 import itertools
-import logging
-import os
 import queue
 import threading
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from runner.engines.choosing import first_line
 from runner.engines.tokens import Tokens, split_reasoning
-from runner.errors import EngineError, MissingExtra, RecordError, UsageError
+from runner.engines.vllm_cpu import SEEDED_DRAWS
+from runner.engines.vllm_setup import arguments, check_arguments, classes, environment
+from runner.errors import EngineError, RecordError, UsageError
 from runner.job import Local
-from runner.types import Completion, Constraint, Prompt, Reason, Sampling, Usage
+from runner.types import Alternatives, Completion, Constraint, Prompt, Reason, Sampling, Usage
 
 
 @dataclass(slots=True)
@@ -45,19 +41,16 @@ class VllmEngine:
     """
 
     def __init__(self, model: str, local: Local) -> None:
-        _environment(local)
-        EngineArgs, LLMEngine = _vllm()
-        known = {f.name for f in fields(EngineArgs)}
-        for name in local.engine_args:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean `{near[0]}`?" if near else ""
-                raise UsageError(f"local.engine_args: vLLM has no argument `{name}`{hint}")
+        environment(local)
+        EngineArgs, LLMEngine = classes()
+        check_arguments(local, EngineArgs)
         self._name = local.model
         self._parser_name = local.reasoning_parser
         try:
-            arguments = EngineArgs(model=model, **_arguments(local))
-            self._engine = LLMEngine.from_engine_args(arguments)
+            given = EngineArgs(model=model, **arguments(local))
+            self._engine = LLMEngine.from_engine_args(given)
+            if given.worker_extension_cls == SEEDED_DRAWS:
+                self._engine.collective_rpc("mend_seeded_draws")
             config = self._engine.vllm_config
             tokenizer = self._engine.get_tokenizer()
         except Exception as error:
@@ -66,7 +59,8 @@ class VllmEngine:
         self._limit: int = config.model_config.max_model_len
         self._tokens = Tokens(tokenizer, local.chat_template_args)
         self._parser = self._reasoning_parser(tokenizer)
-        self._params: tuple[Constraint, Sampling, Any] | None = None
+        self._ends = _end_tokens(tokenizer, config.model_config)
+        self._params: list[tuple[Constraint, Sampling, Any]] = []
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._death: str | None = None
         self._closed = False
@@ -93,15 +87,16 @@ class VllmEngine:
         self._requests.put(_Request(token_ids, params, future, loop))
         if self._closed:  # perhaps too late for the thread's last look at the queue
             raise EngineError(self._death or "vLLM was closed")
-        return self._completion(await future)
+        return self._completion(await future, sampling)
 
     async def aclose(self) -> None:
         self._requests.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _sampling_params(self, constraint: Constraint, sampling: Sampling) -> Any:
-        if self._params is not None and self._params[:2] == (constraint, sampling):
-            return self._params[2]
+        for known in self._params:
+            if known[:2] == (constraint, sampling):
+                return known[2]
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -115,7 +110,9 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,
                 seed=sampling.seed,
-                logprobs=0,
+                # vLLM takes no `n` without temperature: the answers would all be the same.
+                n=sampling.n if sampling.temperature > 0 else 1,
+                logprobs=sampling.top_logprobs,
                 flat_logprobs=True,
                 structured_outputs=structured,
                 output_kind=RequestOutputKind.FINAL_ONLY,
@@ -124,12 +121,13 @@ class VllmEngine:
             )
         except (TypeError, ValueError) as error:
             raise UsageError(f"local.sampling: {first_line(error)}") from None
-        self._params = (constraint, sampling, params)
+        # A job has few kinds of requests: its prompt, and what else it asks about the answer.
+        self._params = [(constraint, sampling, params), *self._params[:7]]
         return params
 
-    def _completion(self, output: Any) -> Completion:
+    def _completion(self, output: Any, sampling: Sampling) -> Completion:
         made = output.outputs[0]
-        if made.finish_reason == "error":
+        if any(each.finish_reason == "error" for each in output.outputs):
             raise RecordError(
                 "vLLM gave this record up; most often its grammar backend cannot take the "
                 "`answer.schema` (run with VLLM_LOGGING_LEVEL=INFO to see why)",
@@ -140,15 +138,31 @@ class VllmEngine:
         pieces = self._tokens.pieces(
             made.token_ids, made.text, keep_special=self._parser is not None
         )
+        texts = [each.text for each in output.outputs]
         completion = Completion(
             text=made.text,
             model=self._name,
             finish_reason=made.finish_reason or "abort",
             tokens=pieces,
             logprobs=logprobs,
-            usage=Usage(len(output.prompt_token_ids or ()), len(made.token_ids)),
+            usage=Usage(
+                len(output.prompt_token_ids or ()), sum(len(o.token_ids) for o in output.outputs)
+            ),
+            top=self._top(made, pieces) if sampling.top_logprobs else (),
+            samples=tuple(texts * (sampling.n // len(texts))) if sampling.n > 1 else (),
         )
         return split_reasoning(completion, self._parser) if self._parser else completion
+
+    def _top(self, made: Any, pieces: Sequence[str]) -> tuple[Alternatives, ...]:
+        flat, ends = made.logprobs, self._ends
+        if made.finish_reason == "stop" and not isinstance(made.stop_reason, str):
+            ends = ends | {made.token_ids[-1]}
+        # The first of each stretch is the token that was taken, once more.
+        top = [
+            list(zip(flat.token_ids[a + 1 : b], flat.logprobs[a + 1 : b], strict=True))
+            for a, b in zip(flat.start_indices, flat.end_indices, strict=True)
+        ]
+        return self._tokens.alternatives(made.token_ids, pieces, top, ends)
 
     def _serve(self) -> None:
         """The engine's thread: keeps the batch fed, never waits while there is work in it."""
@@ -215,67 +229,9 @@ def _fail(requests: Sequence[_Request], error: Exception) -> None:
             request.loop.call_soon_threadsafe(resolve, request)
 
 
-def _vllm() -> tuple[Any, Any]:
-    # Of their own internals, and nothing that a user could act on.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-    try:
-        from vllm import EngineArgs, LLMEngine
-    except ImportError as error:
-        raise MissingExtra(f"vLLM ({error})", "cpu", "gpu") from None
-    return EngineArgs, LLMEngine
-
-
-def on_cpu() -> bool:
-    """Whether the installed vLLM is the CPU build."""
-    try:
-        return bool(importlib.metadata.version("vllm-cpu"))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-def _environment(local: Local) -> None:
-    """vLLM and OpenMP read these once, at import; what the user has set stays."""
-    defaults = {
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    if on_cpu():
-        cores = len(os.sched_getaffinity(0))
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-        defaults |= {
-            # In-process saves a third of the CPU time, and half of the start-up, on few cores.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, min(8, free // 8))),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(local.cpu_threads or max(1, cores - 1)),
-        }
-        if local.cpu_threads:
-            os.environ["OMP_NUM_THREADS"] = str(local.cpu_threads)
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-
-
-def _arguments(local: Local) -> dict[str, Any]:
-    structured: dict[str, Any] = {}
-    if local.reasoning_parser:
-        structured["reasoning_parser"] = local.reasoning_parser
-    defaults: dict[str, Any] = {
-        # The default is taken before the mask: meaningless for a constrained answer.
-        "logprobs_mode": "processed_logprobs",
-        # A checkpoint's own top-k would silently drop labels.
-        "generation_config": "vllm",
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-        "seed": 0,
-        "structured_outputs_config": structured,
-    }
-    if on_cpu():
-        defaults["enforce_eager"] = True
-    given: Mapping[str, Any] = local.engine_args
-    merged = {**defaults, **given}
-    if isinstance(given.get("structured_outputs_config"), dict):
-        merged["structured_outputs_config"] = {**structured, **given["structured_outputs_config"]}
-    return merged
+def _end_tokens(tokenizer: Any, model_config: Any) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the checkpoint's own
+    generation config, from which vLLM takes them even where it takes nothing else."""
+    given = model_config.try_get_generation_config().get("eos_token_id")
+    ends = {given} if isinstance(given, int) else set(given or ())
+    return frozenset(ends | {tokenizer.eos_token_id} - {None})

@@ -11,6 +11,6 @@ from __future__ import annotations
 
 from runner.ledger.attempts import Attempts, Egress
 from runner.ledger.opening import open_ledger, read_ledger
-from runner.ledger.store import Held, Ledger
+from runner.ledger.store import CHOOSING, Held, Ledger
 
-__all__ = ["Attempts", "Egress", "Held", "Ledger", "open_ledger", "read_ledger"]
+__all__ = ["CHOOSING", "Attempts", "Egress", "Held", "Ledger", "open_ledger", "read_ledger"]

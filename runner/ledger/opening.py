@@ -22,17 +22,27 @@ CREATE TABLE outcomes (
 CREATE INDEX outcomes_by_id ON outcomes (record_id, position);
 CREATE INDEX outcomes_by_status ON outcomes (status, waits_for, position);
 CREATE TABLE held (
-  position INTEGER PRIMARY KEY, line INTEGER NOT NULL, fields TEXT NOT NULL, answer TEXT);
+  position INTEGER PRIMARY KEY, line INTEGER NOT NULL, fields TEXT NOT NULL, answer TEXT,
+  expected_loss REAL);
+CREATE TABLE audits (
+  position INTEGER PRIMARY KEY, record_id TEXT NOT NULL, wrong INTEGER NOT NULL,
+  local_value TEXT NOT NULL, other_value TEXT NOT NULL, judge TEXT NOT NULL,
+  alarms INTEGER NOT NULL, at REAL NOT NULL);
+CREATE TABLE reviews (
+  position INTEGER NOT NULL, record_id TEXT NOT NULL, who TEXT NOT NULL, at REAL NOT NULL,
+  value TEXT NOT NULL, note TEXT NOT NULL);
+CREATE INDEX reviews_by_position ON reviews (position);
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY, position INTEGER NOT NULL, record_id TEXT NOT NULL,
   provider TEXT NOT NULL, model TEXT NOT NULL, url TEXT NOT NULL, bytes INTEGER NOT NULL,
   sha256 TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL, cost INTEGER,
   usage TEXT, request_id TEXT, problem TEXT, begun_at REAL NOT NULL, ended_at REAL);
 CREATE INDEX attempts_by_state ON attempts (state);
-PRAGMA user_version = 1;
+CREATE INDEX attempts_by_position ON attempts (position);
+PRAGMA user_version = 2;
 COMMIT;
 """
-VERSION = 1
+VERSION = 2
 LEDGER = "ledger.sqlite"
 
 

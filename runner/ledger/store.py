@@ -5,38 +5,46 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from runner.ledger.attempts import Attempts, writing
+from runner.ledger.audits import Audits
 from runner.ledger.money import from_pico, to_pico
+from runner.ledger.reviews import Reviews
 from runner.types import DecidedBy, Outcome, Record, Status
 
 COMMIT_EVERY_ROWS = 500
 COMMIT_EVERY_S = 0.5
+CHOOSING = "choosing"
+"""What a record waits for while the budget is still to be divided over the whole batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A record that waits or is in review, whole, so that no later step needs the input file."""
+    """A record that waits or is in review, whole, so that no later step needs the input file.
+    ``local``: the local model's ``value`` and ``model`` and the ``signals`` taken of it."""
 
     record: Record
     reason: str
     confidence: float | None
     field_confidence: Mapping[str, float]
     closed_estimate: Decimal
+    local: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Which record an outcome belongs to, and how it ended."""
+    """Which record an outcome belongs to, and how it ended. ``by_teacher``: it is of the sample
+    that calibrates against the closed model."""
 
     record_id: str
     digest: str
     status: Status
+    by_teacher: bool = False
 
 
 class Ledger:
@@ -48,6 +56,8 @@ class Ledger:
         self._pending = 0
         self._committed_at = time.monotonic()
         self.attempts = Attempts(connection, where, self.commit)
+        self.audits = Audits(connection, where)
+        self.reviews = Reviews(connection, where)
         self._former = self._last_position()
 
     # -- outcomes ---------------------------------------------------------------------------
@@ -57,9 +67,12 @@ class Ledger:
         if position > self._former:
             return None
         row = self._db.execute(
-            "SELECT record_id, digest, status FROM outcomes WHERE position = ?", (position,)
+            "SELECT o.record_id, o.digest, o.status, o.reason = 'teacher' OR EXISTS "
+            "(SELECT 1 FROM attempts a WHERE a.position = o.position AND o.status = 'review') "
+            "FROM outcomes o WHERE o.position = ?",
+            (position,),
         ).fetchone()
-        return Known(row[0], row[1], Status(row[2])) if row else None
+        return Known(row[0], row[1], Status(row[2]), bool(row[3])) if row else None
 
     def _last_position(self) -> int:
         (last,) = self._db.execute("SELECT MAX(position) FROM outcomes").fetchone()
@@ -86,6 +99,7 @@ class Ledger:
         held: Record | None = None,
         answer: Any = None,
         waits_for: str | None = None,
+        expected_loss: float | None = None,
     ) -> None:
         """Records an outcome; ``held`` keeps the record itself for a later escalation."""
         with writing(self._where):
@@ -95,9 +109,10 @@ class Ledger:
             )
             if held is not None:
                 self._db.execute(
-                    "INSERT OR REPLACE INTO held VALUES (?,?,?,?)",
-                    (held.position, held.line, _json(dict(held.fields)), _json(answer)),
-                )
+                    "INSERT OR REPLACE INTO held VALUES (?,?,?,?,?)",
+                    (held.position, held.line, _json(dict(held.fields)), _json(answer),
+                     expected_loss),
+                )  # fmt: skip
         self._pending += 1
         late = time.monotonic() - self._committed_at > COMMIT_EVERY_S
         if self._pending >= COMMIT_EVERY_ROWS or late:
@@ -133,9 +148,34 @@ class Ledger:
             )
 
     def ready_waiting(self) -> None:
-        """Makes every waiting record ready to be taken, whatever kept it before."""
+        """Makes every waiting record ready to be taken, whatever kept it before but a choice."""
         with writing(self._where):
-            self._db.execute("UPDATE outcomes SET waits_for=NULL WHERE status='waiting'")
+            self._db.execute(
+                "UPDATE outcomes SET waits_for=NULL WHERE status='waiting' AND waits_for IS NOT ?",
+                (CHOOSING,),
+            )
+
+    def choosing(self) -> list[tuple[int, float, Decimal]]:
+        """(position, expected loss, what the closed model would cost) of the records among which
+        the whole batch's budget is still to be divided."""
+        rows = self._db.execute(
+            "SELECT o.position, h.expected_loss, o.closed_estimate FROM outcomes o "
+            "JOIN held h USING (position) WHERE o.status='waiting' AND o.waits_for=?",
+            (CHOOSING,),
+        )
+        return [(position, loss or 0.0, from_pico(cost)) for position, loss, cost in rows]
+
+    def choose(self, positions: Iterable[int]) -> None:
+        """Makes these records ready to be sent."""
+        with writing(self._where):
+            self._db.executemany(
+                "UPDATE outcomes SET waits_for=NULL WHERE position=?", ((p,) for p in positions)
+            )
+
+    def waiting(self, reason: str, after: int, limit: int) -> list[Held]:
+        """Records that wait for this reason, behind a position, in input order."""
+        where = "o.status='waiting' AND o.reason=? AND o.position>?"
+        return self._held(where, "LIMIT ?", (reason, after, limit))
 
     def take_waiting(self, limit: int) -> list[Held]:
         """The first ready records in input order; each is given out once."""
@@ -152,20 +192,32 @@ class Ledger:
     def _held(self, where: str, limit: str, values: Sequence[Any]) -> list[Held]:
         rows = self._db.execute(
             "SELECT o.position, o.record_id, h.line, h.fields, o.reason, o.confidence, "
-            "o.field_confidence, o.closed_estimate FROM outcomes o JOIN held h USING (position) "
+            "o.field_confidence, o.closed_estimate, h.answer "
+            "FROM outcomes o JOIN held h USING (position) "
             f"WHERE {where} ORDER BY o.position {limit}",
             values,
         )
         return [
-            Held(Record(p, i, json.loads(f), line), why, c, json.loads(fc), from_pico(e))
-            for p, i, line, f, why, c, fc, e in rows
-        ]
+            Held(
+                Record(p, i, json.loads(f), line), why, c, json.loads(fc), from_pico(e),
+                json.loads(local) if local else None,
+            )
+            for p, i, line, f, why, c, fc, e, local in rows
+        ]  # fmt: skip
 
     def outcomes(self) -> Iterator[Outcome]:
         """Every outcome in input order, streamed."""
+        return self._outcomes("ORDER BY position")
+
+    def find(self, record_id: str) -> Outcome | None:
+        """The outcome of the record with this id (of two, the first: the other is an error)."""
+        return next(self._outcomes("WHERE record_id=? ORDER BY position LIMIT 1", record_id), None)
+
+    def _outcomes(self, which: str, *values: Any) -> Iterator[Outcome]:
         rows = self._db.execute(
             "SELECT position, record_id, status, value, decided_by, reason, confidence, "
-            "field_confidence, model, cost, error, closed_estimate FROM outcomes ORDER BY position"
+            f"field_confidence, model, cost, error, closed_estimate FROM outcomes {which}",
+            values,
         )
         for p, i, status, value, by, why, c, fc, model, cost, error, estimate in rows:
             yield Outcome(

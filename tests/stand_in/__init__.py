@@ -13,11 +13,13 @@ cannot hide behind the same mistake here.
     faults.py   which fault meets which request
     bill.py     what was asked and what it cost, in a file that outlives every process
     claude.py   POST /v1/messages and /v1/messages/count_tokens
+    chat.py     POST /v1/chat/completions, and the same as Gemini has it
     tokens.py, cache.py, schema.py     counting, the prompt cache, structured output
     server.py   the server; a further API is one more file with a `route` and an `error`
 """
 
 from .bill import Bill, Request, price_usd
+from .chat import Chat, Gemini
 from .claude import Claude
 from .faults import FAULTS, STEADY, Fault, Faults
 from .server import StandIn
@@ -26,9 +28,11 @@ __all__ = [
     "FAULTS",
     "STEADY",
     "Bill",
+    "Chat",
     "Claude",
     "Fault",
     "Faults",
+    "Gemini",
     "Request",
     "StandIn",
     "price_usd",

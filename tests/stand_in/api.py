@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Protocol
 
 from .faults import Fault
@@ -20,6 +21,7 @@ class Answer:
     model: str | None = None
     usage: Mapping[str, Any] | None = None
     billed: bool = True  # where there is usage at all
+    usd: Decimal | None = None  # of an API that prices its own answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Route:
 
 
 class Api(Protocol):
+    id_header: str  # under which a reply has its request's id
+
     def route(self, method: str, path: str) -> Route | None: ...
 
     def error(self, problem: Problem, request_id: str) -> Any: ...

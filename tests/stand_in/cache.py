@@ -20,6 +20,8 @@ MINIMUM: Final[dict[str, int]] = {
     "claude-opus-5-5": 512,
     "claude-fable-5-1": 512,
     "claude-sonnet-5": 1024,
+    "gpt-6.1-sol": 1024,
+    "gemini-3.8-flash": 1024,
 }
 _LARGEST_MINIMUM = 4096
 

@@ -32,6 +32,8 @@ _LIMITS: Final[dict[str, int]] = {
 
 
 class Claude:
+    id_header = "request-id"
+
     def __init__(self, oracle: Oracle | Mapping[str, Any] | None = None) -> None:
         self.oracle = as_oracle(oracle)
         self.cache = Cache()

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from .api import Answer, Api, Route, Work
 from .bill import Bill, price_usd
+from .chat import Chat, Gemini
 from .claude import Claude, Oracle
 from .faults import Fault, Faults
 from .problems import Problem
@@ -47,7 +48,7 @@ class _Outcome:
         done = self.answer
         if done is None or done.model is None or done.usage is None or not done.billed:
             return Decimal(0)
-        return price_usd(done.model, done.usage)
+        return price_usd(done.model, done.usage) if done.usd is None else done.usd
 
 
 class StandIn:
@@ -64,7 +65,8 @@ class StandIn:
         self.bill = Bill(where / "bill.jsonl" if where.is_dir() else where)
         self.faults = Faults()
         self.claude = Claude(oracle)
-        self.apis: list[Api] = [self.claude]
+        self.chat, self.gemini = Chat(oracle), Gemini(oracle)
+        self.apis: list[Api] = [self.claude, self.chat, self.gemini]
         self.latency = latency
         self.in_flight = 0
         self.max_in_flight = 0
@@ -240,7 +242,7 @@ class StandIn:
 
 
 def _reply(api: Api, route: Route, request_id: str, outcome: _Outcome) -> Reply:
-    headers = {"request-id": request_id, **route.headers}
+    headers = {api.id_header: request_id, **route.headers}
     if outcome.problem is not None:
         if outcome.fault and outcome.fault.retry_after is not None:
             headers["retry-after"] = f"{outcome.fault.retry_after:g}"

@@ -1,0 +1,90 @@
+"""An answer's signals → the score that decides and the confidence that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from escalation.calibration import WHOLE, Calibration
+from escalation.combiner import PROBABILITY, SUPPORT, Features
+from runner.types import Answer, JSONValue
+
+if TYPE_CHECKING:
+    from escalation.support import Support
+
+Signals = Mapping[str, Features]
+"""Name ("" is the whole answer, others its fields) → the signals taken of it."""
+
+
+def signals_of(
+    answer: Answer, support: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float]]:
+    """The signals of one generation; none where the answer is invalid or has no logprobs."""
+    if not answer.valid or answer.score is None:
+        return {}
+    found: dict[str, dict[str, float]] = {
+        name: {PROBABILITY: score} for name, score in answer.scores.items()
+    }
+    for name, value in (support or {}).items():
+        if name in found:
+            found[name][SUPPORT] = value
+    return found
+
+
+def values_of(answer: Answer) -> dict[str, JSONValue]:
+    """The answer's value and, of an object, each field's, by the names of its scores."""
+    whole = answer.value
+    fields = whole if isinstance(whole, dict) else {}
+    return {
+        name: whole if name == WHOLE else fields.get(name)
+        for name in answer.scores
+        if name == WHOLE or name in fields
+    }
+
+
+def with_looks(signals: Signals, looks: Signals) -> dict[str, dict[str, float]]:
+    """Both together, for the names that have signals already."""
+    return {name: {**given, **looks.get(name, {})} for name, given in signals.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Without a calibration an answer is what the Checker made of it. ``support``: the
+    calibration's own, or one that is still to be calibrated with."""
+
+    calibration: Calibration | None = None
+    support: Support | None = None
+
+    def signals(self, answer: Answer, text: str, record_id: str) -> dict[str, dict[str, float]]:
+        """Of one generation, with support where there are references. ``text``: the
+        prompt's last message; ``record_id`` keeps a record from supporting itself."""
+        if self.support is None or not answer.valid:
+            return signals_of(answer)
+        return signals_of(answer, self.support.of_answer(text, values_of(answer), record_id))
+
+    def judged(self, answer: Answer, signals: Signals) -> Answer:
+        """The answer with its score, calibrated confidences, and every signal taken."""
+        if self.calibration is None or not signals:
+            return answer
+        confidences = self.calibration.confidences(signals)
+        further = {
+            f"{name}.{signal}" if name else signal: value
+            for name, given in signals.items()
+            for signal, value in given.items()
+        }
+        return replace(
+            answer,
+            score=self.calibration.score(signals),
+            confidence=confidences.get(WHOLE),
+            field_confidence={n: p for n, p in confidences.items() if n != WHOLE},
+            signals={**answer.signals, **further},
+            calibrated=True,
+        )
+
+    def open_to_looks(self, signals: Signals, threshold: float | None) -> bool:
+        """Whether looks not taken yet can still bring the score over the threshold or below it."""
+        if self.calibration is None or threshold is None or WHOLE not in signals:
+            return False
+        low, high = self.calibration.combiners[WHOLE].bounds(signals[WHOLE])
+        return low < threshold <= high

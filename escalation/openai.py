@@ -1,0 +1,225 @@
+"""GPT by OpenAI's own SDK, and by the same: Gemini, any other API that speaks OpenAI's, and a
+larger open-weight model on a server of one's own.
+
+`OpenAI` builds requests and reads replies; `OpenAIWire` sends them. The SDK's own retries are off:
+it would send again after a dropped connection, and be billed again, without our books knowing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from escalation.openai_schema import strict
+from escalation.replies import LABEL, Key, Reply, Verdict, seconds, unwrap
+from runner.errors import UsageError
+from runner.job_escalation import Escalation, endpoint_of
+from runner.types import Completion, Constraint, Prompt, Usage
+
+if TYPE_CHECKING:
+    from openai import APIConnectionError, APIStatusError
+
+URL = "https://api.openai.com/v1"
+# Not about this request but about every one: the account, or how the job has them built.
+_ALL_REQUESTS = {
+    "account_deactivated", "billing_hard_limit_reached", "billing_not_active", "insufficient_quota",
+    "invalid_json_schema", "model_not_found", "unknown_parameter", "unsupported_parameter",
+    "unsupported_value",
+}  # fmt: skip
+_BAD_KEY = "API key not valid"  # Gemini says so with status 400
+
+
+class OpenAI:
+    """One provider for three names: OpenAI itself, other APIs at ``base_url``, ``local``."""
+
+    def __init__(self, escalation: Escalation) -> None:
+        self._escalation = escalation
+        self._format: tuple[Constraint, dict[str, Any] | None] | None = None
+        self._endpoint = endpoint_of(escalation.base_url)
+        self.name: str = escalation.provider
+        self.url: str = escalation.base_url or URL
+
+    def request(self, prompt: Prompt) -> dict[str, Any]:
+        ours, own = self._escalation, self._endpoint == "openai"
+        # Models that think by default would spend ``max_tokens`` on it and have none left.
+        usual = "low" if self._endpoint in ("openai", "gemini") else None
+        # In the order in which the SDK sends them: what left is written down to the byte.
+        body = {
+            "model": ours.model,
+            # Else a project's own settings may have it processed at a multiple of the price.
+            "service_tier": "default" if own else None,
+            "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
+            "max_completion_tokens": ours.max_tokens if own else None,
+            "max_tokens": None if own else ours.max_tokens,
+            "reasoning_effort": ours.effort or usual,
+            "response_format": self._answer_format(prompt.constraint),
+            "store": False if own else None,
+        }
+        return {key: value for key, value in body.items() if value is not None}
+
+    def _answer_format(self, constraint: Constraint) -> dict[str, Any] | None:
+        """The constraint as the API takes it; built once for a job."""
+        if self._format is None or self._format[0] is not constraint:
+            self._format = (constraint, self._format_of(constraint))
+        return self._format[1]
+
+    def _format_of(self, constraint: Constraint) -> dict[str, Any] | None:
+        schema: Mapping[str, Any] | None = constraint.schema
+        if constraint.labels:
+            # The answer must be an object; `unwrap` takes the label out again.
+            labels = {"enum": list(constraint.labels)}
+            schema = {"type": "object", "properties": {LABEL: labels}, "required": [LABEL]}
+        if schema is None:
+            return None
+        answer: dict[str, Any] = {"name": "answer", "strict": True}
+        try:
+            answer["schema"] = strict(schema)
+        except ValueError as error:
+            if self._endpoint == "openai":
+                raise UsageError(
+                    f"`answer.schema` is not one that the API takes: {error}"
+                ) from None
+            # Servers such as vLLM know more of JSON Schema than strict mode does.
+            answer |= {"schema": dict(schema), "strict": False}
+        return {"type": "json_schema", "json_schema": answer}
+
+    def completion(self, body: Mapping[str, Any]) -> Completion:
+        try:
+            choice = body["choices"][0]
+            refusal = choice["message"].get("refusal")
+            return Completion(
+                text=refusal or unwrap(choice["message"].get("content") or ""),
+                model=str(body.get("model") or self._escalation.model),
+                finish_reason="refusal" if refusal else choice.get("finish_reason") or "stop",
+                usage=_usage(body["usage"]),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"the reply is no chat completion: {error!r}") from None
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    """Cached tokens are inside the prompt's; thinking is inside the completion's, but for
+    Gemini's, where the total alone has it."""
+    prompt, output = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+    details = usage.get("prompt_tokens_details") or {}
+    read, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
+    return Usage(
+        input_tokens=max(0, prompt - read - written),
+        output_tokens=max(output, (usage.get("total_tokens") or 0) - prompt),
+        cache_write_5m=written,
+        cache_read=read,
+    )
+
+
+class OpenAIWire:
+    """Sends requests; ``timeout_s`` bounds each as a whole, a dripping body included."""
+
+    def __init__(
+        self, base_url: str | None, key_env: str | None, timeout_s: float, concurrency: int
+    ) -> None:
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        self._timeout = timeout_s
+        self._key = Key(key_env)
+        self._client = AsyncOpenAI(
+            api_key=self._key.value or "none",
+            base_url=base_url or URL,
+            max_retries=0,
+            timeout=timeout_s,
+            http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
+        )
+        if endpoint_of(base_url) != "openai":
+            # The environment has them for OpenAI, and nobody else is to know.
+            self._client.organization = self._client.project = None
+
+    async def send(self, request: Mapping[str, Any]) -> Reply:
+        from openai import APIConnectionError, APIStatusError
+
+        if self._key.problem:
+            return Reply("halt", problem=self._key.problem)
+        try:
+            create = self._client.chat.completions.with_raw_response.create(**request)
+            raw = await asyncio.wait_for(create, self._timeout)
+            content = raw.http_response.content
+        except APIStatusError as error:
+            return self._refused(error)
+        except APIConnectionError as error:
+            return self._unconnected(error)
+        except TimeoutError:
+            return Reply("unknown", problem=f"no whole reply within {self._timeout:g} s")
+        except Exception as error:
+            # Whatever else the SDK or its transport raises, the call may have been billed.
+            return Reply("unknown", problem=self._key.hidden(f"{type(error).__name__}: {error}"))
+        try:
+            body = json.loads(content)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict) or not isinstance(body.get("usage"), dict):
+            return Reply(
+                "unknown", request_id=raw.request_id, problem="the reply's body is not readable"
+            )
+        return Reply("ok", body=body, request_id=raw.request_id)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+    def _unconnected(self, error: APIConnectionError) -> Reply:
+        import httpx2
+
+        # Without a connection nothing has left.
+        unsent = isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
+        why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        verdict: Verdict = "retry" if unsent else "unknown"
+        return Reply(verdict, problem=self._key.hidden(f"the connection failed: {why}"))
+
+    def _refused(self, error: APIStatusError) -> Reply:
+        status, said = error.status_code, _said(error)
+        message = str(said.get("message") or said.get("detail") or "")
+        if status == 401:
+            # The server's own words have the key in them, or what it begins and ends with.
+            key = self._key.name
+            message = f"the key in {key} is refused" if key else "a key is needed"
+        return Reply(
+            _verdict(status, said),
+            request_id=error.request_id,
+            problem=self._key.hidden(f"{status} {message[:500]}".strip()),
+            retry_after_s=_pause(error.response.headers.get("retry-after"), said),
+        )
+
+
+def _said(error: APIStatusError) -> Mapping[str, Any]:
+    """The error's own object. Gemini puts it into a list, other servers give a text alone."""
+    body: Any = error.body
+    if isinstance(body, list) and body:
+        body = body[0]
+    if isinstance(body, Mapping) and isinstance(body.get("error"), Mapping):
+        body = body["error"]
+    return body if isinstance(body, Mapping) else {"message": str(body or "")}
+
+
+def _verdict(status: int, said: Mapping[str, Any]) -> Verdict:
+    codes = {str(said.get("code")), str(said.get("type"))}
+    if status in (401, 402, 403, 404) or codes & _ALL_REQUESTS:
+        return "halt"
+    if status == 400 and (
+        said.get("param") == "response_format" or _BAD_KEY in str(said.get("message"))
+    ):
+        return "halt"
+    if status in (408, 429, 503, 529):
+        return "retry"
+    return "unknown" if status >= 500 or status < 400 else "reject"
+
+
+def _pause(header: str | None, said: Mapping[str, Any]) -> float | None:
+    """From the header or, as Gemini says it, the error's details: ``retryDelay: 34s``."""
+    details = said.get("details")
+    delays = [
+        str(each.get("retryDelay", "")).removesuffix("s")
+        for each in (details if isinstance(details, list) else ())
+        if isinstance(each, Mapping)
+    ]
+    found = [seconds(text) for text in (header, *delays)]
+    return next((seconds for seconds in found if seconds is not None), None)

@@ -1,0 +1,181 @@
+"""E-mail addresses, phone numbers, IBANs and card numbers in a text, whatever field they are of.
+
+All of it works on folded text (`escalation.redact.folding`), in time linear in its length. What can
+be checked is: an IBAN by its country's length and its check digits, a card number by its network's
+first digits and its check digit, a phone number by its shape and its count of digits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from escalation.redact.folding import TOGETHER
+
+
+class Found(NamedTuple):
+    """``key`` is the same for two spellings of the same value."""
+
+    start: int
+    end: int
+    kind: str
+    key: str
+
+
+_AT = r"(?:@|\s?[(\[{]\s?at\s?[)\]}]\s?)"
+_DOT = r"(?:\.|\s?[(\[{]\s?dot\s?[)\]}]\s?)"
+_WORD = rf"[^\W{TOGETHER}]"
+_ALNUM = rf"[^\W_{TOGETHER}]"
+# Possessive, and no longer than mail allows: else a long text of dots and letters takes forever.
+_EMAIL = re.compile(
+    rf"(?<!{_WORD}){_WORD}(?:{_WORD}|[.+'\-]){{0,63}}+{_AT}"
+    rf"(?:(?:{_ALNUM}|-){{1,63}}+{_DOT}){{1,8}}[^\W\d_{TOGETHER}](?:-{{0,2}}{_ALNUM}){{1,23}}+"
+)
+_ANY_AT = re.compile(_AT)
+
+
+def _emails(text: str) -> Iterator[Found]:
+    if not _ANY_AT.search(text):
+        return
+    for found in _EMAIL.finditer(text):
+        key = re.sub(_AT, "@", re.sub(_DOT, ".", found[0]))
+        yield Found(found.start(), found.end(), "email", key)
+
+
+# Between two digits of one number.
+_GAP = r"[ ()./\-\u2010-\u2015]{0,3}"
+# Not the end of an order's number: ORD-0123456789, #0123456789.
+_FRESH = rf"(?<!{_WORD})(?<!#)(?<!{_WORD}[-_/])"
+_PHONE = re.compile(
+    r"(?=[\d+(])(?:"
+    # +49 170 1234567, 0049 170 1234567, 011 49 170 1234567
+    rf"(?<!{_WORD})(?<!\+)(?:\+|00|011[ -]){_GAP}[1-9](?:{_GAP}\d){{6,14}}(?![\d:])"
+    # 0170/123 45 67, (0170) 1234567: the 0 that goes before an area code
+    rf"|{_FRESH}\(?0[1-9](?:{_GAP}\d){{7,10}}(?![\d:])"
+    # (11) 91234-5678
+    rf"|(?<!{_WORD})\(\d{{2,4}}\) ?\d(?:[ .-]?\d){{5,9}}(?![\d:])"
+    # 312-555-0100, 1 (312) 555.0100
+    rf"|{_FRESH}(?:1[-. ]{{1,2}})?(?:\([2-9]\d\d\)[-. ]?|[2-9]\d\d[-./ ])"
+    r"[2-9]\d\d[-. ]\d{4}(?![\d:])"
+    r")"
+    # tel. 612 345 678
+    rf"|(?=[cfhmptw])(?<!{_WORD})(?:tel(?:efono)?|(?:tele)?(?:ph|f)one?|mob(?:ile?)?|fax|handy"
+    r"|cell(?:phone|ulare?)?|movil|celular|portable|whatsapp)"
+    r"(?: (?:number|no|nr))?(?: is)?[\s:.()]{1,4}"
+    rf"(?P<told>\d(?:{_GAP}\d){{6,12}})(?![\d:])"
+)
+_DATE = re.compile(r"(?:\d{4}([-./])\d\d?\1\d\d?|\d\d?([-./])\d\d?\2(?:\d{4}|\d\d))(?![\d./-])")
+_ROUND = re.compile(r"(?:[ .]000){2}$")
+
+
+def phone_key(number: str) -> str:
+    """Its digits, without what is dialled before them: +44 (0)20 → 4420, 020 → 20."""
+    digits = re.sub(r"\D", "", number.replace("(0)", ""))
+    return digits.lstrip("0") or digits
+
+
+def same_phone(one: str, other: str) -> bool:
+    """Whether two keys can be one number, with and without its country's or area's code."""
+    short, long = sorted((one, other), key=len)
+    return one == other or (len(short) >= LOCAL_DIGITS and long.endswith(short))
+
+
+LOCAL_DIGITS = 7
+
+
+def _phones(text: str) -> Iterator[Found]:
+    for found in _PHONE.finditer(text):
+        group = "told" if found["told"] else 0
+        number = found[group]
+        if _DATE.match(number) or _ROUND.search(number):
+            continue
+        yield Found(found.start(group), found.end(group), "phone", phone_key(number))
+
+
+# The IBAN registry's lengths, by country.
+_IBAN_LENGTHS = {
+    code: length
+    for length, codes in {
+        15: "no", 16: "be", 18: "dk fi fk fo gl nl sd", 19: "mk si",
+        20: "at ba ee kz lt lu mn xk", 21: "ch hr li lv", 22: "bg bh cr de gb ge ie me rs va",
+        23: "ae gi il iq om so tl", 24: "ad cz es md pk ro sa se sk tn vg",
+        25: "ly pt st", 26: "is tr", 27: "bi dj fr gr it mc mr sm", 28: "al az by cy do gt hn "
+        "hu lb ni pl sv", 29: "br eg ps qa ua", 30: "jo kw mu ye", 31: "mt sc", 32: "lc",
+        33: "ru",
+    }.items()
+    for code in codes.split()
+}  # fmt: skip
+_IBAN = re.compile(
+    rf"(?=[a-z]{{2}}\d)(?:(?<=iban)|(?<!{_ALNUM}))([a-z]{{2}})\d\d(?=[ .\-]{{0,2}}[a-z0-9])"
+)
+
+
+@cache
+def _rest(length: int) -> re.Pattern[str]:
+    return re.compile(rf"(?:[ .\-]{{0,2}}[a-z0-9]){{{length}}}(?!{_ALNUM})")
+
+
+def _ibans(text: str) -> Iterator[Found]:
+    for found in _IBAN.finditer(text):
+        length = _IBAN_LENGTHS.get(found[1])
+        rest = _rest(length - 4).match(text, found.end()) if length else None
+        if rest is None:
+            continue
+        key = re.sub(r"[^a-z0-9]", "", found[0] + rest[0])
+        if int("".join(str(int(c, 36)) for c in key[4:] + key[:4])) % 97 == 1:
+            yield Found(found.start(), rest.end(), "iban", key)
+
+
+_CARD_GAP = r"[ .\-\u2010-\u2015]{0,2}"
+_CARD = re.compile(
+    r"(?<!\d)(?=2[2-7]|3[04-9]|4|5[0-8]|6)(?:"
+    rf"(?P<base>\d{{4}}(?:{_CARD_GAP}\d{{4}}){{2}}{_CARD_GAP}\d{{1,4}})(?:{_CARD_GAP}\d{{1,3}})?"
+    rf"|\d{{4}}{_CARD_GAP}\d{{6}}{_CARD_GAP}\d{{4,5}}|\d{{13,19}})(?!\d)"
+)
+
+
+def _cards(text: str) -> Iterator[Found]:
+    for found in _CARD.finditer(text):
+        # The group after a card's sixteen digits may be of something else: "… 1111 12/27".
+        for end in (found.end(), found.end("base")):
+            key = re.sub(r"\D", "", text[found.start() : end]) if end > 0 else ""
+            if len(key) >= 13 and text[end : end + 1].isdigit() is False and _luhn(key):
+                yield Found(found.start(), end, "card", key)
+                break
+
+
+_DOUBLED = str.maketrans("0123456789", "0246813579")
+
+
+def _luhn(digits: str) -> bool:
+    return sum(map(int, digits[-1::-2] + digits[-2::-2].translate(_DOUBLED))) % 10 == 0
+
+
+# In this order: what is checked best first, and phone numbers in what is left.
+FINDERS: dict[str, Callable[[str], Iterator[Found]]] = {
+    "email": _emails,
+    "iban": _ibans,
+    "card": _cards,
+    "phone": _phones,
+}
+
+
+def without(text: str, spans: list[tuple[int, int]]) -> str:
+    """The text, as long as before, with nothing in it that could be found there again."""
+    pieces, at = [], 0
+    for start, end in spans:
+        pieces += [text[at:start], "\0" * (end - start)]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def key_of(kind: str, folded: str) -> str | None:
+    """The key of a value that as a whole is of this kind."""
+    if kind == "phone":
+        digits = sum(map(str.isdigit, folded))
+        plain = re.fullmatch(r"[\d\s()./+\-\u2010-\u2015]+", folded)
+        return phone_key(folded) if plain and LOCAL_DIGITS <= digits <= 18 else None
+    found = next(FINDERS[kind](folded), None)
+    return found.key if found and (found.start, found.end) == (0, len(folded)) else None

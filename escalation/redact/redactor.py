@@ -1,0 +1,232 @@
+"""A prompt → the prompt that may leave, and what its placeholders stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from escalation.redact.folding import View, fold, view
+from escalation.redact.patterns import FINDERS, LOCAL_DIGITS, Found, key_of, same_phone, without
+from escalation.redact.values import Leaving, Value, compiled, worth_hiding
+from runner.errors import RecordError
+from runner.types import JSONValue, Message, Prompt, Reason, Record
+
+# A name this long is looked for inside of e-mail addresses, where no space parts it from others.
+LEAST_IN_ADDRESS = 3
+
+
+@dataclass(slots=True)
+class Placeholders:
+    """Placeholder → the value it stands for: a named field's, or one that a pattern ``found``.
+
+    ``keys``: a found value's kind and key → its placeholder.
+    """
+
+    named: dict[str, str] = field(default_factory=dict)
+    found: dict[str, str] = field(default_factory=dict)
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.named
+        yield from self.found
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        yield from self.named.items()
+        yield from self.found.items()
+
+
+class Redactor:
+    """Replaces named fields' values by ``[FIELD]``, and what fits a pattern by ``[KIND_1]``.
+
+    A field that holds a list or an object has a placeholder for each value in it. ``render`` makes
+    a record's prompt: what the patterns find there can be put back after any crash, unstored.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[str],
+        patterns: Sequence[str] = (),
+        render: Callable[[Record], Prompt] | None = None,
+    ) -> None:
+        self._fields = fields
+        self._patterns = frozenset(patterns)
+        self._render = render
+
+    def placeholders(self, record: Record) -> Placeholders:
+        """The same for the same record, always."""
+        prompt = self._render(record) if self._render is not None else Prompt(())
+        taken = _Names(m.content for m in prompt.messages)
+        named: dict[str, str] = {}
+        seen = set[str]()
+        for name in self._fields:
+            for path, value in _leaves(name, record.fields.get(name)):
+                folded = " ".join(fold(value).split())
+                if worth_hiding(value) and folded not in seen:
+                    seen.add(folded)
+                    named[taken.field(path)] = value
+        search = _Search(Placeholders(named), self._patterns, taken)
+        for message in prompt.messages:
+            search.pieces(message)
+        return search.placeholders
+
+    def redact(self, prompt: Prompt, placeholders: Placeholders) -> Prompt:
+        """The prompt as it may leave.
+
+        Raises:
+            RecordError: a named value still shows, in whatever spelling was not recognised.
+        """
+        known = replace(placeholders, found=dict(placeholders.found), keys=dict(placeholders.keys))
+        taken = _Names((m.content for m in prompt.messages), known)
+        search = _Search(known, self._patterns, taken)
+        messages, kept = list[Message](), list[str]()
+        for message in prompt.messages:
+            pieces = search.pieces(message)
+            text = "".join(pieces)
+            # Only what is the same for every record is worth keeping between calls.
+            same = message.cacheable and len(pieces) == 1
+            messages.append(replace(message, content=text, cacheable=same))
+            kept.append("\0".join(pieces[::2]).join("\0\0"))
+        search.refuse_what_shows("".join(kept))
+        return replace(prompt, messages=tuple(messages))
+
+
+class _Names:
+    """Gives out placeholders that stand in no text yet."""
+
+    def __init__(self, texts: Iterator[str], known: Placeholders | None = None) -> None:
+        brackets = (re.findall(r"\[[^\[\]\n]{1,200}\]", text) for text in texts)
+        self._taken = {found.casefold() for each in brackets for found in each}
+        self._taken |= {name.casefold() for name in known or ()}
+        self._next: dict[str, int] = {}
+
+    def field(self, path: str) -> str:
+        name = re.sub(r"[^\w.]+", "_", path.upper()).strip("_") or "FIELD"
+        return self._take(f"[{name}]") or self._numbered(name, 2)
+
+    def kind(self, kind: str) -> str:
+        return self._numbered(kind.upper(), 1)
+
+    def _numbered(self, name: str, first: int) -> str:
+        n = self._next.get(name, first)
+        while not (placeholder := self._take(f"[{name}_{n}]")):
+            n += 1
+        self._next[name] = n + 1
+        return placeholder
+
+    def _take(self, placeholder: str) -> str:
+        if placeholder.casefold() in self._taken:
+            return ""
+        self._taken.add(placeholder.casefold())
+        return placeholder
+
+
+def _leaves(path: str, value: JSONValue) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for n, inner in enumerate(value, start=1):
+            yield from _leaves(f"{path}.{n}", inner)
+    elif value is not None and not isinstance(value, bool):
+        yield path, str(value).strip()
+
+
+Span = tuple[int, int, str]
+
+
+class _Search:
+    """Finds what is to be replaced in one record's messages; adds to its placeholders."""
+
+    def __init__(self, known: Placeholders, patterns: frozenset[str], names: _Names) -> None:
+        self.placeholders = known
+        self._patterns = patterns
+        self._names = names
+        self._values: dict[str, Value] = {p: compiled(v) for p, v in known.named.items()}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._phones: dict[str, list[tuple[str, str]]] = {}
+        for placeholder, value in known.named.items():
+            for kind in FINDERS:
+                if key := key_of(kind, fold(value)):
+                    self._remember(kind, key, placeholder)
+        for (kind, key), placeholder in known.keys.items():
+            self._remember(kind, key, placeholder)
+
+    def pieces(self, message: Message) -> list[str]:
+        """What stays and what replaces the rest, by turns; a single piece where all stays."""
+        seen = view(message.content)
+        spans = self._named(seen)
+        spans += self._found(seen, message.content, spans, constant=message.cacheable)
+        # A span inside another goes with it; of two values that overlap, no part stays.
+        spans.sort(key=lambda span: (span[0], -span[1]))
+        pieces, at = [""], 0
+        for start, end, placeholder in spans:
+            again = start < at and placeholder == pieces[-1]
+            if end > at and not again:
+                pieces += [message.content[at:start], placeholder]
+                at = end
+        return [*pieces[1:], message.content[at:]]
+
+    def refuse_what_shows(self, kept: str) -> None:
+        if not self._values:
+            return
+        leaving = Leaving(view(kept).text)
+        for placeholder, value in self._values.items():
+            if value.shows(leaving):
+                raise RecordError(
+                    f"the value of a redacted field would still leave as part of the prompt "
+                    f"({placeholder}); it was not sent",
+                    Reason.REDACTION,
+                )
+
+    def _named(self, seen: View) -> list[Span]:
+        return [
+            (*seen.original(start, end), placeholder)
+            for placeholder, value in self._values.items()
+            for start, end in value.spans(seen.text)
+        ]
+
+    def _found(self, seen: View, text: str, named: list[Span], *, constant: bool) -> list[Span]:
+        """What patterns find. A constant message is the job's own and holds nobody's data."""
+        spans, left = list[Span](), seen.text
+        for kind in FINDERS:
+            wanted = kind in self._patterns and not constant
+            if not wanted and not (kind == "email" and self._values):
+                continue
+            taken = []
+            for found in FINDERS[kind](left):
+                start, end = seen.original(found.start, found.end)
+                if wanted or self._names_someone(found, start, end, named):
+                    spans.append((start, end, self._placeholder(found, text[start:end])))
+                    taken.append((found.start, found.end))
+            left = without(left, taken)
+        return spans
+
+    def _names_someone(self, found: Found, start: int, end: int, named: list[Span]) -> bool:
+        if self._known(found.kind, found.key):
+            return True
+        if any(s < end and start < e for s, e, _ in named):
+            return True
+        inside = [w for v in self._values.values() for s in v.spellings for w in ["".join(s)]]
+        bare = re.sub(r"[\W_]", "", found.key)
+        return any(len(w) >= LEAST_IN_ADDRESS and w in bare for w in inside)
+
+    def _placeholder(self, found: Found, text: str) -> str:
+        if known := self._known(found.kind, found.key):
+            return known
+        placeholder = self._names.kind(found.kind)
+        self.placeholders.found[placeholder] = text
+        self.placeholders.keys[found.kind, found.key] = placeholder
+        self._remember(found.kind, found.key, placeholder)
+        return placeholder
+
+    def _known(self, kind: str, key: str) -> str | None:
+        if kind == "phone":
+            alike = self._phones.get(key[-LOCAL_DIGITS:], ())
+            return next((p for other, p in alike if same_phone(key, other)), None)
+        return self._keys.get((kind, key))
+
+    def _remember(self, kind: str, key: str, placeholder: str) -> None:
+        if kind == "phone":
+            self._phones.setdefault(key[-LOCAL_DIGITS:], []).append((key, placeholder))
+        self._keys.setdefault((kind, key), placeholder)

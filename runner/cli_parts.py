@@ -1,0 +1,48 @@
+"""What commands share: where a run's results go, and how a command about a run ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from runner.job import Job
+    from runner.summary import Summary
+
+SOME_UNFINISHED = 3
+
+
+def output_path(job: Job, folder: Path, given: Path | None = None) -> Path:
+    """The given file, or the job's usual one in the run directory."""
+    from runner.records import file_format
+
+    fmt = job.output.format
+    usual = folder / (job.output.path or f"results.{'jsonl' if fmt == 'auto' else fmt}")
+    file_format(given or usual, fmt)  # an ending that says nothing is refused before the run
+    return given or usual
+
+
+def finish(
+    console: Console,
+    summary: Summary,
+    output: Path,
+    as_json: bool,
+    elapsed_s: float | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Shows what the run came to; ends with status 3 where some of its records are unfinished."""
+    from runner.display import show_summary
+
+    show_summary(console, summary, elapsed_s)
+    console.print(f"results: {output}", highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        click.echo(json.dumps({**summary.as_json(), "results": str(output), **(more or {})}))
+    if summary.unfinished:
+        sys.exit(SOME_UNFINISHED)

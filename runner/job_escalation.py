@@ -1,0 +1,91 @@
+"""The job's ``escalation``: which closed model, and what may be spent on it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from runner.job_confidence import Part
+
+_HOSTS = {
+    "api.openai.com": "openai",
+    "generativelanguage.googleapis.com": "gemini",
+    "api.anthropic.com": "anthropic",
+}
+# What need not be said. Elsewhere the key must be named: OpenAI's is for OpenAI alone.
+_USUAL: dict[str, dict[str, Any]] = {
+    "anthropic": {"model": "claude-sonnet-5-5", "api_key_env": "ANTHROPIC_API_KEY"},
+    "openai": {"model": "gpt-6.1-sol", "api_key_env": "OPENAI_API_KEY"},
+    "gemini": {"model": "gemini-3.8-flash", "api_key_env": "GEMINI_API_KEY"},
+    "local": {"api_key_env": None},
+}
+
+
+def endpoint_of(base_url: object) -> str:
+    """Who answers at the ``base_url`` of an API like OpenAI's (at none, OpenAI): ``openai``,
+    ``gemini``, ``anthropic`` or ``other``."""
+    if base_url is None:
+        return "openai"
+    name = urlsplit(base_url).hostname if isinstance(base_url, str) else None
+    host = f".{name or ''}".rstrip(".")  # written with a dot at its end it is the same host
+    return next((whose for end, whose in _HOSTS.items() if host.endswith(f".{end}")), "other")
+
+
+class Price(Part):
+    """US dollars per million tokens."""
+
+    input: Decimal = Field(ge=0)
+    output: Decimal = Field(ge=0)
+    cache_write_5m: Decimal | None = Field(default=None, ge=0)
+    cache_write_1h: Decimal | None = Field(default=None, ge=0)
+    cache_read: Decimal | None = Field(default=None, ge=0)
+
+
+class Escalation(Part):
+    """The closed model and what may be spent on it in this run directory.
+
+    ``provider: openai`` is also, at a ``base_url``, whoever else speaks OpenAI's API: Gemini, say.
+    ``local`` is a larger open-weight model on a server of one's own that does; it costs nothing,
+    and needs a key only where ``api_key_env`` names one. ``max_tokens`` includes what a model
+    thinks before it answers.
+    """
+
+    provider: Literal["anthropic", "openai", "local"] = "anthropic"
+    model: str
+    lane: Literal["live"] = "live"
+    budget_usd: Decimal = Field(default=Decimal(0), ge=0)
+    base_url: str | None = None
+    api_key_env: str | None
+    max_tokens: int = Field(default=512, ge=1)
+    effort: Literal["low", "medium", "high"] | None = None
+    concurrency: int = Field(default=16, ge=1, le=256)
+    timeout_s: float = Field(default=120.0, gt=0)
+    max_attempts: int = Field(default=6, ge=1)
+    retry_for_s: float = Field(default=300.0, gt=0)
+    price: Price | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def usual(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        provider = given.get("provider", "anthropic")
+        whose = endpoint_of(given.get("base_url")) if provider == "openai" else str(provider)
+        return _USUAL.get(whose, {}) | given
+
+    @model_validator(mode="after")
+    def reachable(self) -> Self:
+        if self.provider != "local" and self.api_key_env is None:
+            raise ValueError("`api_key_env` names the environment variable that holds the key")
+        own = self.base_url is not None and endpoint_of(self.base_url) == "other"
+        if self.provider == "local" and not own:
+            raise ValueError("`provider: local` needs `base_url`, the address of your own server")
+        return self
+
+    @field_validator("budget_usd", mode="before")
+    @classmethod
+    def exact(cls, value: object) -> object:
+        return str(value) if isinstance(value, float) else value

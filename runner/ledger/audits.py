@@ -1,0 +1,41 @@
+"""Accepted answers that were checked again, and by whom."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+
+from runner.ledger.attempts import writing
+from runner.types import JSONValue, Record
+
+
+class Audits:
+    """The ``audits`` table: at most one verdict a record, the last. ``alarms``: how many the audit
+    had raised when the answer was accepted, since each changes the rule that accepts."""
+
+    def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
+        self._db = connection
+        self._where = where
+
+    def add(
+        self, record: Record, local: JSONValue, other: JSONValue, judge: str, alarms: int
+    ) -> bool:
+        """Writes a verdict down: the local answer is wrong where the judge's differs, which is
+        returned. Uncommitted until the ledger's next `commit`."""
+        wrong = bool(local != other)
+        values = [json.dumps(value, ensure_ascii=False) for value in (local, other)]
+        with writing(self._where):
+            self._db.execute(
+                # A verdict that is changed keeps its place: the order is part of the test.
+                "INSERT INTO audits VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (position) DO UPDATE SET "
+                "wrong=excluded.wrong, other_value=excluded.other_value, judge=excluded.judge",
+                (record.position, record.id, wrong, *values, judge, alarms, time.time()),
+            )
+        return wrong
+
+    def verdicts(self) -> list[tuple[bool, int]]:
+        """(wrong, alarms) of each audited answer, in the order of the verdicts."""
+        rows = self._db.execute("SELECT wrong, alarms FROM audits ORDER BY at, position")
+        return [(bool(wrong), alarms) for wrong, alarms in rows]

@@ -1,0 +1,96 @@
+"""People's decisions, who made them and when, and the records that wait for one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.ledger.attempts import writing
+from runner.types import DecidedBy, JSONValue, Outcome, Record, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A record in review. ``local`` and ``closed``: what the models answered, where they did and
+    it is known; ``problem``: what was wrong with the last of these answers."""
+
+    record: Record
+    reason: str
+    problem: str | None
+    confidence: float | None
+    local: JSONValue
+    closed: JSONValue
+
+
+class Reviews:
+    """The ``reviews`` table: every decision, the last one standing; nothing is ever taken out."""
+
+    def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
+        self._db = connection
+        self._where = where
+
+    def add(self, outcome: Outcome, who: str, value: JSONValue, note: str) -> None:
+        """Writes a decision down. Uncommitted until the ledger's next `commit`."""
+        with writing(self._where):
+            self._db.execute(
+                "INSERT INTO reviews VALUES (?,?,?,?,?,?)",
+                (outcome.position, outcome.record_id, who, time.time(), _json(value), note),
+            )
+
+    def last(self, position: int) -> tuple[JSONValue, str] | None:
+        """(value, note) of the last decision on a record."""
+        row = self._db.execute(
+            "SELECT value, note FROM reviews WHERE position = ? ORDER BY rowid DESC LIMIT 1",
+            (position,),
+        ).fetchone()
+        return (json.loads(row[0]), row[1]) if row else None
+
+    def keep_closed(self, position: int, value: JSONValue) -> None:
+        """Keeps the closed model's unusable answer for the person who decides instead of it."""
+        row = self._db.execute("SELECT answer FROM held WHERE position = ?", (position,)).fetchone()
+        if row is None:
+            return  # decided without a person
+        kept = {**(json.loads(row[0] or "null") or {}), "closed": value}
+        with writing(self._where):
+            self._db.execute(
+                "UPDATE held SET answer = ? WHERE position = ?", (_json(kept), position)
+            )
+
+    def queue(self) -> Iterator[Queued]:
+        """The records in review, in input order, streamed."""
+        rows = self._db.execute(
+            "SELECT o.position, o.record_id, h.line, h.fields, o.reason, o.error, o.confidence, "
+            "h.answer FROM outcomes o JOIN held h USING (position) WHERE o.status = ? "
+            "ORDER BY o.position",
+            (Status.REVIEW,),
+        )
+        for p, i, line, fields, why, problem, confidence, answer in rows:
+            kept = json.loads(answer or "null") or {}
+            record = Record(p, i, json.loads(fields), line)
+            yield Queued(record, why, problem, confidence, kept.get("value"), kept.get("closed"))
+
+    def unaudited(self) -> Iterator[tuple[int, str]]:
+        """(position, id) of the accepted local answers that nobody checked yet."""
+        rows: Iterator[tuple[int, str]] = self._db.execute(
+            "SELECT position, record_id FROM outcomes WHERE status = ? AND decided_by = ? "
+            "AND position NOT IN (SELECT position FROM audits)",
+            (Status.DONE, DecidedBy.LOCAL),
+        )
+        return rows
+
+    def audited_value(self, position: int) -> tuple[JSONValue, int] | None:
+        """The local answer that was audited before, whatever stands now, and the alarms raised
+        when it was accepted."""
+        row = self._db.execute(
+            "SELECT local_value, alarms FROM audits WHERE position = ?", (position,)
+        ).fetchone()
+        return (json.loads(row[0]), row[1]) if row else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

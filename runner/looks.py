@@ -1,0 +1,125 @@
+"""Further looks at an answer: more requests to the local model, each giving one more signal.
+
+All of them speak of the answer as *values*: a second answer agrees where it parses to the same
+value, however it is written. Signals are in [0, 1], by name ("" is the whole answer).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runner.check import Checker
+from runner.errors import RecordError
+from runner.job import Job
+from runner.prompts import Renderer
+from runner.types import (
+    Answer,
+    Completion,
+    Constraint,
+    Engine,
+    JSONValue,
+    Message,
+    Prompt,
+    Record,
+    Sampling,
+)
+
+P_TRUE, WORDING, AGREEMENT = "p_true", "wording", "agreement"
+QUESTION = "Is that answer right? Reply with yes or no."
+_YES_NO = Constraint(labels=("yes", "no"))
+_ROOM = 8
+_WHOLE = ""
+
+Found = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Which looks a job takes, and what they need. Made by `looks_of`."""
+
+    p_true: bool
+    wordings: Sequence[Renderer]
+    samples: int
+    checker: Checker
+    sampling: Sampling
+    always: bool
+
+    async def take(self, engine: Engine, record: Record, prompt: Prompt, answer: Answer) -> Found:
+        """Every look; one that this record does not allow (too long a prompt) is left out."""
+        found: Found = {name: {} for name in answer.scores}
+        if self.p_true:
+            await self._ask_itself(engine, prompt, answer, found)
+        if self.wordings:
+            await self._ask_otherwise(engine, record, answer, found)
+        if self.samples:
+            await self._sample(engine, prompt, answer, found)
+        return found
+
+    async def _ask_itself(
+        self, engine: Engine, prompt: Prompt, answer: Answer, found: Found
+    ) -> None:
+        said = answer.value
+        text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+        # The same messages first: the engine still has their prefix in its cache.
+        messages = (*prompt.messages, Message("assistant", text), Message("user", QUESTION))
+        sampling = Sampling(0.0, _ROOM, self.sampling.seed)
+        try:
+            completion = await engine.generate(Prompt(messages, _YES_NO), sampling)
+        except RecordError:
+            return
+        verdict = Checker(_YES_NO).check(completion)
+        if verdict.valid and verdict.score is not None:
+            found[_WHOLE][P_TRUE] = verdict.score if verdict.value == "yes" else 1 - verdict.score
+
+    async def _ask_otherwise(
+        self, engine: Engine, record: Record, answer: Answer, found: Found
+    ) -> None:
+        seen: list[Answer] = []
+        for renderer in self.wordings:
+            try:
+                prompt = renderer.render(record)
+                seen.append(self.checker.check(await engine.generate(prompt, self.sampling)))
+            except RecordError:
+                continue
+        for name, signals in found.items():
+            value = _value(answer.value, name)
+            agreeing = [other.scores.get(name, 0.0) for other in seen if _same(other, name, value)]
+            if seen:
+                signals[WORDING] = sum(agreeing) / len(seen)
+
+    async def _sample(self, engine: Engine, prompt: Prompt, answer: Answer, found: Found) -> None:
+        sampling = replace(self.sampling, temperature=1.0, n=self.samples, top_logprobs=0)
+        try:
+            completion = await engine.generate(prompt, sampling)
+        except RecordError:
+            return
+        texts = completion.samples or (completion.text,)
+        seen = [self.checker.check(Completion(text, completion.model, "stop")) for text in texts]
+        for name, signals in found.items():
+            value = _value(answer.value, name)
+            signals[AGREEMENT] = sum(_same(other, name, value) for other in seen) / len(seen)
+
+
+def looks_of(job: Job, sampling: Sampling) -> Looks | None:
+    """The job's looks, or None where it takes none."""
+    spec, constraint = job.confidence.looks, job.answer.constraint()
+    if not spec.any():
+        return None
+    return Looks(
+        p_true=spec.p_true,
+        wordings=[Renderer(w, job.prompt.user, constraint) for w in spec.wordings],
+        samples=spec.samples,
+        checker=Checker(constraint),
+        sampling=sampling,
+        always=spec.take == "always",
+    )
+
+
+def _value(value: JSONValue, name: str) -> JSONValue:
+    return value if name == _WHOLE else (value.get(name) if isinstance(value, Mapping) else None)
+
+
+def _same(other: Answer, name: str, value: JSONValue) -> bool:
+    return other.valid and _value(other.value, name) == value

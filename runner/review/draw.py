@@ -1,0 +1,109 @@
+"""Random samples of a run's records, for people to check or to label."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from escalation.audit import uniform
+from escalation.policy import Router
+from runner.errors import RecordError, RunDirError, UsageError
+from runner.job import Job, digest
+from runner.ledger import Ledger
+from runner.types import Record, Route
+
+_DRAWN = "drawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """``number`` records at random, in random order, so that the first few of them are a random
+    sample too. ``accepted``: of the accepted local answers that nobody checked yet; otherwise of
+    all that reach the local model. Another ``seed``, another sample."""
+
+    number: int
+    accepted: bool
+    seed: str = ""
+
+    def records(self, ledger: Ledger, job: Job, records: Iterable[Record]) -> list[Record]:
+        """The sample, its fields from the job's ``records``; written down as drawn.
+
+        Raises:
+            RunDirError: the records have changed since the run.
+            UsageError: the run has not seen all of them, or there are none to draw from.
+        """
+        draw = self._of_accepted if self.accepted else self._of_all
+        found = draw(ledger, job, records)
+        if not found:
+            what = "no accepted local answer is left unchecked" if self.accepted else (
+                "no record reaches the local model"
+            )  # fmt: skip
+            raise UsageError(f"there is nothing to draw a sample from: {what}")
+        known = drawn(ledger) | {record.position for record in found}
+        ledger.set_meta(_DRAWN, json.dumps(sorted(known)))
+        return found
+
+    def _of_accepted(self, ledger: Ledger, job: Job, records: Iterable[Record]) -> list[Record]:
+        place = self._place(ledger)
+        rows = heapq.nsmallest(self.number, ledger.reviews.unaudited(), lambda row: place(row[1]))
+        wanted = dict(rows)
+        found = {r.position: _same(ledger, r) for r in records if r.position in wanted}
+        for position, record_id in wanted.items():
+            if position not in found:
+                raise RunDirError(f"{job.records_path()} does not hold {record_id} any more")
+        return [found[position] for position in wanted]
+
+    def _of_all(self, ledger: Ledger, job: Job, records: Iterable[Record]) -> list[Record]:
+        place = self._place(ledger)
+        local = _local(ledger, Router(job), records)
+        return heapq.nsmallest(self.number, local, lambda record: place(record.id))
+
+    def _place(self, ledger: Ledger) -> Place:
+        # Nobody who writes the records should be able to foresee which are drawn.
+        job = json.loads(ledger.meta("identity") or "{}").get("prompt", "")
+        return Place(f"review {self.seed} {job}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A record's place in random order, the same at every draw with this seed."""
+
+    seed: str
+
+    def __call__(self, record_id: str) -> float:
+        return uniform(record_id, self.seed)
+
+
+def drawn(ledger: Ledger) -> set[int]:
+    """The positions of all records that were ever drawn at random."""
+    return set(json.loads(ledger.meta(_DRAWN) or "[]"))
+
+
+def _local(ledger: Ledger, router: Router, records: Iterable[Record]) -> Iterator[Record]:
+    for record in records:
+        same = _same(ledger, record)
+        if record.problem is not None:
+            continue
+        try:
+            routed = router.route(record)
+        except RecordError:
+            continue
+        if routed.route is Route.LOCAL:
+            yield same
+
+
+def _same(ledger: Ledger, record: Record) -> Record:
+    known = ledger.known(record.position)
+    if known is None:
+        raise UsageError(
+            f"the run has not come to {record.id} (line {record.line}) yet: a sample of all is "
+            "drawn from a whole run; let it run to its end first"
+        )
+    if known.record_id != record.id or not digest(dict(record.fields)).startswith(known.digest):
+        raise RunDirError(
+            f"the records have changed since the run: line {record.line} is now {record.id}, and "
+            f"was {known.record_id} or had other values; put the file back as it was"
+        )
+    return record

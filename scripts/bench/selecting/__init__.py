@@ -1,0 +1,1 @@
+"""What `selective.py` measures, a module each."""
