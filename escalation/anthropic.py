@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from escalation.replies import LABEL, Key, Reply, Verdict, seconds, unwrap
+from escalation.limits import anthropic_limits
+from escalation.replies import LABEL, Key, Reply, Verdict, overloaded, seconds, unwrap
 from runner.errors import UsageError
 from runner.job import Escalation
 from runner.types import Completion, Constraint, Prompt, Usage
@@ -169,7 +170,8 @@ class AnthropicWire:
             unsent = isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
             why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
             verdict: Verdict = "retry" if unsent else "unknown"
-            return Reply(verdict, problem=self._key.hidden(f"the connection failed: {why}"))
+            problem = self._key.hidden(f"the connection failed: {why}")
+            return Reply(verdict, problem=problem, overloaded=unsent)
         except TimeoutError:
             return Reply("unknown", problem=f"no whole reply within {self._timeout:g} s")
         except Exception as error:
@@ -179,11 +181,12 @@ class AnthropicWire:
             body = json.loads(content)
         except ValueError:
             body = None
+        limits = anthropic_limits(raw.http_response.headers)
         if not isinstance(body, dict) or not isinstance(body.get("usage"), dict):
             return Reply(
                 "unknown", request_id=raw.request_id, problem="the reply's body is not readable"
             )
-        return Reply("ok", body=body, request_id=raw.request_id)
+        return Reply("ok", body=body, request_id=raw.request_id, limits=limits)
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -199,5 +202,13 @@ def _refused(error: APIStatusError, key: Key) -> Reply:
     else:
         verdict = "unknown" if error.status_code >= 500 or error.status_code == 200 else "reject"
     problem = key.hidden(f"{error.status_code} {error.api_message or error.type or ''}".strip())
-    return Reply(verdict, request_id=error.request_id, problem=problem,
-                 retry_after_s=seconds(error.response.headers.get("retry-after")))  # fmt: skip
+    headers = error.response.headers
+    pause = seconds(headers.get("retry-after"))
+    return Reply(
+        verdict,
+        request_id=error.request_id,
+        problem=problem,
+        retry_after_s=pause,
+        overloaded=verdict == "retry" and overloaded(error.status_code, pause),
+        limits=anthropic_limits(headers),
+    )

@@ -12,8 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from escalation.limits import openai_limits
 from escalation.openai_schema import strict
-from escalation.replies import LABEL, Key, Reply, Verdict, seconds, unwrap
+from escalation.replies import LABEL, Key, Reply, Verdict, overloaded, seconds, unwrap
 from runner.errors import UsageError
 from runner.job_escalation import Escalation, endpoint_of
 from runner.types import Completion, Constraint, Prompt, Usage
@@ -161,7 +162,8 @@ class OpenAIWire:
             return Reply(
                 "unknown", request_id=raw.request_id, problem="the reply's body is not readable"
             )
-        return Reply("ok", body=body, request_id=raw.request_id)
+        limits = openai_limits(raw.http_response.headers)
+        return Reply("ok", body=body, request_id=raw.request_id, limits=limits)
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -173,7 +175,8 @@ class OpenAIWire:
         unsent = isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
         why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         verdict: Verdict = "retry" if unsent else "unknown"
-        return Reply(verdict, problem=self._key.hidden(f"the connection failed: {why}"))
+        problem = self._key.hidden(f"the connection failed: {why}")
+        return Reply(verdict, problem=problem, overloaded=unsent)
 
     def _refused(self, error: APIStatusError) -> Reply:
         status, said = error.status_code, _said(error)
@@ -182,11 +185,15 @@ class OpenAIWire:
             # The server's own words have the key in them, or what it begins and ends with.
             key = self._key.name
             message = f"the key in {key} is refused" if key else "a key is needed"
+        verdict, headers = _verdict(status, said), error.response.headers
+        pause = _pause(headers.get("retry-after"), said)
         return Reply(
-            _verdict(status, said),
+            verdict,
             request_id=error.request_id,
             problem=self._key.hidden(f"{status} {message[:500]}".strip()),
-            retry_after_s=_pause(error.response.headers.get("retry-after"), said),
+            retry_after_s=pause,
+            overloaded=verdict == "retry" and overloaded(status, pause),
+            limits=openai_limits(headers),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -21,11 +21,16 @@ this request will never do. ``halt``: not billed, no request will do (key, spend
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """``overloaded``: the provider is in trouble, not this request. ``limits``: what its headers
+    said of its rate limits (`escalation.limits.Limits`)."""
+
     verdict: Verdict
     body: Mapping[str, Any] | None = None
     request_id: str | None = None
     problem: str | None = None
     retry_after_s: float | None = None
+    overloaded: bool = False
+    limits: Mapping[str, Sequence[float]] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,6 +86,11 @@ def unwrap(text: str) -> str:
     if isinstance(value, dict) and set(value) == {LABEL} and isinstance(value[LABEL], str):
         return str(value[LABEL])
     return text
+
+
+def overloaded(status: int, retry_after_s: float | None) -> bool:
+    """A 429 that names its pause is a rate limit, and the provider is well."""
+    return status in (503, 529) or (status == 429 and retry_after_s is None)
 
 
 def seconds(header: str | None) -> float | None:

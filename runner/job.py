@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from runner.job_confidence import Confidence, Part
 from runner.job_escalation import Escalation as Escalation
 from runner.job_escalation import Price as Price
+from runner.job_escalation import default_spend_file
 from runner.types import Constraint
 
 # Of ``confidence``, what no answer and no threshold depends on.
@@ -191,6 +192,11 @@ class Job(Part):
         looks_local = self.local.model.startswith((".", "/", "~")) or path.exists()
         return path if looks_local else None
 
+    def spend_path(self) -> Path:
+        """The file in which the cap per day is kept."""
+        given = self.escalation.spend_file if self.escalation is not None else None
+        return (self.folder / (given or default_spend_file()).expanduser()).resolve()
+
     def calibration_path(self) -> Path:
         return (self.folder / self.confidence.calibration).resolve()
 
@@ -218,7 +224,8 @@ class Job(Part):
 
     def _calibration_digest(self) -> str | None:
         path = self.calibration_path()
-        if not self.confidence.certifies or not path.is_file():
+        used = self.confidence.certifies or self.confidence.policy == "budget"
+        if not used or not path.is_file():
             return None
         return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -34,6 +36,12 @@ def endpoint_of(base_url: object) -> str:
     return next((whose for end, whose in _HOSTS.items() if host.endswith(f".{end}")), "other")
 
 
+def default_spend_file() -> Path:
+    """One for each user of this machine."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "localfirst" / "spend.sqlite"
+
+
 class Price(Part):
     """US dollars per million tokens."""
 
@@ -51,17 +59,25 @@ class Escalation(Part):
     ``local`` is a larger open-weight model on a server of one's own that does; it costs nothing,
     and needs a key only where ``api_key_env`` names one. ``max_tokens`` includes what a model
     thinks before it answers.
+
+    ``daily_budget_usd`` is over all runs of a UTC day whose jobs have such a cap and share the
+    ``spend_file`` (unless given, one for each user of this machine). A record that could cost more
+    than ``max_usd_per_record`` goes to a person instead.
     """
 
     provider: Literal["anthropic", "openai", "local"] = "anthropic"
     model: str
     lane: Literal["live"] = "live"
     budget_usd: Decimal = Field(default=Decimal(0), ge=0)
+    daily_budget_usd: Decimal | None = Field(default=None, ge=0)
+    spend_file: Path | None = None
+    max_usd_per_record: Decimal | None = Field(default=None, gt=0)
     base_url: str | None = None
     api_key_env: str | None
     max_tokens: int = Field(default=512, ge=1)
     effort: Literal["low", "medium", "high"] | None = None
     concurrency: int = Field(default=16, ge=1, le=256)
+    requests_per_minute: int | None = Field(default=None, ge=1)
     timeout_s: float = Field(default=120.0, gt=0)
     max_attempts: int = Field(default=6, ge=1)
     retry_for_s: float = Field(default=300.0, gt=0)
@@ -85,7 +101,7 @@ class Escalation(Part):
             raise ValueError("`provider: local` needs `base_url`, the address of your own server")
         return self
 
-    @field_validator("budget_usd", mode="before")
+    @field_validator("budget_usd", "daily_budget_usd", "max_usd_per_record", mode="before")
     @classmethod
     def exact(cls, value: object) -> object:
         return str(value) if isinstance(value, float) else value

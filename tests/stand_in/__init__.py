@@ -11,6 +11,7 @@ cannot hide behind the same mistake here.
 
     wire.py     HTTP/1.1 on asyncio streams, and the ways a reply can go wrong on the wire
     faults.py   which fault meets which request
+    limits.py   rate limits, kept and told, where a test sets `api.limits`
     bill.py     what was asked and what it cost, in a file that outlives every process
     claude.py   POST /v1/messages and /v1/messages/count_tokens
     chat.py     POST /v1/chat/completions, and the same as Gemini has it
@@ -22,6 +23,7 @@ from .bill import Bill, Request, price_usd
 from .chat import Chat, Gemini
 from .claude import Claude
 from .faults import FAULTS, STEADY, Fault, Faults
+from .limits import Limits
 from .server import StandIn
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Fault",
     "Faults",
     "Gemini",
+    "Limits",
     "Request",
     "StandIn",
     "price_usd",

@@ -21,6 +21,7 @@ from .bill import Bill, price_usd
 from .chat import Chat, Gemini
 from .claude import Claude, Oracle
 from .faults import Fault, Faults
+from .limits import Limits
 from .problems import Problem
 from .wire import Call, Manner, Reply, pieces, receive, reset
 
@@ -68,6 +69,7 @@ class StandIn:
         self.chat, self.gemini = Chat(oracle), Gemini(oracle)
         self.apis: list[Api] = [self.claude, self.chat, self.gemini]
         self.latency = latency
+        self.limits: Limits | None = None
         self.in_flight = 0
         self.max_in_flight = 0
         self.connections = 0
@@ -174,6 +176,7 @@ class StandIn:
             if reader.at_eof() or reader.exception():  # the client left while the work went on
                 return False
             reply = _reply(api, route, request_id, outcome)
+            self._tell_limits(api, reply)
             return await self._send(writer, request_id, reply, outcome)
         finally:
             self.in_flight -= 1
@@ -207,6 +210,8 @@ class StandIn:
     async def _perform(self, route: Route, call: Call) -> _Outcome:
         try:
             work = route.accept(call)
+            if self.limits is not None and not self.limits.admit(call.body):
+                raise Problem(429, "rate_limit_error", "This would exceed your rate limit.")
             # After the checks: a request that is wrong by itself does not use up a fault.
             fault = self.faults.meet(route.endpoint, call.body)
             if fault is None:
@@ -222,9 +227,21 @@ class StandIn:
             self.errors.append(error)
             return _Outcome(problem=Problem(500, "api_error", f"stand-in: {error!r}"))
 
+    def _tell_limits(self, api: Api, reply: Reply) -> None:
+        if self.limits is None:
+            return
+        for name in [name for name in reply.headers if "ratelimit" in name]:
+            del reply.headers[name]
+        reply.headers |= self.limits.headers(api.id_header)
+        if reply.status == 429 and (pause := self.limits.retry_after()) is not None:
+            reply.headers["retry-after"] = pause
+
     def _settle(self, request_id: str, outcome: _Outcome) -> None:
         """Before the first byte of the reply leaves: no client ever knows more than the bill."""
         answer = outcome.answer
+        if self.limits is not None and answer is not None:
+            usage = answer.usage or {}
+            self.limits.produced(usage.get("output_tokens", usage.get("completion_tokens", 0)))
         self.bill.done(
             request_id,
             status=outcome.status,

@@ -1,0 +1,32 @@
+"""What a job's closed side consists of, and who sends for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from escalation.prices import Price
+from escalation.redact import Redactor
+from escalation.replies import Provider, Reply
+from runner.check import Checker
+from runner.job import Escalation
+from runner.prompts import Renderer
+
+
+class Sender(Protocol):
+    async def send(self, attempt: int, request: Mapping[str, Any]) -> Reply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedSide:
+    """`runner.build` puts it together. ``spend_file``: where the day's cap is kept."""
+
+    settings: Escalation
+    provider: Provider
+    price: Price
+    renderer: Renderer
+    checker: Checker
+    redactor: Redactor
+    spend_file: Path
