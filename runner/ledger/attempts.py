@@ -6,26 +6,13 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
-from pathlib import Path
+from typing import Any
 
-from runner.errors import RunFailed
 from runner.ledger.money import from_pico, to_pico
+from runner.ledger.trail import CALL, Trail, moment
 from runner.types import Record
-
-
-@contextmanager
-def writing(where: Path) -> Iterator[None]:
-    """Turns a failed write (a full disk, most likely) into the sentence a person needs."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise RunFailed(
-            f"cannot write to {where}: {error}; what was recorded before is kept: make "
-            "room there and run the same command again"
-        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +26,53 @@ class Egress:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it is in the books. ``cost_usd``: its reservation while nothing better is
+    known."""
+
+    attempt: int
+    position: int
+    record_id: str
+    egress: Egress
+    state: str
+    cost_usd: Decimal
+    begun_at: float
+    request_id: str | None
+    problem: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "time": moment(self.begun_at),
+            "id": self.record_id,
+            **asdict(self.egress),
+            "state": self.state,
+            "cost_usd": float(self.cost_usd),
+            "request_id": self.request_id,
+            "problem": self.problem,
+        }
+
+
 class Attempts:
     """The ``attempts`` table. ``commit`` is the ledger's own, over everything pending."""
 
     def __init__(
-        self, connection: sqlite3.Connection, where: Path, commit: Callable[[], None]
+        self, connection: sqlite3.Connection, trail: Trail, commit: Callable[[], None]
     ) -> None:
         self._db = connection
-        self._where = where
+        self._trail = trail
         self._commit = commit
 
     def reserve(self, record: Record, egress: Egress, worst_case: Decimal) -> int:
         """Writes a paid call down before it is made, and commits; returns the attempt's id."""
-        with writing(self._where):
+        with self._trail.writing():
             cursor = self._db.execute(
                 "INSERT INTO attempts (position, record_id, provider, model, url, bytes, sha256, "
                 "state, reserved, begun_at) VALUES (?,?,?,?,?,?,?,'reserved',?,?)",
                 (record.position, record.id, egress.provider, egress.model, egress.url,
                  egress.bytes, egress.sha256, to_pico(worst_case), time.time()),
             )  # fmt: skip
+            self._trail.add_written(CALL, record.position, ref=cursor.lastrowid)
         self._commit()
         assert cursor.lastrowid is not None
         return cursor.lastrowid
@@ -72,15 +87,18 @@ class Attempts:
         request_id: str | None = None,
         problem: str | None = None,
     ) -> None:
-        """``settled`` (paid ``cost``), ``released`` (not billed) or ``unknown`` (the reservation
-        stays spent). Uncommitted until the next `commit`, so that an outcome can go with it."""
-        with writing(self._where):
+        """``settled`` (paid ``cost``), ``released`` (not billed), ``unsent`` (it never left) or
+        ``unknown`` (the reservation stays spent). Uncommitted until the next `commit`, so that an
+        outcome can go with it."""
+        with self._trail.writing():
             self._db.execute(
                 "UPDATE attempts SET state=?, cost=CASE ? WHEN 'unknown' THEN reserved ELSE ? END, "
                 "usage=?, request_id=?, problem=?, ended_at=? WHERE id=?",
                 (state, state, to_pico(cost), json.dumps(usage), request_id, problem, time.time(),
                  attempt),
             )  # fmt: skip
+            row = self._db.execute("SELECT position FROM attempts WHERE id=?", (attempt,))
+            self._trail.add_written(CALL, row.fetchone()[0], ref=attempt)
 
     def open_attempts(self) -> list[tuple[int, int, Decimal]]:
         """(attempt id, position, reservation) of calls a former process did not end."""
@@ -88,6 +106,36 @@ class Attempts:
             "SELECT id, position, reserved FROM attempts WHERE state='reserved'"
         )
         return [(attempt, position, from_pico(reserved)) for attempt, position, reserved in rows]
+
+    def next_id(self) -> int:
+        """Of the attempt that is reserved next."""
+        (last,) = self._db.execute("SELECT MAX(id) FROM attempts").fetchone()
+        return (last or 0) + 1
+
+    def cost(self, attempt: int) -> tuple[bool, Decimal | None]:
+        """(whether there is such an attempt, what it cost if it has ended)."""
+        row = self._db.execute("SELECT cost FROM attempts WHERE id=?", (attempt,)).fetchone()
+        return row is not None, None if row is None or row[0] is None else from_pico(row[0])
+
+    def sent(self) -> Iterator[Call]:
+        """What left or may have left, in order, streamed."""
+        return self._calls("state != 'unsent'")
+
+    def of(self, position: int) -> Iterator[Call]:
+        """A record's calls, in order."""
+        return self._calls("position = ?", position)
+
+    def _calls(self, which: str, *values: int) -> Iterator[Call]:
+        rows = self._db.execute(
+            "SELECT id, position, record_id, provider, model, url, bytes, sha256, state, "
+            "COALESCE(cost, reserved), begun_at, request_id, problem FROM attempts "
+            f"WHERE {which} ORDER BY id",
+            values,
+        )
+        for number, at, record, *egress, state, cost, begun, request, problem in rows:
+            yield Call(
+                number, at, record, Egress(*egress), state, from_pico(cost), begun, request, problem
+            )
 
     def committed_usd(self) -> Decimal:
         """What is spent or may be: costs, reservations of open calls and of unknown ones."""

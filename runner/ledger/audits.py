@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from pathlib import Path
 
-from runner.ledger.attempts import writing
+from runner.ledger.trail import AUDIT, Trail
 from runner.types import JSONValue, Record
 
 
@@ -15,9 +14,9 @@ class Audits:
     """The ``audits`` table: at most one verdict a record, the last. ``alarms``: how many the audit
     had raised when the answer was accepted, since each changes the rule that accepts."""
 
-    def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, trail: Trail) -> None:
         self._db = connection
-        self._where = where
+        self._trail = trail
 
     def add(
         self, record: Record, local: JSONValue, other: JSONValue, judge: str, alarms: int
@@ -26,13 +25,14 @@ class Audits:
         returned. Uncommitted until the ledger's next `commit`."""
         wrong = bool(local != other)
         values = [json.dumps(value, ensure_ascii=False) for value in (local, other)]
-        with writing(self._where):
+        with self._trail.writing():
             self._db.execute(
                 # A verdict that is changed keeps its place: the order is part of the test.
                 "INSERT INTO audits VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (position) DO UPDATE SET "
                 "wrong=excluded.wrong, other_value=excluded.other_value, judge=excluded.judge",
                 (record.position, record.id, wrong, *values, judge, alarms, time.time()),
             )
+            self._trail.add_written(AUDIT, record.position)
         return wrong
 
     def verdicts(self) -> list[tuple[bool, int]]:

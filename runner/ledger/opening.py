@@ -39,10 +39,13 @@ CREATE TABLE attempts (
   usage TEXT, request_id TEXT, problem TEXT, begun_at REAL NOT NULL, ended_at REAL);
 CREATE INDEX attempts_by_state ON attempts (state);
 CREATE INDEX attempts_by_position ON attempts (position);
-PRAGMA user_version = 2;
+CREATE TABLE trail (
+  seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, position INTEGER, ref,
+  note TEXT, content BLOB, hash BLOB NOT NULL);
+PRAGMA user_version = 3;
 COMMIT;
 """
-VERSION = 2
+VERSION = 3
 LEDGER = "ledger.sqlite"
 
 
@@ -65,8 +68,9 @@ def open_ledger(run_dir: Path, *, create: bool = True) -> Iterator[Ledger]:
         try:
             database = sqlite3.connect(path)
             try:
-                yield _prepare(database, path)
-                database.commit()
+                ledger = _prepare(database, path)
+                yield ledger
+                ledger.commit()
             finally:
                 database.close()
         except sqlite3.DatabaseError as error:

@@ -7,10 +7,8 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from runner.ledger.attempts import writing
+from runner.ledger.trail import OUTCOME, REVIEW, Trail, compact
 from runner.types import DecidedBy, JSONValue, Outcome, Record, Status
 
 
@@ -30,17 +28,18 @@ class Queued:
 class Reviews:
     """The ``reviews`` table: every decision, the last one standing; nothing is ever taken out."""
 
-    def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, trail: Trail) -> None:
         self._db = connection
-        self._where = where
+        self._trail = trail
 
     def add(self, outcome: Outcome, who: str, value: JSONValue, note: str) -> None:
         """Writes a decision down. Uncommitted until the ledger's next `commit`."""
-        with writing(self._where):
-            self._db.execute(
+        with self._trail.writing():
+            cursor = self._db.execute(
                 "INSERT INTO reviews VALUES (?,?,?,?,?,?)",
-                (outcome.position, outcome.record_id, who, time.time(), _json(value), note),
+                (outcome.position, outcome.record_id, who, time.time(), compact(value), note),
             )
+            self._trail.add_written(REVIEW, outcome.position, ref=cursor.lastrowid)
 
     def last(self, position: int) -> tuple[JSONValue, str] | None:
         """(value, note) of the last decision on a record."""
@@ -56,10 +55,11 @@ class Reviews:
         if row is None:
             return  # decided without a person
         kept = {**(json.loads(row[0] or "null") or {}), "closed": value}
-        with writing(self._where):
+        with self._trail.writing():
             self._db.execute(
-                "UPDATE held SET answer = ? WHERE position = ?", (_json(kept), position)
+                "UPDATE held SET answer = ? WHERE position = ?", (compact(kept), position)
             )
+            self._trail.add_written(OUTCOME, position)
 
     def queue(self) -> Iterator[Queued]:
         """The records in review, in input order, streamed."""
@@ -90,7 +90,3 @@ class Reviews:
             "SELECT local_value, alarms FROM audits WHERE position = ?", (position,)
         ).fetchone()
         return (json.loads(row[0]), row[1]) if row else None
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -6,16 +6,20 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runner.ledger.attempts import Attempts, writing
+from runner.ledger.attempts import Attempts
 from runner.ledger.audits import Audits
-from runner.ledger.money import from_pico, to_pico
+from runner.ledger.columns import columns, real, was
+from runner.ledger.money import from_pico
+from runner.ledger.proof import Proof, prove
 from runner.ledger.reviews import Reviews
-from runner.types import DecidedBy, Outcome, Record, Status
+from runner.ledger.trail import META, OUTCOME, Trail, compact
+from runner.types import DecidedBy, Outcome, Reason, Record, Status
 
 COMMIT_EVERY_ROWS = 500
 COMMIT_EVERY_S = 0.5
@@ -52,12 +56,12 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
         self._db = connection
-        self._where = where
         self._pending = 0
         self._committed_at = time.monotonic()
-        self.attempts = Attempts(connection, where, self.commit)
-        self.audits = Audits(connection, where)
-        self.reviews = Reviews(connection, where)
+        self.trail = Trail(connection, where)
+        self.attempts = Attempts(connection, self.trail, self.commit)
+        self.audits = Audits(connection, self.trail)
+        self.reviews = Reviews(connection, self.trail)
         self._former = self._last_position()
 
     # -- outcomes ---------------------------------------------------------------------------
@@ -67,7 +71,8 @@ class Ledger:
         if position > self._former:
             return None
         row = self._db.execute(
-            "SELECT o.record_id, o.digest, o.status, o.reason = 'teacher' OR EXISTS "
+            "SELECT o.record_id, o.digest, o.status, o.reason IN ('teacher', 'redaction_failed') "
+            "OR EXISTS "
             "(SELECT 1 FROM attempts a WHERE a.position = o.position AND o.status = 'review') "
             "FROM outcomes o WHERE o.position = ?",
             (position,),
@@ -80,8 +85,9 @@ class Ledger:
 
     def forget(self, position: int) -> None:
         """Takes an outcome back, so that its position can be recorded anew."""
-        with writing(self._where):
+        with self.trail.writing():
             self._db.execute("DELETE FROM outcomes WHERE position = ?", (position,))
+            self.trail.add(OUTCOME, position, None)
 
     def earlier(self, record_id: str, position: int) -> bool:
         """Whether an earlier position holds the same record id."""
@@ -100,19 +106,25 @@ class Ledger:
         answer: Any = None,
         waits_for: str | None = None,
         expected_loss: float | None = None,
+        note: Mapping[str, Any] | None = None,
     ) -> None:
-        """Records an outcome; ``held`` keeps the record itself for a later escalation."""
-        with writing(self._where):
+        """Records an outcome; ``held`` keeps the record itself for a later escalation, ``note`` is
+        for its trail."""
+        values = columns(outcome)
+        start = (outcome.position, outcome.record_id, digest, *values[:4])
+        kept: tuple[Any, ...] = (None,) * 4
+        if held is not None:
+            kept = (held.line, compact(dict(held.fields)), compact(answer), real(expected_loss))
+        with self.trail.writing():
             self._db.execute(
                 "INSERT INTO outcomes VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (outcome.position, outcome.record_id, digest, *_columns(outcome, waits_for)),
+                (*start, waits_for, *values[4:]),
             )
             if held is not None:
                 self._db.execute(
-                    "INSERT OR REPLACE INTO held VALUES (?,?,?,?,?)",
-                    (held.position, held.line, _json(dict(held.fields)), _json(answer),
-                     expected_loss),
-                )  # fmt: skip
+                    "INSERT OR REPLACE INTO held VALUES (?,?,?,?,?)", (held.position, *kept)
+                )
+            self.trail.add(OUTCOME, outcome.position, (*start, *values[4:], *kept), note=note)
         self._pending += 1
         late = time.monotonic() - self._committed_at > COMMIT_EVERY_S
         if self._pending >= COMMIT_EVERY_ROWS or late:
@@ -120,19 +132,25 @@ class Ledger:
 
     def change(self, outcome: Outcome, *, waits_for: str | None = None) -> None:
         """Replaces the outcome at its position; uncommitted until the next `commit`."""
-        with writing(self._where):
+        position, values = outcome.position, columns(outcome)
+        with self.trail.writing():
+            former = self._db.execute(
+                "SELECT status, reason, decided_by, value FROM outcomes WHERE position=?",
+                (position,),
+            ).fetchone()
             self._db.execute(
                 "UPDATE outcomes SET status=?, value=?, decided_by=?, reason=?, waits_for=?, "
                 "confidence=?, field_confidence=?, model=?, cost=?, error=?, closed_estimate=? "
                 "WHERE position=?",
-                (*_columns(outcome, waits_for), outcome.position),
+                (*values[:4], waits_for, *values[4:], position),
             )
             if outcome.status is Status.DONE:
-                self._db.execute("DELETE FROM held WHERE position = ?", (outcome.position,))
+                self._db.execute("DELETE FROM held WHERE position = ?", (position,))
+            self.trail.add_written(OUTCOME, position, note=was(former))
 
     def set_waits_for(self, position: int, cause: str) -> None:
         """Says why a waiting record was not sent."""
-        with writing(self._where):
+        with self.trail.writing():
             self._db.execute(
                 "UPDATE outcomes SET waits_for=? WHERE position=? AND status='waiting'",
                 (cause, position),
@@ -140,19 +158,20 @@ class Ledger:
 
     def explain_waiting(self, cause: str) -> None:
         """Gives every record that still waits, and of which nothing is said yet, this cause."""
-        with writing(self._where):
+        with self.trail.writing():
             self._db.execute(
                 "UPDATE outcomes SET waits_for=? WHERE status='waiting' "
-                "AND (waits_for IS NULL OR waits_for='sending')",
-                (cause,),
+                "AND (waits_for IS NULL OR waits_for IN ('sending', ?))",
+                (cause, CHOOSING),
             )
 
     def ready_waiting(self) -> None:
-        """Makes every waiting record ready to be taken, whatever kept it before but a choice."""
-        with writing(self._where):
+        """Makes every waiting record ready to be taken, or to be chosen, whatever kept it."""
+        with self.trail.writing():
             self._db.execute(
-                "UPDATE outcomes SET waits_for=NULL WHERE status='waiting' AND waits_for IS NOT ?",
-                (CHOOSING,),
+                "UPDATE outcomes SET waits_for = CASE WHEN reason=? THEN ? END "
+                "WHERE status='waiting' AND waits_for != ?",
+                (Reason.EXPECTED_LOSS, CHOOSING, CHOOSING),
             )
 
     def choosing(self) -> list[tuple[int, float, Decimal]]:
@@ -167,7 +186,7 @@ class Ledger:
 
     def choose(self, positions: Iterable[int]) -> None:
         """Makes these records ready to be sent."""
-        with writing(self._where):
+        with self.trail.writing():
             self._db.executemany(
                 "UPDATE outcomes SET waits_for=NULL WHERE position=?", ((p,) for p in positions)
             )
@@ -236,24 +255,33 @@ class Ledger:
         return row[0] if row else None
 
     def set_meta(self, key: str, value: str) -> None:
-        with writing(self._where):
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
+        with self.trail.writing():
+            changed = self._db.execute(
+                "INSERT INTO meta VALUES (?,?) ON CONFLICT (key) DO UPDATE SET "
+                "value=excluded.value WHERE value != excluded.value",
+                (key, value),
+            ).rowcount
+            if changed:
+                self.trail.add(META, None, (key, value), ref=key)
         self.commit()
 
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """For a reader: whatever a run writes meanwhile is not seen."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.rollback()
+
+    def prove(self, noted: str | None = None) -> Proof:
+        """For a reader: whether everything is as it was written."""
+        with self.one_moment():
+            return prove(self._db, noted)
+
     def commit(self) -> None:
-        with writing(self._where):
+        with self.trail.writing():
+            self.trail.flush()
             self._db.commit()
         self._pending = 0
         self._committed_at = time.monotonic()
-
-
-def _columns(outcome: Outcome, waits_for: str | None) -> tuple[Any, ...]:
-    return (
-        outcome.status, _json(outcome.value), outcome.decided_by, outcome.reason, waits_for,
-        outcome.confidence, _json(dict(outcome.field_confidence)), outcome.model,
-        to_pico(outcome.cost_usd), outcome.error, to_pico(outcome.closed_estimate),
-    )  # fmt: skip
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)

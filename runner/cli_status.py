@@ -1,0 +1,127 @@
+"""`localfirst status`: counts, what left the machine, a record's history, and whether all of it is
+as it was written; a part of `runner.cli`, and as thin."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.errors import RunFailed, UsageError
+
+if TYPE_CHECKING:
+    from runner.ledger import Ledger
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_COLUMNS = ("time", "id", "provider", "model", "url", "bytes", "sha256", "state", "cost_usd")
+_HASH = re.compile(r"[0-9a-fA-F]{16,64}")
+
+
+@click.command()
+@click.argument("run_dir", type=_FOLDER)
+@click.option("--egress", is_flag=True, help="Instead: every request that left the machine.")
+@click.option("--record", metavar="ID", help="Instead: the history of one record.")
+@click.option("--verify", is_flag=True, help="Instead: was anything changed since it was written?")
+@click.option("--head", metavar="HASH", help="With --verify: a last entry noted before.")
+@click.option("--curve", is_flag=True, help="Instead: spend against expected error.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def status(
+    run_dir: Path,
+    egress: bool,
+    record: str | None,
+    verify: bool,
+    head: str | None,
+    curve: bool,
+    as_json: bool,
+) -> None:
+    """Counts and spend of a run, also while it goes on."""
+    if egress + verify + curve + (record is not None) > 1:
+        raise UsageError(
+            "give one of --egress, --record, --verify and --curve: each shows something else"
+        )
+    if head is not None and not (verify and _HASH.fullmatch(head)):
+        raise UsageError(
+            "--head goes with --verify, and takes 16 to 64 digits of a hash (0-9, a-f)"
+        )
+    from runner.ledger import read_ledger
+
+    with read_ledger(run_dir) as ledger:
+        if egress:
+            _show_egress(ledger, as_json)
+        elif record is not None:
+            _show_record(ledger, record, as_json)
+        elif verify:
+            _verify(ledger, run_dir, head, as_json)
+        elif curve:
+            _show_curve(ledger, as_json)
+        else:
+            _show_counts(ledger, as_json)
+
+
+def _show_counts(ledger: Ledger, as_json: bool) -> None:
+    from runner.summary import summarise
+
+    summary = summarise(ledger)
+    if as_json:
+        click.echo(json.dumps(summary.as_json()))
+        return
+    from rich.console import Console
+
+    from runner.display import show_summary
+
+    show_summary(Console(), summary)
+
+
+def _show_curve(ledger: Ledger, as_json: bool) -> None:
+    from runner.curve import spending_curve
+
+    points = spending_curve(ledger)
+    if as_json:
+        rows = [{"spent_usd": float(usd), "expected_error": share} for usd, share in points]
+        click.echo(json.dumps(rows))
+        return
+    click.echo("spent_usd\texpected_error")
+    for usd, share in points:
+        click.echo(f"{usd:.4f}\t{share:.4f}")
+
+
+def _show_egress(ledger: Ledger, as_json: bool) -> None:
+    if not as_json:
+        click.echo("\t".join(_COLUMNS))
+    for call in ledger.attempts.sent():
+        row = call.as_json()
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            row["cost_usd"] = f"{call.cost_usd.normalize():f}"
+            # An id may hold what would break a table.
+            click.echo("\t".join(re.sub(r"\s", " ", str(row[name])) for name in _COLUMNS))
+
+
+def _show_record(ledger: Ledger, record: str, as_json: bool) -> None:
+    from runner.history import history, history_words
+
+    told = history(ledger, record)
+    if as_json:
+        click.echo(json.dumps(told.as_json(), ensure_ascii=False))
+        return
+    for line in history_words(told):
+        click.echo(line)
+
+
+def _verify(ledger: Ledger, run_dir: Path, head: str | None, as_json: bool) -> None:
+    proof = ledger.prove(head)
+    whole = proof.problem is None
+    if as_json:
+        told = {"whole": whole, "entries": proof.entries, "head": proof.head}
+        click.echo(json.dumps({**told, "problem": proof.problem}))
+    if not whole:
+        raise RunFailed(f"{run_dir} is not as it was written: {proof.problem}")
+    if not as_json:
+        click.echo(
+            f"{proof.entries:,} entries, chain whole; every outcome, call, audit and review row "
+            f"agrees with its last entry\nthe last entry: {proof.head}"
+        )

@@ -1,0 +1,171 @@
+"""The audit trail: an entry for whatever is written down, each chained to the one before.
+
+An entry holds the SHA-256 of its row as it was written then, and of itself together with the
+former entry's. So `runner.ledger.proof` finds whatever was changed, put in or taken out later. It
+is in the transaction of what it speaks of: neither ever stands alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runner.errors import RunFailed
+
+OUTCOME, CALL, AUDIT, REVIEW, META = "outcome", "call", "audit", "review", "meta"
+ROWS = {
+    # Not `waits_for`: why a waiting record was not sent yet is no more than a notice.
+    OUTCOME: (
+        "o.position, o.record_id, o.digest, o.status, o.value, o.decided_by, o.reason, "
+        "o.confidence, o.field_confidence, o.model, o.cost, o.error, o.closed_estimate, h.line, "
+        "h.fields, h.answer, h.expected_loss",
+        "outcomes o LEFT JOIN held h USING (position)",
+        "o.position",
+    ),
+    CALL: ("*", "attempts", "id"),
+    AUDIT: ("*", "audits", "position"),
+    REVIEW: ("*", "reviews", "rowid"),
+    META: ("*", "meta", "key"),
+}
+"""Kind of entry → the columns that it speaks of, where they are, and by which key."""
+CONTENT_BYTES = 16
+START = b"\0" * 32
+FLUSH_EVERY = 500
+compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+"""JSON without spaces; made once, since `json.dumps` makes such an encoder at every call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """``ref``: the row's key, where that is not the record's position. ``note``: JSON of what the
+    row does not say. ``content`` is None where the row was taken out."""
+
+    seq: int
+    at: float
+    kind: str
+    position: int | None
+    ref: int | str | None
+    note: str | None
+    content: bytes | None
+    hash: bytes
+
+    @property
+    def key(self) -> int | str | None:
+        return self.position if self.ref is None else self.ref
+
+    def chained(self, former: bytes) -> bytes:
+        """The hash that it has behind an entry of this hash."""
+        return _chained(former, self.seq, self.at, self.kind, self.position, self.ref, self.note,
+                        self.content)  # fmt: skip
+
+
+def content_of(row: Sequence[Any]) -> bytes:
+    """A row's values, in the order of `ROWS`, as an entry holds them."""
+    return hashlib.sha256(compact(row).encode()).digest()[:CONTENT_BYTES]
+
+
+def _chained(former: bytes, *values: Any) -> bytes:
+    *plain, content = values
+    text = compact([*plain, None if content is None else content.hex()])
+    return hashlib.sha256(former + text.encode()).digest()
+
+
+class Trail:
+    """The ``trail`` table. Entries are kept back for a moment, since many at once cost less; the
+    ledger writes them before it commits."""
+
+    def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
+        self._db = connection
+        self._where = where
+        self._kept: list[tuple[Any, ...]] = []
+        self._last: tuple[int, bytes] | None = None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns a failed write (a full disk, most likely) into the sentence a person needs."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            # SQLite may have undone the transaction or only the statement: all or nothing, or
+            # else an entry could be left without its row.
+            self._db.rollback()
+            self._kept, self._last = [], None
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
+            raise RunFailed(
+                f"cannot write to {self._where}: {error}; what was recorded before is kept: make "
+                "room there and run the same command again"
+            ) from None
+
+    def add(
+        self,
+        kind: str,
+        position: int | None,
+        row: Sequence[Any] | None,
+        *,
+        ref: int | str | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Enters a row as it was just written: None for one that was taken out."""
+        seq, former = self._last or self._read_last()
+        text = compact(note) if note else None
+        content = None if row is None else content_of(row)
+        values = (seq + 1, time.time(), kind, position, ref, text, content)
+        self._last = (seq + 1, _chained(former, *values))
+        self._kept.append((*values, self._last[1]))
+        if len(self._kept) >= FLUSH_EVERY:
+            self.flush()
+
+    def add_written(
+        self,
+        kind: str,
+        position: int | None,
+        *,
+        ref: int | str | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The same, the row read back from its table."""
+        row = row_of(self._db, kind, position if ref is None else ref)
+        self.add(kind, position, row, ref=ref, note=note)
+
+    def flush(self) -> None:
+        """Writes the entries kept back; part of the open transaction."""
+        if self._kept:
+            self._db.executemany("INSERT INTO trail VALUES (?,?,?,?,?,?,?,?)", self._kept)
+            self._kept = []
+
+    def head(self) -> tuple[int, str]:
+        """(number of entries, the last one's hash): noted elsewhere, it proves all before it."""
+        seq, last = self._last or self._read_last()
+        return seq, last.hex()
+
+    def of(self, position: int) -> list[Entry]:
+        """A record's entries, oldest first."""
+        rows = self._db.execute("SELECT * FROM trail WHERE position=? ORDER BY seq", (position,))
+        return [Entry(*row) for row in rows]
+
+    def _read_last(self) -> tuple[int, bytes]:
+        row = self._db.execute("SELECT seq, hash FROM trail ORDER BY seq DESC LIMIT 1").fetchone()
+        self._last = (row[0], row[1]) if row else (0, START)
+        return self._last
+
+
+def row_of(database: sqlite3.Connection, kind: str, key: int | str | None) -> Sequence[Any] | None:
+    """The row that entries of this kind and key speak of, as it stands."""
+    columns, source, name = ROWS[kind]
+    select = f"SELECT {columns} FROM {source} WHERE {name}=?"
+    row: Sequence[Any] | None = database.execute(select, (key,)).fetchone()
+    return row
+
+
+def moment(at: float) -> str:
+    """A time as people and programs read it: ISO, UTC, to the second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
