@@ -50,20 +50,25 @@ class Referenced:
     wrong: Flags
 
 
-def referenced(pool: Sequence[Question], seed: int, looks: bool = False) -> Referenced:
-    """As `localfirst calibrate` does it: 2,000 unlabelled records, at random, and support."""
+def referenced(
+    pool: Sequence[Question], seed: int, also: Sequence[str] = (), *, support: bool = True
+) -> Referenced:
+    """As `localfirst calibrate` does it: 2,000 unlabelled records, at random, and support; with
+    these further signals, if any."""
     order = np.random.default_rng(seed).permutation(len(pool))
     shuffled = [pool[i] for i in order]
     reference, rest = shuffled[:REFERENCE], shuffled[REFERENCE:]
-    support = Support.of(
+    company = Support.of(
         [q.row["prompt"] for q in reference],
         [q.text for q in reference],
         [{"": q.answer} for q in reference],
     )
     features = []
     for q in rest:
-        given = dict(q.features) if looks else {"probability": q.features["probability"]}
-        given["support"] = support.of_answer(q.text, {"": q.answer}, "")[""]
+        taken = {**q.signals, **q.features}
+        given = {name: taken.get(name, 0.0) for name in ("probability", *also)}
+        if support:
+            given["support"] = company.of_answer(q.text, {"": q.answer}, "")[""]
         features.append(given)
     return Referenced(rest, features, wrong_of(rest))
 

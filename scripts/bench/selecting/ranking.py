@@ -24,6 +24,7 @@ LABELS = 1000
 RESAMPLES = 200
 OURS = "localfirst"
 LOOKS = "localfirst, with every look"
+TOKENS = "token probabilities, trained alike"
 SIGNALS = {
     "probability": "probability of the value",
     "sequence_probability": "sequence probability",
@@ -113,8 +114,13 @@ def _held_out(
     order = np.random.default_rng(draw).permutation(len(pool))
     found: Scores = {}
     held: list[int] = []
-    for name, looks in ((OURS, False), (LOOKS, True)):
-        split = referenced(pool, draw, looks)
+    trained_ones = (
+        (OURS, (), True),
+        (LOOKS, tuple(ASKED), True),
+        (TOKENS, ("entropy", "margin", "least_probability"), False),
+    )
+    for name, also, support in trained_ones:
+        split = referenced(pool, draw, also, support=support)
         labels = list(range(LABELS))
         score, training = trained(split, labels)
         held = list(range(training, len(split.rest)))
