@@ -89,8 +89,9 @@ class Calibration:
 
     def score(self, features: Mapping[str, Features]) -> float:
         """What ranks an answer, in (0, 1); `NO_ANSWER` where it has no features."""
-        whole = features.get(WHOLE)
-        return self.combiners[WHOLE](whole) if whole else NO_ANSWER
+        whole, combiner = features.get(WHOLE), self.combiners.get(WHOLE)
+        # Where no labelled answer had a signal, none of them says what any is worth.
+        return combiner(whole) if whole and combiner is not None else NO_ANSWER
 
     def confidences(self, features: Mapping[str, Features]) -> dict[str, float]:
         """Calibrated P(correct) of each name that was calibrated."""

@@ -82,9 +82,15 @@ class Judge:
             calibrated=True,
         )
 
-    def open_to_looks(self, signals: Signals, threshold: float | None) -> bool:
-        """Whether looks not taken yet can still bring the score over the threshold or below it."""
-        if self.calibration is None or threshold is None or WHOLE not in signals:
+    def open_to_looks(
+        self, signals: Signals, threshold: float | None, *, always: bool = False
+    ) -> bool:
+        """Whether looks not taken yet can still bring the score over the threshold or below it;
+        with ``always``, whether there is anything that they could change at all."""
+        if self.calibration is None or WHOLE not in signals:
             return False
-        low, high = self.calibration.combiners[WHOLE].bounds(signals[WHOLE])
+        combiner = self.calibration.combiners.get(WHOLE)
+        if always or combiner is None or threshold is None:
+            return always and combiner is not None
+        low, high = combiner.bounds(signals[WHOLE])
         return low < threshold <= high

@@ -12,12 +12,14 @@ from runner.types import Answer, JSONValue, Reason, Record, Route
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """``may_leave`` is false for records that must stay on the machine whatever happens."""
+    """``may_leave`` is false for records that must stay on the machine whatever happens; ``rule``
+    is the matching rule's place in ``routes``."""
 
     route: Route
     reason: str
     may_leave: bool = True
     value: JSONValue = None
+    rule: int | None = None
 
 
 class Router:
@@ -40,17 +42,17 @@ class Router:
     def route(self, record: Record) -> Routed:
         """Raises `RecordError` where an expression fails on this record."""
         kept = self._keep_local is not None and bool(self._keep_local.evaluate(record))
-        for when, rule, answer in self._rules:
+        for n, (when, rule, answer) in enumerate(self._rules):
             if not when.evaluate(record):
                 continue
             may_leave = not (kept or rule.keep_local)
             if answer is not None:
                 reason = rule.reason or Reason.TEMPLATE
-                return Routed(Route.TEMPLATE, reason, may_leave, answer.render(record))
+                return Routed(Route.TEMPLATE, reason, may_leave, answer.render(record), n)
             if rule.to == "closed" and not may_leave:
                 # High-stakes, but it may not leave: nobody but a person is left to decide.
-                return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False)
-            return Routed(Route(rule.to), rule.reason or Reason.RULE, may_leave)
+                return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False, rule=n)
+            return Routed(Route(rule.to), rule.reason or Reason.RULE, may_leave, rule=n)
         return Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=not kept)
 
 

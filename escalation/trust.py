@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,20 @@ class Trust:
     certificates: Mapping[str, Certified] | None = None
 
     def stated(self) -> list[dict[str, Any]] | None:
-        """The certificates with their provenance, as the ledger keeps them; None without any."""
+        """The certificates with their provenance, as the ledger keeps them; None without any.
+        ``all_closed``: no local answer is accepted, and that is what is certified."""
         if self.certificates is None or self.calibration is None:
             return None
         made = {"source": self.calibration.source, "made": self.calibration.made}
         training = {"training": self.calibration.training}
         return [
-            asdict(certificate) | made | training | {"stratum": name}
+            _as_json(certificate) | made | training | {"stratum": name}
             for name, certificate in self.certificates.items()
         ]
+
+
+def _as_json(certificate: Certified) -> dict[str, Any]:
+    # JSON has no infinity.
+    all_closed = certificate.threshold == math.inf
+    threshold = None if all_closed else certificate.threshold
+    return asdict(certificate) | {"threshold": threshold, "all_closed": all_closed}

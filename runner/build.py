@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escalation.anthropic import Anthropic
-from escalation.escalate import ClosedSide, body_bytes
+from escalation.closed import ClosedSide
+from escalation.escalate import body_bytes
 from escalation.judge import Judge
 from escalation.openai import OpenAI
 from escalation.policy import Acceptance, Router, Rule
@@ -27,7 +28,7 @@ from runner.looks import looks_of
 from runner.pipeline import Answering
 from runner.prompts import Expression, Renderer
 from runner.records import read_records
-from runner.settling import Division
+from runner.settling import Stakes
 from runner.types import Engine, Prompt, Record, Sampling
 from runner.watch import Auditing, Say, Watch
 
@@ -155,6 +156,7 @@ def closed_side(job: Job) -> ClosedSide | None:
         renderer=_renderer(job),
         checker=Checker(job.answer.constraint()),
         redactor=Redactor(job.privacy.redact, job.privacy.patterns, _renderer(job).render),
+        spend_file=job.spend_path(),
     )
 
 
@@ -228,7 +230,7 @@ def answering(job: Job, closed: ClosedSide | None, calibration: Calibration | No
         sampling=given,
         judge=Judge(calibration, calibration.support if calibration is not None else None),
         looks=looks_of(job, given),
-        division=Division(Expression(stakes, "confidence.stakes") if stakes else None)
+        division=Stakes(Expression(stakes, "confidence.stakes") if stakes else None)
         if job.confidence.policy == "budget"
         else None,
         estimate=_estimate(closed),

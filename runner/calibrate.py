@@ -20,7 +20,7 @@ from escalation.calibration import (
 from escalation.calibration_file import save
 from escalation.certificates import certified
 from escalation.judge import Judge, values_of, with_looks
-from escalation.policy import stratum
+from escalation.policy import Acceptance, stratum
 from escalation.risk import fewest_labels
 from escalation.support import FEWEST, Support
 from escalation.trust import Trust
@@ -67,17 +67,18 @@ def calibrate_job(
         drawn = draw_for_teacher(job, teacher)
         _enough(job, len(drawn.labelled))
         labels, closed, unused = ask(drawn.labelled), {}, 0
+        source = f"{TEACHER} to records that may leave" if drawn.passed_over else TEACHER
     else:
         labels = read_labels(labels_path, job.records.id, job.answer.constraint())
         drawn = draw_labelled(job, labels, labels_path)
         _enough(job, len(drawn.labelled))
-        closed = dict(ask(drawn.labelled[-teacher:])) if teacher else {}
-        unused = len(labels) - len(drawn.labelled)
-    made = _Maker(job, drawn, labels, closed).make(PEOPLE if labels_path else TEACHER)
+        closed = dict(ask(drawn.sendable()[-teacher:])) if teacher else {}
+        unused, source = len(labels) - len(drawn.labelled), PEOPLE
+    made = _Maker(job, drawn, labels, closed).make(source)
     save(made, output)
     batch = made.batch[0] if made.batch is not None else None
     if job.confidence.target is None:
-        return Calibrated(made, build.trust(job), unused)
+        return Calibrated(made, Trust(Acceptance(None), made), unused)
     return Calibrated(made, certified(made, job.confidence, batch), unused)
 
 
@@ -174,7 +175,9 @@ class _Maker:
                     found = await self._looks.take(engine, record, prompt, answer)
                     looked[record.position] = found
 
-        others = self._drawn.others if self._needs_others() else []
+        others = self._drawn.others
+        if not self._drawn.whole:
+            others = others[: job.confidence.reference if _trains(job) else 0]
         try:
             async with asyncio.TaskGroup() as tasks:
                 for record in self._drawn.labelled:
@@ -186,9 +189,6 @@ class _Maker:
         finally:
             await engine.aclose()
         return seen, looked
-
-    def _needs_others(self) -> bool:
-        return self._drawn.whole or self._job.confidence.reference >= FEWEST
 
     def _support(self, seen: Mapping[int, _Seen]) -> Support | None:
         references = [

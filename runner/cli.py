@@ -17,6 +17,7 @@ import click
 
 from runner.cli_parts import SOME_UNFINISHED, finish, output_path
 from runner.cli_review import review
+from runner.cli_status import status
 from runner.errors import LocalFirstError, UsageError
 
 if TYPE_CHECKING:
@@ -134,16 +135,20 @@ def calibrate(
     stated = found.trusted.stated() or []
     if as_json:
         click.echo(json.dumps(stated))
-    if any(one["threshold"] is None for one in stated):
+    if any(one["threshold"] is None and not one["all_closed"] for one in stated):
         sys.exit(SOME_UNFINISHED)
 
 
 def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
+    from runner.curve import certified_curve
     from runner.words import trust_words
 
     confidence = job.confidence.model_dump(mode="json")
     for line in trust_words(found.trusted.stated(), confidence):
         click.echo(line, err=True)
+    if curve := certified_curve(found.calibration, job.confidence):
+        shares = ", ".join(f"{target:.0%}: {share:.1%}" for target, share in curve)
+        click.echo(f"Accepted at other targets, each certified on its own: {shares}.", err=True)
     click.echo(
         f"Calibration error of the confidence: {found.calibration.error_raw:.3f} raw, "
         f"{found.calibration.error_calibrated:.3f} calibrated (out of fold).",
@@ -152,26 +157,6 @@ def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
     if found.unused:
         click.echo(f"{found.unused:,} labels unused: their records never reach the model", err=True)
     click.echo(f"saved: {path}", err=True)
-
-
-@main.command()
-@click.argument("run_dir", type=_FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-def status(run_dir: Path, as_json: bool) -> None:
-    """Counts and spend of a run, also while it goes on."""
-    from runner.ledger import read_ledger
-    from runner.summary import summarise
-
-    with read_ledger(run_dir) as ledger:
-        summary = summarise(ledger)
-    if as_json:
-        click.echo(json.dumps(summary.as_json()))
-        return
-    from rich.console import Console
-
-    from runner.display import show_summary
-
-    show_summary(Console(), summary)
 
 
 @main.command()
@@ -273,6 +258,7 @@ def _displayed(console: Console, progress: Progress, file: JobFile, limit: int |
 
 
 main.add_command(review)
+main.add_command(status)
 
 if __name__ == "__main__":
     main()

@@ -42,6 +42,9 @@ def finish(
 
     show_summary(console, summary, elapsed_s)
     console.print(f"results: {output}", highlight=False, markup=False, soft_wrap=True)
+    entries, head = summary.trail
+    trail = f"audit trail: {entries:,} entries, the last {head}"
+    console.print(trail, highlight=False, markup=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps({**summary.as_json(), "results": str(output), **(more or {})}))
     if summary.unfinished:

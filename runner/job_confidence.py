@@ -96,8 +96,9 @@ class Confidence(Part):
         for name in ("fields", "strata"):
             if getattr(self, name) and self.target_error is None:
                 raise ValueError(f"`{name}` belongs to `target_error`")
-        if self.audit.rate and not self.certifies:
-            raise ValueError("`audit` checks a certificate: it needs a `target_error`")
+        if self.audit.rate and self.target_error is None:
+            # Of all that is delivered, the accepted may err more often than the whole.
+            raise ValueError("`audit` checks what is accepted: it needs a `target_error`")
         return self
 
     @property

@@ -49,6 +49,8 @@ class Looks:
     async def take(self, engine: Engine, record: Record, prompt: Prompt, answer: Answer) -> Found:
         """Every look; one that this record does not allow (too long a prompt) is left out."""
         found: Found = {name: {} for name in answer.scores}
+        if _WHOLE not in found:
+            return found  # no good, or without a probability: no signal could be weighed
         if self.p_true:
             await self._ask_itself(engine, prompt, answer, found)
         if self.wordings:
@@ -113,7 +115,8 @@ def looks_of(job: Job, sampling: Sampling) -> Looks | None:
         samples=spec.samples,
         checker=Checker(constraint),
         sampling=sampling,
-        always=spec.take == "always",
+        # A budget is divided by the confidence itself: every look can change who gets it.
+        always=spec.take == "always" or job.confidence.policy == "budget",
     )
 
 

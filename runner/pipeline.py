@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from escalation.escalate import Escalator, Sender
+from escalation.closed import Sender
+from escalation.escalate import Escalator
 from escalation.judge import Judge, Signals, with_looks
 from escalation.policy import Acceptance, Routed, Router, decide
-from escalation.standing import divide, let_stand
+from escalation.standing import Division, let_stand
 from runner.check import Checker
 from runner.errors import RecordError, RunDirError
 from runner.job import digest
 from runner.ledger import Ledger
 from runner.looks import Looks
 from runner.prompts import Renderer
-from runner.settling import Division, Settling
+from runner.settling import Settling, Stakes
 from runner.types import (
     Answer,
-    DecidedBy,
     Engine,
     Outcome,
     Prompt,
@@ -85,7 +85,7 @@ class Answering:
     sampling: Sampling
     judge: Judge
     looks: Looks | None
-    division: Division | None
+    division: Stakes | None
     estimate: Estimate
     engine: Callable[[], Engine]
     can_escalate: bool
@@ -125,7 +125,7 @@ class Pipeline:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._local_half(records, escalator))
+                tasks.create_task(self._local_half(records))
                 if escalator is not None and sender is not None:
                     tasks.create_task(escalator.drain(sender, self._more, lambda: self._local_done))
             await self._divide_the_rest(escalator, sender)
@@ -143,19 +143,18 @@ class Pipeline:
         self._ledger.commit()
 
     async def _divide_the_rest(self, escalator: Escalator | None, sender: Sender | None) -> None:
-        """Reservations are larger than bills, so money is left after each division: divide it
-        again until nothing more fits. What then was not chosen keeps its local answer."""
-        if self._do.division is None or escalator is None:
+        """Divides what those without a usable local answer left. Those never chosen keep their
+        local answer; where something else than the cap ended the sending, they wait."""
+        if self._do.division is None or escalator is None or sender is None:
             return
-        while sender is not None and escalator.stopped is None:
-            if not divide(self._ledger, escalator.budget.left):
-                break
+        division = Division(self._ledger)
+        while escalator.stopped is None and division.choose(escalator.money_left()):
             await escalator.drain(sender, self._more, lambda: True)
-        if sender is not None:
+        if escalator.stopped in (None, Reason.BUDGET):
             for outcome in let_stand(self._ledger, Reason.EXPECTED_LOSS):
                 self.progress.resettle(outcome)
 
-    async def _local_half(self, records: Iterable[Record], escalator: Escalator | None) -> None:
+    async def _local_half(self, records: Iterable[Record]) -> None:
         slots: asyncio.Semaphore | None = None
         async with asyncio.TaskGroup() as tasks:
             for record in records:
@@ -174,8 +173,6 @@ class Pipeline:
                 await slots.acquire()
                 self._flying[record.id] = record.position
                 tasks.create_task(self._with_model(record, mark, routed, slots))
-        if self._do.division is not None and escalator is not None:
-            divide(self._ledger, escalator.budget.left)
         self._local_done = True
         self._more.set()
 
@@ -221,16 +218,11 @@ class Pipeline:
             return None
         cost = self._cost(prompt)
         if routed.route is Route.TEMPLATE:
-            self._settling.put(
-                Outcome(record.position, record.id, Status.DONE, routed.value,
-                        DecidedBy.TEMPLATE, routed.reason,
-                        closed_estimate=self._estimate(record)),
-                mark,
-            )  # fmt: skip
+            self._settling.by_template(record, mark, routed, self._estimate(record))
         elif routed.route is Route.CLOSED:
-            self._settling.route_closed(record, mark, routed.reason, cost)
+            self._settling.route_closed(record, mark, routed, cost)
         else:
-            self._settling.set_aside(record, mark, routed.reason, cost)
+            self._settling.set_aside(record, mark, routed, cost)
         return None
 
     async def _with_model(
@@ -245,7 +237,7 @@ class Pipeline:
             answer = self._do.checker.check(completion)
             answer = await self._judged(self._engine, record, prompt, answer, rule)
             cost = self._cost(prompt, answer.output_tokens)
-            self._settling.answered(record, mark, answer, routed, rule, cost)
+            self._settling.answered(record, mark, answer, routed, cost)
         except RecordError as error:
             self._settling.failed(record, mark, str(error), error.reason)
         finally:
@@ -260,9 +252,9 @@ class Pipeline:
         signals = judge.signals(answer, prompt.messages[-1].content, record.id)
         judged = judge.judged(answer, signals)
         self._watch.saw(record, judged)
-        if looks is None or not (looks.always or judge.open_to_looks(signals, rule.threshold)):
-            return judged
-        return await self._looked(engine, record, prompt, judged, rule, signals)
+        if looks and judge.open_to_looks(signals, rule.threshold, always=looks.always):
+            return await self._looked(engine, record, prompt, judged, rule, signals)
+        return judged
 
     async def _looked(
         self,

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from escalation.closed import ClosedSide
 from escalation.courier import JOURNAL
 from escalation.courier_client import Courier, former_replies
-from escalation.escalate import ClosedSide, Escalator
+from escalation.escalate import Escalator
 from escalation.policy import Acceptance
+from escalation.spend import day_cap
 from runner import build
 from runner.errors import RunDirError, UsageError
 from runner.job import Job, digest
@@ -108,35 +110,54 @@ def ask_teacher(
     if closed is None or not _has_key(closed):
         what = "no API key" if closed is not None else "no `escalation`"
         raise UsageError(f"--teacher: there is {what}, so there is no closed model to ask")
+    answering = build.answering(job, closed, None)
     with open_ledger(run_dir) as ledger:
         _own(ledger, job, run_dir)
-        for record in records:
-            _for_teacher(ledger, record, run_dir)
+        for record in _unasked(ledger, records, run_dir):
+            prompt = answering.renderer.render(record)
+            outcome = Outcome(
+                record.position, record.id, Status.WAITING, reason=Reason.TEACHER,
+                closed_estimate=answering.estimate(prompt, 0),
+            )  # fmt: skip
+            ledger.put(outcome, _mark(record), held=record)
         ledger.commit()
         _send_waiting(ledger, job, run_dir, closed, progress, say)
         wanted = {record.position for record in records}
         outcomes = [o for o in ledger.outcomes() if o.position in wanted]
+        stopped = ledger.meta("stopped") or "the cap, most likely"
     waiting = sum(outcome.status is Status.WAITING for outcome in outcomes)
     if waiting:
         raise UsageError(
             f"--teacher: {len(wanted) - waiting:,} of {len(wanted):,} records were answered, then "
-            "sending stopped (the cap, most likely); the answers are kept: raise "
-            "`escalation.budget_usd` and run the same command again"
+            f"sending stopped ({stopped}); the answers are kept: mend that, or raise "
+            "`escalation.budget_usd`, and run the same command again"
         )
     return {o.record_id: label_of(o.value) for o in outcomes if o.status is Status.DONE}
 
 
-def _for_teacher(ledger: Ledger, record: Record, run_dir: Path) -> None:
-    mark = digest(dict(record.fields))[:DIGEST_LENGTH]
-    known = ledger.known(record.position)
-    if known is None:
-        outcome = Outcome(record.position, record.id, Status.WAITING, reason=Reason.TEACHER)
-        ledger.put(outcome, mark, held=record)
-    elif (known.record_id, known.digest) != (record.id, mark) or not known.by_teacher:
-        raise RunDirError(
-            f"{run_dir} has decided {known.record_id} already: a sample must be drawn before the "
-            "run; take a new --run-dir"
-        )
+def _unasked(ledger: Ledger, records: Sequence[Record], run_dir: Path) -> list[Record]:
+    """The sampled records that the teacher was not asked about yet."""
+    unasked = []
+    for record in records:
+        known = ledger.known(record.position)
+        if known is None:
+            unasked.append(record)
+        elif (known.record_id, known.digest) != (record.id, _mark(record)) or not known.by_teacher:
+            raise _sampled_too_late(run_dir, known.record_id)
+    if unasked and not _undecided(ledger):
+        raise _sampled_too_late(run_dir, "other records")
+    return unasked
+
+
+def _mark(record: Record) -> str:
+    return digest(dict(record.fields))[:DIGEST_LENGTH]
+
+
+def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:
+    return RunDirError(
+        f"{run_dir} has decided {what} already: a sample must be drawn before the run; take a new "
+        "--run-dir"
+    )
 
 
 def _send_waiting(
@@ -185,7 +206,10 @@ def _own(ledger: Ledger, job: Job, run_dir: Path) -> None:
 
 def _undecided(ledger: Ledger) -> bool:
     """Whether no outcome depends on a confidence yet."""
-    reasons = (Reason.TEACHER, Reason.CLOSED_INVALID, Reason.REPLY_LOST, Reason.REJECTED)
+    reasons = (
+        Reason.TEACHER, Reason.CLOSED_INVALID, Reason.REPLY_LOST, Reason.REJECTED, Reason.REDACTION,
+        Reason.RECORD_TOO_DEAR,
+    )  # fmt: skip
     places = ",".join("?" * len(reasons))
     decided = f"SELECT 1 FROM outcomes WHERE reason NOT IN ({places}) LIMIT 1"
     return not ledger.query(decided, reasons)
@@ -225,7 +249,8 @@ async def _both_halves(
         await pipeline.run(half.records, None, None)
         return
 
-    escalator = Escalator(ledger, closed, progress.resettle, half.watch.verdict)
+    day = day_cap(closed, ledger, run_dir)
+    escalator = Escalator(ledger, closed, progress.resettle, half.watch.verdict, day)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
     patience = closed.settings.timeout_s + 10
     await _settle_open_calls(ledger, escalator, run_dir, patience)
@@ -256,4 +281,5 @@ async def _settle_open_calls(
 ) -> None:
     if ledger.attempts.open_attempts():
         escalator.reconcile(await former_replies(run_dir, patience_s))
+    escalator.settle_day()
     (run_dir / JOURNAL).unlink(missing_ok=True)  # all of it is in the ledger now

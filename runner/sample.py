@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from escalation.audit import uniform
-from escalation.policy import Routed, Router
+from escalation.policy import Router, stratum
 from runner import build
 from runner.errors import InputError, RecordError, UsageError
 from runner.job import Job
 from runner.labels import Label
+from runner.prompts import Expression, Renderer
 from runner.types import Record, Route
 
 MOST_NAMED = 3
@@ -27,11 +28,19 @@ _SEED = "calibration"
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """``labelled`` and ``others``, each in random order (fixed by the ids). ``whole``: together
-    they are every record of the batch that reaches the local model."""
+    they are every record of the batch that reaches the local model, and the labelled were drawn
+    from all of them. ``kept``: positions of those, labelled or not, that must not be sent; where
+    the labelled were drawn from the rest alone, ``passed_over`` says so."""
 
     labelled: list[Record]
     others: list[Record]
     whole: bool
+    kept: frozenset[int] = frozenset()
+    passed_over: bool = False
+
+    def sendable(self) -> list[Record]:
+        """The labelled records that may leave the machine."""
+        return [record for record in self.labelled if record.position not in self.kept]
 
 
 def draw_labelled(job: Job, labels: Mapping[str, Label], path: Path) -> Drawn:
@@ -41,14 +50,15 @@ def draw_labelled(job: Job, labels: Mapping[str, Label], path: Path) -> Drawn:
         InputError: a label's record is not in the batch.
     """
     unknown = dict(labels)
-    labelled: list[Record] = []
+    labelled: dict[str, Record] = {}
+    kept: set[int] = set()
     keep = max(job.confidence.reference, BATCH_PER_LABEL * len(labels))
     others = _Smallest(keep)
-    for record, _ in _local(job, unknown):
-        if record.id in labels:
-            labelled.append(record)
-        else:
+    for record, may_leave in _local(job, unknown):
+        if record.id not in labels:
             others.offer(record)
+        elif labelled.setdefault(record.id, record) is record and not may_leave:
+            kept.add(record.position)
     if unknown:
         named = [f"{i} (line {label.line})" for i, label in list(unknown.items())[:MOST_NAMED]]
         more = f" and {len(unknown) - MOST_NAMED:,} more" if len(unknown) > MOST_NAMED else ""
@@ -56,7 +66,8 @@ def draw_labelled(job: Job, labels: Mapping[str, Label], path: Path) -> Drawn:
             f"{path} labels records that {job.records_path()} does not hold: "
             f"{', '.join(named)}{more}"
         )
-    return Drawn(sorted(labelled, key=_place), others.taken(), not others.refused)
+    in_order = sorted(labelled.values(), key=_place)
+    return Drawn(in_order, others.taken(), not others.refused, frozenset(kept))
 
 
 def draw_for_teacher(job: Job, number: int) -> Drawn:
@@ -67,10 +78,13 @@ def draw_for_teacher(job: Job, number: int) -> Drawn:
     """
     sendable = _Smallest(number)
     everything = _Smallest(number + max(job.confidence.reference, BATCH_PER_LABEL * number))
-    for record, routed in _local(job, {}):
+    stays = False
+    for record, may_leave in _local(job, {}):
         everything.offer(record)
-        if routed.may_leave:
+        if may_leave:
             sendable.offer(record)
+        else:
+            stays = True
     chosen = sendable.taken()
     if len(chosen) < number:
         raise UsageError(
@@ -79,22 +93,30 @@ def draw_for_teacher(job: Job, number: int) -> Drawn:
         )
     sent = {record.position for record in chosen}
     others = [record for record in everything.taken() if record.position not in sent]
-    return Drawn(chosen, others, not everything.refused)
+    return Drawn(chosen, others, not (everything.refused or stays), passed_over=stays)
 
 
-def _local(job: Job, unknown: dict[str, Label]) -> Iterator[tuple[Record, Routed]]:
-    """Records that reach the local model; every record of the batch leaves ``unknown``."""
+def _local(job: Job, unknown: dict[str, Label]) -> Iterator[tuple[Record, bool]]:
+    """Records that reach the local model, and whether each may leave; every record of the batch
+    leaves ``unknown``. One that an expression or a template fails on is an error of the run."""
     router = Router(job)
+    renderer = Renderer(job.prompt.system, job.prompt.user, job.answer.constraint())
+    strata = job.confidence.strata
+    of = Expression(strata, "confidence.strata") if strata else None
     for record in build.records(job):
         unknown.pop(record.id, None)
         if record.problem is not None:
             continue
         try:
             routed = router.route(record)
+            if routed.route is not Route.LOCAL:
+                continue
+            renderer.render(record)
+            if of is not None:
+                stratum(of, record)
         except RecordError:
             continue
-        if routed.route is Route.LOCAL:
-            yield record, routed
+        yield record, routed.may_leave
 
 
 def _place(record: Record) -> float:
@@ -103,21 +125,26 @@ def _place(record: Record) -> float:
 
 
 class _Smallest:
-    """The ``number`` records of smallest `_place`, out of any number that is offered."""
+    """The ``number`` records of smallest `_place`, out of any number that is offered in input
+    order; of two with the same id the first, as in a run."""
 
     def __init__(self, number: int) -> None:
         self._number = number
+        self._ids: set[str] = set()
         self._heap: list[tuple[float, int, Record]] = []
         self.refused = 0
 
     def offer(self, record: Record) -> None:
+        if record.id in self._ids:
+            return
         entry = (-_place(record), -record.position, record)
+        self._ids.add(record.id)
         if len(self._heap) < self._number:
             heapq.heappush(self._heap, entry)
             return
         self.refused += 1
-        if self._heap:
-            heapq.heappushpop(self._heap, entry)
+        _, _, out = heapq.heappushpop(self._heap, entry)
+        self._ids.remove(out.id)
 
     def taken(self) -> list[Record]:
         return [record for _, _, record in sorted(self._heap, reverse=True)]

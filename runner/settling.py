@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
+from escalation.combiner import PROBABILITY, SUPPORT
 from escalation.policy import Acceptance, Routed, decide
 from runner.errors import RecordError
 from runner.ledger import CHOOSING, Ledger
+from runner.looks import AGREEMENT, P_TRUE, WORDING
 from runner.prompts import Expression
 from runner.types import Answer, DecidedBy, Outcome, Reason, Record, Status
 from runner.watch import Watch
 
+JUDGING = (PROBABILITY, SUPPORT, P_TRUE, WORDING, AGREEMENT)
+Note = dict[str, Any]
+"""What the trail keeps of a decision, and the outcome itself does not say."""
+
 
 @dataclass(frozen=True, slots=True)
-class Division:
+class Stakes:
     """``policy: budget``: every usable answer is held until the whole batch is answered.
     ``stakes``: what a wrong answer costs, in any unit; 1 for every record where None."""
 
@@ -25,18 +33,22 @@ class Division:
         """(1 − confidence) × stakes.
 
         Raises:
-            RecordError: the expression gives no number.
+            RecordError: the expression gives no number, or one below 0.
         """
         sure = answer.confidence if answer.confidence is not None else 0.0
         if self.stakes is None:
             return 1 - sure
         value = self.stakes.evaluate(record)
         try:
-            return (1 - sure) * float(value)
-        except (TypeError, ValueError):
+            stakes = float(value)
+        except (TypeError, ValueError, OverflowError):
+            stakes = math.nan
+        if not (0 <= stakes < math.inf):
             raise RecordError(
-                f"{self.stakes.where} gives {value!r}, which is no number", Reason.BAD_PROMPT
-            ) from None
+                f"{self.stakes.where} gives {value!r}, which is no number from 0 up",
+                Reason.BAD_PROMPT,
+            )
+        return (1 - sure) * stakes
 
 
 class Settling:
@@ -51,7 +63,7 @@ class Settling:
         watch: Watch,
         *,
         can_escalate: bool,
-        division: Division | None,
+        division: Stakes | None,
     ) -> None:
         self._ledger = ledger
         self._count = count
@@ -62,10 +74,23 @@ class Settling:
 
     def failed(self, record: Record, mark: str, problem: str, reason: str) -> None:
         status = Status.ERROR
-        self.put(Outcome(record.position, record.id, status, reason=reason, error=problem), mark)
+        outcome = Outcome(record.position, record.id, status, reason=reason, error=problem)
+        self._put(outcome, mark, {"line": record.line})
 
-    def put(self, outcome: Outcome, mark: str) -> None:
-        self._ledger.put(outcome, mark)
+    def by_template(self, record: Record, mark: str, routed: Routed, estimate: Decimal) -> None:
+        outcome = Outcome(
+            record.position,
+            record.id,
+            Status.DONE,
+            routed.value,
+            DecidedBy.TEMPLATE,
+            routed.reason,
+            closed_estimate=estimate,
+        )
+        self._put(outcome, mark, noted(record, routed))
+
+    def _put(self, outcome: Outcome, mark: str, note: Note) -> None:
+        self._ledger.put(outcome, mark, note=note)
         self._count(outcome)
 
     def answered(
@@ -74,19 +99,22 @@ class Settling:
         mark: str,
         answer: Answer,
         routed: Routed,
-        rule: Acceptance,
         cost: Decimal,
     ) -> None:
-        """Decides on a local answer."""
+        """Decides on a local answer, by the rule as it is now: an alarm may have changed it while
+        the answer was made."""
+        rule = self._watch.rule.of(record)
+        note = noted(record, routed, answer, self._watch.alarms)
         if self._division is not None and answer.valid and routed.may_leave:
-            loss = self._division.expected_loss(record, answer)
-            self._hold(record, mark, Reason.EXPECTED_LOSS, cost, answer, loss)
+            note["expected_loss"] = self._division.expected_loss(record, answer)
+            self._hold(record, mark, Reason.EXPECTED_LOSS, cost, note, answer)
             return
         if self._division is not None and answer.valid:
             rule = Acceptance(0.0)  # it may not leave, and no budget can change that
+        note["threshold"] = rule.threshold
         decision = decide(answer, rule, may_leave=routed.may_leave)
         if decision.accept and routed.may_leave and self._watch.chosen(record):
-            self._hold(record, mark, Reason.AUDIT, cost, answer)
+            self._hold(record, mark, Reason.AUDIT, cost, note, answer)
         elif decision.accept:
             outcome = Outcome(
                 record.position,
@@ -100,25 +128,35 @@ class Settling:
                 answer.model,
                 closed_estimate=cost,
             )
-            self.put(outcome, mark)
+            self._put(outcome, mark, note)
         elif decision.escalate and self._can_escalate:
-            self._hold(record, mark, decision.reason, cost, answer)
+            self._hold(record, mark, decision.reason, cost, note, answer)
         else:
-            self.set_aside(record, mark, decision.reason, cost, answer)
+            self._set_aside(record, mark, decision.reason, cost, note, answer)
 
-    def route_closed(self, record: Record, mark: str, reason: str, cost: Decimal) -> None:
+    def route_closed(self, record: Record, mark: str, routed: Routed, cost: Decimal) -> None:
         """A record that goes to the closed model by rule; to a person where there is none."""
         if self._can_escalate:
-            self._hold(record, mark, reason, cost)
+            self._hold(record, mark, routed.reason, cost, noted(record, routed))
         else:
-            self.set_aside(record, mark, reason, cost)
+            self.set_aside(record, mark, routed, cost)
 
-    def set_aside(
-        self, record: Record, mark: str, reason: str, cost: Decimal, answer: Answer | None = None
+    def set_aside(self, record: Record, mark: str, routed: Routed, cost: Decimal) -> None:
+        """To a person's queue, by rule."""
+        self._set_aside(record, mark, routed.reason, cost, noted(record, routed))
+
+    def _set_aside(
+        self,
+        record: Record,
+        mark: str,
+        reason: str,
+        cost: Decimal,
+        note: Note,
+        answer: Answer | None = None,
     ) -> None:
-        """To a person's queue."""
         outcome = _unfinished(record, Status.REVIEW, reason, cost, answer)
-        self._ledger.put(outcome, mark, held=record, answer=_kept(answer, self._watch.alarms))
+        kept = _kept(answer, self._watch.alarms)
+        self._ledger.put(outcome, mark, held=record, answer=kept, note=note | _said(answer))
         self._count(outcome)
 
     def _hold(
@@ -127,18 +165,20 @@ class Settling:
         mark: str,
         reason: str,
         cost: Decimal,
+        note: Note,
         answer: Answer | None = None,
-        expected_loss: float | None = None,
     ) -> None:
         """To the closed model's queue."""
         outcome = _unfinished(record, Status.WAITING, reason, cost, answer)
+        loss = note.get("expected_loss")
         self._ledger.put(
             outcome,
             mark,
             held=record,
             answer=_kept(answer, self._watch.alarms),
-            waits_for=CHOOSING if expected_loss is not None else None,
-            expected_loss=expected_loss,
+            waits_for=CHOOSING if loss is not None else None,
+            expected_loss=loss,
+            note=note | _said(answer),
         )
         self._count(outcome)
         self._on_waiting()
@@ -169,3 +209,31 @@ def _kept(answer: Answer | None, alarms: int) -> dict[str, object] | None:
         "signals": dict(answer.signals),
         "alarms": alarms,
     }
+
+
+def noted(
+    record: Record, routed: Routed, answer: Answer | None = None, alarms: int | None = None
+) -> Note:
+    """How it was routed, and what its local answer was judged by: the signals that make a
+    calibrated score, to six digits. An answer that is not calibrated has its probability for a
+    score, and the outcome says it."""
+    note: Note = {"line": record.line}
+    if routed.rule is not None:
+        note["rule"] = routed.rule
+    if not routed.may_leave:
+        note["kept_local"] = True
+    if answer is not None and answer.calibrated:
+        note["score"] = answer.score
+        note["signals"] = {
+            name: float(f"{value:.6g}")
+            for name, value in answer.signals.items()
+            if name.rpartition(".")[2] in JUDGING
+        }
+    if alarms:
+        note["alarms"] = alarms
+    return note
+
+
+def _said(answer: Answer | None) -> Note:
+    """What the model answered, where that may never become the outcome."""
+    return {} if answer is None else {"answer": answer.value}

@@ -8,6 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from escalation.prices import price_date
+from escalation.spend import spent_today
+from runner.errors import UsageError
+from runner.job import Job
 from runner.ledger import Ledger
 from runner.ledger.money import from_pico
 from runner.types import DecidedBy, Status
@@ -17,6 +20,7 @@ ENOUGH_BILLS = 20
 CAUSES = {
     "no_key": "no API key in the environment",
     "budget": "the spending cap is reached",
+    "daily_budget": "the day's spending cap is reached",
     "provider_halted": "sending was stopped",
     "provider_busy": "the provider is overloaded",
     "sending": "on their way",
@@ -42,6 +46,11 @@ class Summary:
     """What stands behind the accepted answers, in sentences."""
     stopped: str | None
     """Why nothing more was sent to the closed model, where something ended it early."""
+    trail: tuple[int, str]
+    """How many entries the audit trail has, and the last one's hash."""
+    day_usd: Decimal | None = None
+    day_cap_usd: Decimal | None = None
+    """Spent, possibly spent or reserved today by all runs under the cap per day, and that cap."""
 
     @property
     def unfinished(self) -> int:
@@ -62,6 +71,9 @@ class Summary:
             "closed_model": self.closed_model,
             "trust": self.trust,
             "stopped": self.stopped,
+            "trail": dict(zip(("entries", "head"), self.trail, strict=True)),
+            "day_usd": None if self.day_usd is None else float(self.day_usd),
+            "day_cap_usd": None if self.day_cap_usd is None else float(self.day_cap_usd),
         }
 
 
@@ -92,7 +104,20 @@ def summarise(ledger: Ledger) -> Summary:
         + audit_words(ledger.meta("audit"), ledger.meta("shift"))
         + looks_words(ledger.meta("looks")),
         stopped=ledger.meta("stopped") or None,
+        trail=ledger.trail.head(),
+        **_day(job),
     )
+
+
+def _day(job: dict[str, Any]) -> dict[str, Decimal]:
+    cap = (job.get("escalation") or {}).get("daily_budget_usd")
+    if cap is None:
+        return {}
+    try:
+        spent = spent_today(Job.model_validate(job).spend_path())
+    except UsageError:  # a copied run directory may be looked at on another machine
+        return {"day_cap_usd": Decimal(str(cap))}
+    return {"day_usd": spent, "day_cap_usd": Decimal(str(cap))}
 
 
 def _paid_over_estimated(ledger: Ledger) -> Decimal:
@@ -134,6 +159,9 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
         out.append(("in error", _share(errors, of)))
     if summary.cap_usd is not None:
         out.append(("spent, of a cap of", f"${summary.spent_usd:.4f} of ${summary.cap_usd:.2f}"))
+        if summary.day_usd is not None and summary.day_cap_usd is not None:
+            day = f"${summary.day_usd:.4f} of ${summary.day_cap_usd:.2f}"
+            out.append(("today by all runs (UTC), of a cap of", day))
         if waiting:
             out.append(("to send what waits, about", f"${summary.waiting_estimate_usd:.2f}"))
         everything = f"${summary.all_closed_usd:.2f}"

@@ -62,6 +62,8 @@ class Reason(StrEnum):
     KEPT_LOCAL = "kept_local"
     NO_KEY = "no_key"
     BUDGET = "budget"
+    DAILY_BUDGET = "daily_budget"
+    RECORD_TOO_DEAR = "record_too_dear"
     PROVIDER_HALTED = "provider_halted"
     PROVIDER_BUSY = "provider_busy"
     REPLY_LOST = "reply_lost"

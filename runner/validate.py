@@ -37,6 +37,7 @@ def _mistakes(job: Job) -> Iterator[Mistake]:
         yield ("records",), str(error)
     yield from _templates(job, columns)
     yield from _privacy(job, columns)
+    yield from _confidence(job, columns)
     path_of_model = job.model_path()
     if path_of_model is not None and (mistake := build.model_mistake(path_of_model)):
         yield ("local", "model"), f"`local.model`: {mistake}"
@@ -48,7 +49,7 @@ def _mistakes(job: Job) -> Iterator[Mistake]:
 
 
 def _calibration(job: Job) -> Iterator[Mistake]:
-    if job.confidence.target_error is not None:
+    if job.confidence.certifies or job.confidence.policy == "budget":
         try:
             build.trust(job)
         except UsageError as error:
@@ -70,6 +71,35 @@ def _templates(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
             if isinstance(text, str):
                 for mistake in template_mistakes(text, f"{where}.answer", columns):
                     yield ("routes", n, "answer"), mistake
+
+
+def _confidence(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
+    rule = job.confidence
+    for name in ("stakes", "strata"):
+        text, where = getattr(rule, name), f"confidence.{name}"
+        for mistake in template_mistakes(text or "1", where, columns, expression=True):
+            yield ("confidence", name), mistake
+    for n, text in enumerate(rule.looks.wordings):
+        for mistake in template_mistakes(text, f"confidence.looks.wordings[{n}]", columns):
+            yield ("confidence", "looks", "wordings", n), mistake
+    if rule.looks.any() and not rule.certifies and rule.policy != "budget":
+        yield (
+            ("confidence", "looks"),
+            "`confidence.looks` are weighed by what labels teach: they need a `target_error`",
+        )
+    if rule.policy == "budget" and job.escalation is None:
+        yield (
+            ("confidence", "policy"),
+            "`policy: budget` divides the budget of an `escalation`, and the job has none",
+        )
+    known = list((job.answer.json_schema or {}).get("properties") or {})
+    for name in rule.fields:
+        if name not in known:
+            has = f"has: {', '.join(known)}" if known else "has none"
+            yield (
+                ("confidence", "fields", name),
+                f"`confidence.fields` names `{name}`, which the answer lacks (it {has})",
+            )
 
 
 def _privacy(job: Job, columns: list[str] | None) -> Iterator[Mistake]:

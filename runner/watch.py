@@ -54,7 +54,7 @@ class Watch:
         self._ledger = ledger
         self._auditing = auditing
         self._audit = auditing.begin() if auditing is not None else None
-        self._alarms: list[int] = []
+        self._alarms = 0
         self._shift: ShiftTest | None = None
         if auditing is not None and auditing.usual:
             self._shift = ShiftTest(list(auditing.usual.values()), auditing.delta)
@@ -86,7 +86,7 @@ class Watch:
     @property
     def alarms(self) -> int:
         """How many alarms the audit has raised."""
-        return len(self._alarms)
+        return self._alarms
 
     def verdict(self, wrong: bool, alarms: int) -> None:
         """Hears of one audited answer; an alarm changes ``rule`` from now on. An answer that was
@@ -94,8 +94,8 @@ class Watch:
         if self._audit is None or alarms < self.alarms:
             return
         self._audit.observe(wrong)
-        if self._audit.alarm and len(self._alarms) < 2:
-            self._alarms.append(self._audit.checked)
+        if self._audit.alarm:
+            self._alarms += 1
             self._respond(self._audit)
 
     def _respond(self, audit: Audit) -> None:
@@ -105,9 +105,10 @@ class Watch:
         )
         given = self._auditing
         assert given is not None
-        tighter = given.tighter() if given.tighter is not None and len(self._alarms) == 1 else None
+        tighter = given.tighter() if given.tighter is not None and self._alarms == 1 else None
         if tighter is None:
             self.rule = Acceptance(None, self.rule.escalate, Reason.ALARM)
+            self._audit = None  # nothing is accepted any more that it could speak of
             self._say(f"audit: {found}: the certified error no longer holds; accepting no more")
         else:
             self.rule = tighter

@@ -33,6 +33,12 @@ def _certificate(one: Mapping[str, Any], confidence: Mapping[str, Any]) -> list[
     basis = f"by {labels:,} of {one['source']} of {one['made']}"
     basis = basis.replace("of people's labels", "people's labels")
     of = f"{confidence['strata']} = {one['stratum']}: " if confidence.get("strata") else ""
+    if one.get("all_closed"):
+        return [
+            f"Certified {basis}: with {sure:.0%} confidence, at most {target} of all delivered "
+            "answers are wrong where the closed model gives every one; so no local answer is "
+            "accepted."
+        ]
     if one["threshold"] is None:
         needed = one["labels_needed"]
         more = (
@@ -72,7 +78,7 @@ def _training(one: Mapping[str, Any]) -> str:
 def _provisos(
     certificates: Sequence[Mapping[str, Any]], confidence: Mapping[str, Any]
 ) -> list[str]:
-    stands = [one for one in certificates if one["threshold"] is not None]
+    stands = [one for one in certificates if one["threshold"] is not None or one.get("all_closed")]
     if not stands:
         return []
     joint = " all at once" if len(certificates) > 1 else ""
