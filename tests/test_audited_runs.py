@@ -70,8 +70,8 @@ def test_what_is_audited_costs_and_only_a_wrong_answer_is_replaced(job: Path, ap
         assert name in verdicts or row["reason"] != "audit"
         assert row["decided_by"] != "local" or (row["cost_usd"] > 0) == (name in verdicts)
     assert ran.spent == api.bill.total_usd()
-    wrong = sum(verdicts.values())
-    said = f"Audited so far: {len(verdicts)} accepted answers, {wrong} of them wrong"
+    replaced = sum(verdicts.values())
+    said = f"Audited so far: {len(verdicts)} accepted answers, {replaced} of them wrong"
     assert any(said in line and "no alarm" in line for line in ran.summary.trust)
 
 
@@ -130,7 +130,7 @@ class Slow(Model):
     """As slow as local models are beside a closed one, in turns of the event loop."""
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
-        for _ in range(60):
+        for _ in range(40):
             await asyncio.sleep(0)
         return await super().generate(prompt, sampling)
 
@@ -189,34 +189,34 @@ def audited_job(
 def test_a_batch_that_turns_bad_half_way_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_alarm: str
 ) -> None:
-    given = [*traffic(1000, 0.025, 2, "A"), *traffic(1000, 0.4, 3, "B")]
+    given = [*traffic(1000, 0.025, 2, "A"), *traffic(600, 0.4, 3, "B")]
     job, known = audited_job(tmp_path / "job", monkeypatch, given, on_alarm=on_alarm)
-    first = watched(job, known, tmp_path / "run", 1900)
+    first = watched(job, known, tmp_path / "run", 1500)
     assert first.alarms == len(first.said) == (1 if on_alarm == "stop" else 2)
     assert first.wrong_share(known) < 0.10
     ends = [(o.decided_by, o.reason) for o in first.outcomes]
     assert ("local", "confident") in ends[:100]
-    assert set(ends[1600:]) == {("closed", "audit_alarm")}
+    assert set(ends[1400:]) == {("closed", "audit_alarm")}
     assert "the certified error no longer holds" in first.said[0]
 
     # The verdicts survive: what comes later is not accepted either, and nobody is told twice.
-    later = watched(job, known, tmp_path / "run", 2000)
+    later = watched(job, known, tmp_path / "run", 1600)
     assert (later.alarms, later.said) == (first.alarms, [])
-    assert {o.reason for o in later.outcomes[1900:2000]} == {"audit_alarm"}
-    assert later.outcomes[:1900] == first.outcomes and len(later.closed.sent) == 100
+    assert {o.reason for o in later.outcomes[1500:1600]} == {"audit_alarm"}
+    assert later.outcomes[:1500] == first.outcomes and len(later.closed.sent) == 100
 
 
 def test_errors_within_the_certificate_raise_no_alarm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs, alarms, checks = 20, 0, 0
-    given = [one for n in range(runs) for one in traffic(300, 0.025, n, f"N{n}")]
-    job, known = audited_job(tmp_path / "job", monkeypatch, given, rate=0.3)
+    given = [one for n in range(runs) for one in traffic(200, 0.025, n, f"N{n}")]
+    job, known = audited_job(tmp_path / "job", monkeypatch, given, rate=0.4)
     rows = [json.dumps(one.row) for one in given]
     for n in range(runs):
-        part: Iterable[str] = rows[300 * n : 300 * (n + 1)]
+        part: Iterable[str] = rows[200 * n : 200 * (n + 1)]
         (job.parent / "records.jsonl").write_text("\n".join(part) + "\n")
-        found = watched(job, known, tmp_path / f"run{n}", 300)
+        found = watched(job, known, tmp_path / f"run{n}", 200)
         alarms += found.alarms > 0
         checks += len(found.closed.sent)
     assert checks > 1000

@@ -101,6 +101,7 @@ def test_an_answer_that_is_no_good_gets_no_looks(
     ran = run(job_of(tmp_path / "job", {**ALL, "take": "always"}), NO_KEY)
     assert bad.asked == {"answer": 600}
     assert {row["reason"] for row in ran.rows.values()} == {"invalid_answer"}
+    assert not [line for line in ran.summary.trust if "Further looks" in line]
 
 
 def test_a_budget_is_divided_by_all_that_was_seen(tmp_path: Path, model: Model) -> None:

@@ -121,12 +121,14 @@ def test_without_a_key_and_into_a_begun_run_nothing_is_asked(
     said = calibrate(job, "--teacher", 80, "--set", NO_KEY, status=2).stderr
     assert "no API key" in said and "closed model to ask" in said
     calibrate(job, "--labels", scripted.labels(job.parent, CASES))
-    run(job, NO_KEY, limit=10)
+    run(job, NO_KEY, limit=4)
     said = calibrate(job, "--teacher", 80, status=2).stderr
-    assert "already: a sample must be drawn before the run" in said
+    assert "has decided R-00" in said and "a sample must be drawn before the run" in said
+    said = calibrate(job, "--teacher", 20, status=2).stderr  # of others than those four
+    assert "has decided other records already" in said
     assert api.bill.requests(None) == []
     count = "SELECT COUNT(*) FROM outcomes"
-    assert query(job.parent / "run", count) == [(10,)]  # and nothing was left there to be sent
+    assert query(job.parent / "run", count) == [(4,)]  # and nothing was left there to be sent
 
 
 def test_an_invalid_closed_answer_counts_as_wrong(
