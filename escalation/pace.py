@@ -20,6 +20,7 @@ FIRST_AT_ONCE = 4
 POLL_S = 0.05
 _LEARN = 0.2  # the weight of one more reply in what requests are expected to take
 _MINUTE = 60.0
+_ROUNDING_S = 1e-6
 
 Need = Mapping[str, float]
 """What a request takes, by the names of `escalation.limits.Limits`."""
@@ -51,7 +52,7 @@ class Pace:
     _buckets: dict[str, _Bucket] = field(default_factory=dict)
     _flying: dict[str, float] = field(default_factory=dict)
     _ended: dict[str, float] = field(default_factory=dict)
-    _begun: deque[float] = field(default_factory=deque)
+    _leave: deque[float] = field(default_factory=deque)
     _held_until: float = 0.0
     _heard: bool = False
     _per_byte: float = 1 / BYTES_A_TOKEN
@@ -76,7 +77,7 @@ class Pace:
             self._flying[name] = self._flying.get(name, 0) + amount
             if name in self._buckets:
                 self._buckets[name].level -= amount
-        self._begun.append(self.clock())
+        self._leave.append(self.clock() + _MINUTE)
         return flight
 
     def end(self, flight: Flight, reply: Reply | None, usage: Usage | None = None) -> None:
@@ -125,10 +126,11 @@ class Pace:
     def _own(self, now: float) -> float:
         """Never more in any minute than the job allows."""
         if self.requests_per_minute is None:
-            self._begun.clear()
+            self._leave.clear()
             return 0.0
-        while self._begun and now - self._begun[0] >= _MINUTE:
-            self._begun.popleft()
-        if len(self._begun) < self.requests_per_minute:
+        while self._leave and now >= self._leave[0]:
+            self._leave.popleft()
+        if len(self._leave) < self.requests_per_minute:
             return 0.0
-        return self._begun[0] + _MINUTE - now
+        # A little more, so that the sum does not round to just before the minute is over.
+        return self._leave[0] - now + _ROUNDING_S

@@ -12,7 +12,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from escalation.anthropic import Anthropic, AnthropicWire
@@ -194,6 +194,7 @@ def test_all_requests_keep_the_pause_that_one_was_given() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 20), st.lists(st.floats(0, 30), min_size=1, max_size=80))
+@example(2, [1.3061021058566393, 0.0, 0.0, 0.0, 1.0])
 def test_no_minute_has_more_requests_than_the_job_allows(most: int, gaps: list[float]) -> None:
     clock, begun = Clock(), list[float]()
     pace = Pace(64, most, clock)
