@@ -21,11 +21,17 @@ from pathlib import Path
 import numpy as np
 from peers.install import PeersError, peer_scores, peers_python
 from selecting import certifying, ranking
-from selecting.answers import Floats, Question, answer_all
+from selecting.answers import SYSTEM, Floats, Question, answer_all
+from selecting.answers import questions as questions_and_labels
+
+from escalation.prices import price_date, price_of
+from runner.job import Escalation
 
 HERE = Path(__file__).resolve().parent
 DRAWN = (ranking.OURS, "sequence probability", "entropy", "cascadeflow", "random", "oracle")
 POINTS = 400
+OUTPUT_TOKENS = 12
+CLOSED = Escalation.model_validate({})
 
 
 def peers(questions: Sequence[Question]) -> dict[str, Floats]:
@@ -34,6 +40,13 @@ def peers(questions: Sequence[Question]) -> dict[str, Floats]:
     except PeersError as error:
         print(f"cascadeflow and uqlm are left out: {error}\n")
         return {}
+
+
+def all_closed_usd(questions: Sequence[Question]) -> float:
+    """A thousand of the questions by the closed model, estimated as a run estimates it."""
+    price, around = price_of(CLOSED), len(json.dumps(questions_and_labels()[1]))
+    costs = [price.estimate(around + len(SYSTEM) + len(q.text), OUTPUT_TOKENS) for q in questions]
+    return float(1000 * sum(costs) / len(costs))
 
 
 def plot(curves: Mapping[str, Floats], path: Path) -> None:
@@ -65,7 +78,10 @@ def main() -> None:
     print(
         f"\nCertificates at delta = {certifying.DELTA}, {options.splits} random draws of labels:\n"
     )
-    print("\n".join(certifying.table(questions, options.labels, options.splits)))
+    drawn = certifying.draw_all(questions, options.labels, options.splits)
+    print("\n".join(certifying.table(drawn)))
+    print(f"\nCost, by the prices of {price_date()} for {CLOSED.model}, nothing cached:\n")
+    print("\n".join(certifying.cost_table(drawn, all_closed_usd(questions))))
     print("\nThe same on scikit-learn's handwritten digits and a logistic regression:\n")
     print("\n".join(certifying.digits_table(options.labels, options.splits)))
     if options.plot is not None:
