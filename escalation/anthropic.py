@@ -8,18 +8,27 @@ knowing.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from escalation.limits import anthropic_limits
-from escalation.replies import LABEL, Key, Reply, Verdict, overloaded, seconds, unwrap
+from escalation.replies import (
+    LABEL,
+    Key,
+    Reply,
+    Verdict,
+    overloaded,
+    received,
+    seconds,
+    unconnected,
+    unwrap,
+)
 from runner.errors import UsageError
 from runner.job import Escalation
 from runner.types import Completion, Constraint, Prompt, Usage
 
 if TYPE_CHECKING:
-    from anthropic import APIStatusError
+    from anthropic import APIStatusError, AsyncAnthropic
 
 URL = "https://api.anthropic.com"
 _SPEND_LIMITS = {
@@ -133,63 +142,58 @@ def _typed(schema: Any) -> Any:
     return {"anyOf": [plain | {"type": kind} for kind in kinds]}
 
 
+def client(base_url: str | None, key: Key, timeout_s: float, concurrency: int) -> AsyncAnthropic:
+    """The SDK's, without retries of its own."""
+    import httpx2
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+
+    return AsyncAnthropic(
+        api_key=key.value,
+        base_url=base_url or URL,
+        max_retries=0,
+        timeout=timeout_s,
+        http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
+        open_telemetry=False,
+    )
+
+
 class AnthropicWire:
     """Sends requests; ``timeout_s`` bounds each as a whole, a dripping body included."""
 
     def __init__(
         self, base_url: str | None, key_env: str, timeout_s: float, concurrency: int
     ) -> None:
-        import httpx2
-        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
-
         self._timeout = timeout_s
         self._key = Key(key_env)
-        self._client = AsyncAnthropic(
-            api_key=self._key.value,
-            base_url=base_url or URL,
-            max_retries=0,
-            timeout=timeout_s,
-            http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
-            open_telemetry=False,
-        )
+        self._client = client(base_url, self._key, timeout_s, concurrency)
 
     async def send(self, request: Mapping[str, Any]) -> Reply:
-        import httpx2
-        from anthropic import APIConnectionError, APIStatusError
-
         if self._key.problem:
             return Reply("halt", problem=self._key.problem)
         try:
             create = self._client.messages.with_raw_response.create(**request)
             raw = await asyncio.wait_for(create, self._timeout)
             content = raw.http_response.content
-        except APIStatusError as error:
-            return _refused(error, self._key)
-        except APIConnectionError as error:
-            # Without a connection nothing has left.
-            unsent = isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
-            why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-            verdict: Verdict = "retry" if unsent else "unknown"
-            problem = self._key.hidden(f"the connection failed: {why}")
-            return Reply(verdict, problem=problem, overloaded=unsent)
-        except TimeoutError:
-            return Reply("unknown", problem=f"no whole reply within {self._timeout:g} s")
         except Exception as error:
-            # Whatever else the SDK or its transport raises, the call may have been billed.
-            return Reply("unknown", problem=self._key.hidden(f"{type(error).__name__}: {error}"))
-        try:
-            body = json.loads(content)
-        except ValueError:
-            body = None
-        limits = anthropic_limits(raw.http_response.headers)
-        if not isinstance(body, dict) or not isinstance(body.get("usage"), dict):
-            return Reply(
-                "unknown", request_id=raw.request_id, problem="the reply's body is not readable"
-            )
-        return Reply("ok", body=body, request_id=raw.request_id, limits=limits)
+            return failed(error, self._key, self._timeout)
+        return received(content, raw.request_id, anthropic_limits(raw.http_response.headers))
 
     async def aclose(self) -> None:
         await self._client.close()
+
+
+def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
+    """What the SDK's error says of the money."""
+    from anthropic import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return _refused(error, key)
+    if isinstance(error, APIConnectionError):
+        return unconnected(error, key)
+    if isinstance(error, TimeoutError):
+        return Reply("unknown", problem=f"no whole reply within {timeout_s:g} s")
+    # Whatever else the SDK or its transport raises, the call may have been billed.
+    return Reply("unknown", problem=key.hidden(f"{type(error).__name__}: {error}"))
 
 
 def _refused(error: APIStatusError, key: Key) -> Reply:

@@ -25,8 +25,7 @@ records' order in the input, not that in which the checks came back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Sequence
 
 TILTS = (1.5, 2.5, 5.0, 12.0)
 """Odds ratios bet on. At α = 5 %: error rates of 7, 12, 21 and 39 %."""
@@ -92,14 +91,6 @@ class Audit:
         self._factors = _factors(target_error)
         self._wager = Wager(len(TILTS), PATIENCE)
         self._verdicts = bytearray()
-
-    @classmethod
-    def replay(cls, target_error: float, delta: float, verdicts: Iterable[bool]) -> Self:
-        """The audit after ``verdicts`` (True = wrong), which is all of its state."""
-        audit = cls(target_error, delta)
-        for wrong in verdicts:
-            audit.observe(wrong)
-        return audit
 
     def observe(self, wrong: bool) -> None:
         """Counts one more check."""

@@ -21,12 +21,12 @@ from escalation.combiner import (
     fit_combiner,
     fit_platt,
 )
+from runner.check import WHOLE
 from runner.job import mark
 
 if TYPE_CHECKING:
     from escalation.support import Support
 
-WHOLE = ""
 PEOPLE = "people's labels"
 TEACHER = "the closed model's answers"
 IDENTITY = ("prompt", "answer", "local", "local.model files", "routes", "looks", "strata")

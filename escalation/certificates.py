@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from escalation.calibration import NO_ANSWER, WHOLE, Calibration, Certifying
+from escalation.calibration import NO_ANSWER, Calibration, Certifying
 from escalation.overall import certify_overall
-from escalation.policy import Acceptance, ByStratum, Rule
+from escalation.policy import Acceptance, ByStratum, Rule, strata_of
 from escalation.risk import Certified, certify, certify_all, certify_strata
 from escalation.trust import Trust
+from runner.check import WHOLE
 from runner.job_confidence import Confidence
-from runner.prompts import Expression
 
 
 def certified(
@@ -82,9 +82,10 @@ def _certify(
 def _rule(found: Mapping[str, Certified], rule: Confidence) -> Rule:
     escalates = rule.below == "escalate"
     thresholds = {name: _accepting(one.threshold) for name, one in found.items()}
-    if rule.strata is None:
+    strata = strata_of(rule)
+    if strata is None:
         return Acceptance(thresholds.get(WHOLE), escalates)
-    return ByStratum(Expression(rule.strata, "confidence.strata"), thresholds, escalates)
+    return ByStratum(strata, thresholds, escalates)
 
 
 def _accepting(threshold: float | None) -> float | None:

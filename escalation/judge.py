@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from escalation.calibration import WHOLE, Calibration
+from escalation.calibration import Calibration
 from escalation.combiner import PROBABILITY, SUPPORT, Features
+from runner.check import WHOLE, value_of
 from runner.types import Answer, JSONValue
 
 if TYPE_CHECKING:
@@ -34,13 +35,8 @@ def signals_of(
 
 def values_of(answer: Answer) -> dict[str, JSONValue]:
     """The answer's value and, of an object, each field's, by the names of its scores."""
-    whole = answer.value
-    fields = whole if isinstance(whole, dict) else {}
-    return {
-        name: whole if name == WHOLE else fields.get(name)
-        for name in answer.scores
-        if name == WHOLE or name in fields
-    }
+    there = {WHOLE, *(answer.value if isinstance(answer.value, dict) else ())}
+    return {name: value_of(answer.value, name) for name in answer.scores if name in there}
 
 
 def with_looks(signals: Signals, looks: Signals) -> dict[str, dict[str, float]]:

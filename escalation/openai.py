@@ -8,19 +8,28 @@ it would send again after a dropped connection, and be billed again, without our
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from escalation.limits import openai_limits
 from escalation.openai_schema import strict
-from escalation.replies import LABEL, Key, Reply, Verdict, overloaded, seconds, unwrap
+from escalation.replies import (
+    LABEL,
+    Key,
+    Reply,
+    Verdict,
+    overloaded,
+    received,
+    seconds,
+    unconnected,
+    unwrap,
+)
 from runner.errors import UsageError
 from runner.job_escalation import Escalation, endpoint_of
 from runner.types import Completion, Constraint, Prompt, Usage
 
 if TYPE_CHECKING:
-    from openai import APIConnectionError, APIStatusError
+    from openai import AsyncOpenAI
 
 URL = "https://api.openai.com/v1"
 # Not about this request but about every one: the account, or how the job has them built.
@@ -114,92 +123,86 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     )
 
 
+def client(base_url: str | None, key: Key, timeout_s: float, concurrency: int) -> AsyncOpenAI:
+    """The SDK's, without retries of its own."""
+    import httpx2
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    made = AsyncOpenAI(
+        api_key=key.value or "none",
+        base_url=base_url or URL,
+        max_retries=0,
+        timeout=timeout_s,
+        http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
+    )
+    if endpoint_of(base_url) != "openai":
+        # The environment has them for OpenAI, and nobody else is to know.
+        made.organization = made.project = None
+    return made
+
+
 class OpenAIWire:
     """Sends requests; ``timeout_s`` bounds each as a whole, a dripping body included."""
 
     def __init__(
         self, base_url: str | None, key_env: str | None, timeout_s: float, concurrency: int
     ) -> None:
-        import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
         self._timeout = timeout_s
         self._key = Key(key_env)
-        self._client = AsyncOpenAI(
-            api_key=self._key.value or "none",
-            base_url=base_url or URL,
-            max_retries=0,
-            timeout=timeout_s,
-            http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
-        )
-        if endpoint_of(base_url) != "openai":
-            # The environment has them for OpenAI, and nobody else is to know.
-            self._client.organization = self._client.project = None
+        self._client = client(base_url, self._key, timeout_s, concurrency)
 
     async def send(self, request: Mapping[str, Any]) -> Reply:
-        from openai import APIConnectionError, APIStatusError
-
         if self._key.problem:
             return Reply("halt", problem=self._key.problem)
         try:
             create = self._client.chat.completions.with_raw_response.create(**request)
             raw = await asyncio.wait_for(create, self._timeout)
             content = raw.http_response.content
-        except APIStatusError as error:
-            return self._refused(error)
-        except APIConnectionError as error:
-            return self._unconnected(error)
-        except TimeoutError:
-            return Reply("unknown", problem=f"no whole reply within {self._timeout:g} s")
         except Exception as error:
-            # Whatever else the SDK or its transport raises, the call may have been billed.
-            return Reply("unknown", problem=self._key.hidden(f"{type(error).__name__}: {error}"))
-        try:
-            body = json.loads(content)
-        except ValueError:
-            body = None
-        if not isinstance(body, dict) or not isinstance(body.get("usage"), dict):
-            return Reply(
-                "unknown", request_id=raw.request_id, problem="the reply's body is not readable"
-            )
-        limits = openai_limits(raw.http_response.headers)
-        return Reply("ok", body=body, request_id=raw.request_id, limits=limits)
+            return failed(error, self._key, self._timeout)
+        return received(content, raw.request_id, openai_limits(raw.http_response.headers))
 
     async def aclose(self) -> None:
         await self._client.close()
 
-    def _unconnected(self, error: APIConnectionError) -> Reply:
-        import httpx2
 
-        # Without a connection nothing has left.
-        unsent = isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
-        why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-        verdict: Verdict = "retry" if unsent else "unknown"
-        problem = self._key.hidden(f"the connection failed: {why}")
-        return Reply(verdict, problem=problem, overloaded=unsent)
+def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
+    """What the SDK's error says of the money."""
+    from openai import APIConnectionError, APIStatusError
 
-    def _refused(self, error: APIStatusError) -> Reply:
-        status, said = error.status_code, _said(error)
-        message = str(said.get("message") or said.get("detail") or "")
-        if status == 401:
-            # The server's own words have the key in them, or what it begins and ends with.
-            key = self._key.name
-            message = f"the key in {key} is refused" if key else "a key is needed"
-        verdict, headers = _verdict(status, said), error.response.headers
-        pause = _pause(headers.get("retry-after"), said)
-        return Reply(
-            verdict,
-            request_id=error.request_id,
-            problem=self._key.hidden(f"{status} {message[:500]}".strip()),
-            retry_after_s=pause,
-            overloaded=verdict == "retry" and overloaded(status, pause),
-            limits=openai_limits(headers),
-        )
+    if isinstance(error, APIStatusError):
+        headers = error.response.headers
+        return refused(error.status_code, error.body, key, headers, error.request_id)
+    if isinstance(error, APIConnectionError):
+        return unconnected(error, key)
+    if isinstance(error, TimeoutError):
+        return Reply("unknown", problem=f"no whole reply within {timeout_s:g} s")
+    # Whatever else the SDK or its transport raises, the call may have been billed.
+    return Reply("unknown", problem=key.hidden(f"{type(error).__name__}: {error}"))
 
 
-def _said(error: APIStatusError) -> Mapping[str, Any]:
+def refused(
+    status: int, body: object, key: Key, headers: Mapping[str, str], request_id: str | None
+) -> Reply:
+    """A request that was answered with an error instead."""
+    said = _said(body)
+    message = str(said.get("message") or said.get("detail") or "")
+    if status == 401:
+        # The server's own words have the key in them, or what it begins and ends with.
+        message = f"the key in {key.name} is refused" if key.name else "a key is needed"
+    verdict, pause = _verdict(status, said), _pause(headers.get("retry-after"), said)
+    return Reply(
+        verdict,
+        request_id=request_id,
+        problem=key.hidden(f"{status} {message[:500]}".strip()),
+        retry_after_s=pause,
+        overloaded=verdict == "retry" and overloaded(status, pause),
+        limits=openai_limits(headers),
+    )
+
+
+def _said(body: Any) -> Mapping[str, Any]:
     """The error's own object. Gemini puts it into a list, other servers give a text alone."""
-    body: Any = error.body
     if isinstance(body, list) and body:
         body = body[0]
     if isinstance(body, Mapping) and isinstance(body.get("error"), Mapping):

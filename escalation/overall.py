@@ -7,22 +7,19 @@ S(t) = Σ L_i(t) is binomial(n, R(t)), and, of labels drawn out of one batch of 
 hypergeometric.
 
 R need not rise as t falls: where the local model is right more often than the closed one on what
-it is sure of, R falls first. So no order of errors is assumed. From each *start*, a threshold fixed
-before the labels are seen, thresholds are tested one by one, looser and looser, until the first
-failure (fixed-sequence testing). Each start has an equal share of δ, and a sequence that comes down
-to the next start unfailed adds its share to that one's (the fallback procedure: Wiens and
-Dmitrienko, 2005). A false certificate means that the first unsafe threshold below some start passed
-its own test; over the starts, those chances sum to at most δ.
+it is sure of, R falls first. So no order of errors is assumed. From ∞, which accepts nothing,
+thresholds are tested one by one, looser and looser, each at the whole δ, until the first failure
+(fixed-sequence testing). A false certificate means that the first unsafe threshold passed its own
+test, and that one is fixed by the traffic, not by the labels: probability at most δ.
 
-The one start that needs no forethought is ∞, accepting nothing: it passes where the closed model
-alone keeps the target. Where it may not, but a mixture would, give a second start, chosen from the
-unlabelled scores or from other labels. A start chosen from *these* labels is not valid.
+∞ passes only where the closed model alone keeps the target. So a mixture that would keep it where
+that model alone does not is never certified: the price of a start that needs no forethought.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -66,7 +63,6 @@ def certify_overall(
     target_error: float,
     delta: float = 0.1,
     population: Sequence[float] | None = None,
-    starts: Sequence[float] = (math.inf,),
 ) -> Overall:
     """The loosest threshold at which at most ``target_error`` of all delivered records are wrong.
 
@@ -78,7 +74,6 @@ def certify_overall(
         delta: the chance that the certificate is false.
         population: the scores of the whole batch that the labels are drawn from; None: the claim
             is about the traffic.
-        starts: thresholds where sequences start, fixed without these labels; at least one.
 
     Raises:
         UsageError: a labelled record's score is not among the batch's.
@@ -89,19 +84,15 @@ def certify_overall(
     closed = np.array([one is None or bool(one) for one in closed_wrong], dtype=np.int64)
     steps = _steps(score, np.asarray(local_wrong, dtype=np.int64), closed)
     n, sent = len(score), int(closed.sum())
-
-    def allowed(level: float) -> int:
-        return _most_wrong(n, size, target_error, level)
-
-    at = _fallback(steps, sorted(starts, reverse=True), allowed, delta)
-    threshold = None if at is None else at[0]
+    at = _loosest(steps, _most_wrong(n, size, target_error, delta))
+    threshold = None if at is None else float(steps.thresholds[at])
     return Overall(
         target_error,
         delta,
         n,
         threshold,
-        0 if at is None else int(steps.accepted[at[1]]),
-        0 if at is None else int(steps.wrong[at[1]]),
+        0 if at is None else int(steps.accepted[at]),
+        0 if at is None else int(steps.wrong[at]),
         _needed(int(steps.wrong.min()), n, target_error, delta) if at is None else None,
         "traffic" if batch is None else "batch",
         size,
@@ -122,31 +113,13 @@ def _steps(score: Floats, local: Ints, closed: Ints) -> _Steps:
     return _Steps(np.append(math.inf, falling[last]), accepted, wrong)
 
 
-def _fallback(
-    steps: _Steps, starts: Sequence[float], allowed: Callable[[float], int], delta: float
-) -> tuple[float, int] | None:
-    """The loosest certified threshold and its index in ``steps``, or None.
-
-    Between two sample scores S does not change: a start there is tested by the stricter of them.
-    """
-    best: tuple[float, int] | None = None
-    carried = 0.0
-    for start, until in zip(starts, [*starts[1:], -math.inf], strict=True):
-        level = carried + delta / len(starts)
-        most = allowed(level)
-        # The index of the last sample score ≥ the threshold: where S at that threshold stands.
-        index = int(np.searchsorted(-steps.thresholds, -start, side="right")) - 1
-        threshold = start
-        while steps.wrong[index] <= most:
-            best = (threshold, index)
-            if index + 1 == len(steps.wrong) or steps.thresholds[index + 1] <= until:
-                carried = level
-                break
-            index += 1
-            threshold = float(steps.thresholds[index])
-        else:
-            carried = 0.0
-    return best
+def _loosest(steps: _Steps, most: int) -> int | None:
+    """The index of the last threshold before the first at which more than ``most`` are wrong;
+    None where that is the very first. Between two sample scores S does not change: testing at
+    those tests everywhere."""
+    failed = np.flatnonzero(steps.wrong > most)
+    passed = int(failed[0]) if len(failed) else len(steps.wrong)
+    return passed - 1 if passed else None
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.job import Job
+from runner.job_confidence import Confidence
 from runner.prompts import Expression, TemplateAnswer
 from runner.types import Answer, JSONValue, Reason, Record, Route
 
@@ -95,6 +96,12 @@ class ByStratum:
 
 Rule = Acceptance | ByStratum
 """What a job accepts."""
+
+
+def strata_of(confidence: Confidence) -> Expression | None:
+    """What divides the records into strata; None where one threshold is for all of them."""
+    strata = confidence.strata
+    return Expression(strata, "confidence.strata") if strata else None
 
 
 def stratum(strata: Expression, record: Record) -> str:

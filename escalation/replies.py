@@ -77,6 +77,32 @@ class Key:
         return text.replace(self.value, "(the key)") if self.value else text
 
 
+def unconnected(error: Exception, key: Key) -> Reply:
+    """What the SDK's connection error says of the money: without a connection nothing has left,
+    and once there was one the call may have been billed."""
+    import httpx2
+
+    cause = error.__cause__
+    unsent = isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout))
+    why = f"{error} ({cause})" if cause else str(error)
+    problem = key.hidden(f"the connection failed: {why}")
+    return Reply("retry" if unsent else "unknown", problem=problem, overloaded=unsent)
+
+
+def received(
+    content: bytes, request_id: str | None, limits: Mapping[str, Sequence[float]] | None
+) -> Reply:
+    """A reply whose body came whole; without its usage nobody can tell what it cost."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or not isinstance(body.get("usage"), dict):
+        problem = "the reply's body is not readable"
+        return Reply("unknown", request_id=request_id, problem=problem)
+    return Reply("ok", body=body, request_id=request_id, limits=limits)
+
+
 def unwrap(text: str) -> str:
     """A label that came as ``{"label": …}``, bare."""
     try:

@@ -21,8 +21,9 @@ down to its last record gives its share to the others. That is valid since such 
 no unsafe threshold, and can break nothing, or has broken its certificate in the same event that is
 bounded anyway (the walk meets the boundary at or behind its loosest safe rank). So up to the first
 false certificate, the strata that can break theirs have had at most δ divided by their number.
-Certificates at a smaller δ are kept within those at a greater one, which that argument needs. In a
-batch, a stratum may be safe to its last record and yet unsafe before: nothing is passed on there.
+Certificates at a smaller δ are kept within those at a greater one, which that argument needs. All
+of them speak of the traffic: in one batch, a stratum may be safe to its last record and yet unsafe
+before, and would have no share to pass on.
 """
 
 from __future__ import annotations
@@ -175,7 +176,6 @@ def certify_strata(
     *,
     targets: float | Mapping[str, float],
     delta: float = 0.1,
-    populations: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Certified]:
     """A threshold for each stratum; that all hold has probability at least 1 − δ.
 
@@ -183,22 +183,14 @@ def certify_strata(
         samples: stratum → scores and wrong of its labelled records, as in `certify`. Of a random
             sample of all records, each stratum's part is one of that stratum.
         targets: α, or stratum → α.
-        populations: stratum → the scores of all its records in the batch.
 
     Returns:
         Stratum → its certificate, with the joint ``delta``.
     """
-    each = {
-        name: Sample.of(scores, wrong, populations[name] if populations else None)
-        for name, (scores, wrong) in samples.items()
-    }
+    each = {name: Sample.of(scores, wrong) for name, (scores, wrong) in samples.items()}
     alphas = {n: targets if isinstance(targets, float) else targets[n] for n in each}
-    if populations is not None:
-        shares = {n: one.certified(alphas[n], delta / len(each)) for n, one in each.items()}
-        thresholds = {name: each[name].threshold(ranks) for name, ranks in shares.items()}
-    else:
-        ranks = _holm(each, alphas, delta)
-        thresholds = {n: float(each[n].scores[k - 1]) if k else None for n, k in ranks.items()}
+    ranks = _holm(each, alphas, delta)
+    thresholds = {n: float(each[n].scores[k - 1]) if k else None for n, k in ranks.items()}
     return {name: one.at(thresholds[name], alphas[name], delta) for name, one in each.items()}
 
 

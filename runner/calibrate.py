@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from escalation.calibration import (
-    MOST_TRAINING,
     PEOPLE,
     TEACHER,
     Calibration,
@@ -20,7 +19,7 @@ from escalation.calibration import (
 from escalation.calibration_file import save
 from escalation.certificates import certified
 from escalation.judge import Judge, values_of, with_looks
-from escalation.policy import Acceptance, stratum
+from escalation.policy import Acceptance, strata_of, stratum
 from escalation.risk import fewest_labels
 from escalation.support import FEWEST, Support
 from escalation.trust import Trust
@@ -30,7 +29,7 @@ from runner.errors import RecordError, UsageError
 from runner.job import Job
 from runner.labels import Label, read_labels
 from runner.looks import looks_of
-from runner.prompts import Expression, Renderer
+from runner.prompts import Renderer
 from runner.sample import Drawn, draw_for_teacher, draw_labelled
 from runner.types import Answer, Engine, Prompt, Record
 
@@ -97,10 +96,9 @@ def _enough(job: Job, labelled: int) -> None:
     fewest = fewest_labels(target, delta)
     training = training_share(labelled) if _trains(job) else 0
     if labelled - training < fewest:
-        needed = fewest + min(MOST_TRAINING, training)
         raise UsageError(
             f"{labelled:,} labels of records that reach the local model cannot certify an "
-            f"error of {target:.2%}: even with none of them wrong it takes {needed:,}"
+            f"error of {target:.2%}: even with none of them wrong it takes {fewest + training:,}"
         )
 
 
@@ -127,8 +125,7 @@ class _Maker:
         self._closed = closed
         self._sampling = build.sampling(job)
         self._looks = looks_of(job, self._sampling)
-        strata = job.confidence.strata
-        self._strata = Expression(strata, "confidence.strata") if strata else None
+        self._strata = strata_of(job.confidence)
 
     def make(self, source: str) -> Calibration:
         job = self._job

@@ -21,13 +21,14 @@ from runner import signals
 from runner.types import Answer, Completion, Constraint, JSONValue
 
 Values = dict[str, signals.Value]
+WHOLE = ""
+"""The name of the whole answer among those of its fields."""
 
 _REFUSAL = re.compile(
     r"^\W*(i'?m sorry,? but|as an ai\b|i must decline"
     r"|i (can(no|')t|am (not able|unable) to|won't) (help|assist|answer|comply))",
     re.IGNORECASE,
 )
-WHOLE = ""
 _HALF = r"[\ud800-\udfff]"
 _ESCAPED_HALF = r"\\u[dD][89a-fA-F]"
 
@@ -128,6 +129,11 @@ class Checker:
         kind = "probability" if self._validator or self._labels else "mean_probability"
         fields = {name: signals_[kind] for name, signals_ in each.items() if kind in signals_}
         return {**fields, WHOLE: math.prod(fields.values())} if each else {}
+
+
+def value_of(value: JSONValue, name: str) -> JSONValue:
+    """The value of a name that has a score: `WHOLE`, or a field; None where it has no such."""
+    return value if name == WHOLE else (value.get(name) if isinstance(value, Mapping) else None)
 
 
 def _enumerated(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -7,10 +7,10 @@ value, however it is written. Signals are in [0, 1], by name ("" is the whole an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from runner.check import Checker
+from runner.check import WHOLE, Checker, value_of
 from runner.errors import RecordError
 from runner.job import Job
 from runner.prompts import Renderer
@@ -30,7 +30,6 @@ P_TRUE, WORDING, AGREEMENT = "p_true", "wording", "agreement"
 QUESTION = "Is that answer right? Reply with yes or no."
 _YES_NO = Constraint(labels=("yes", "no"))
 _ROOM = 8
-_WHOLE = ""
 
 Found = dict[str, dict[str, float]]
 
@@ -49,7 +48,7 @@ class Looks:
     async def take(self, engine: Engine, record: Record, prompt: Prompt, answer: Answer) -> Found:
         """Every look; one that this record does not allow (too long a prompt) is left out."""
         found: Found = {name: {} for name in answer.scores}
-        if _WHOLE not in found:
+        if WHOLE not in found:
             return found  # no good, or without a probability: no signal could be weighed
         if self.p_true:
             await self._ask_itself(engine, prompt, answer, found)
@@ -73,7 +72,7 @@ class Looks:
             return
         verdict = Checker(_YES_NO).check(completion)
         if verdict.valid and verdict.score is not None:
-            found[_WHOLE][P_TRUE] = verdict.score if verdict.value == "yes" else 1 - verdict.score
+            found[WHOLE][P_TRUE] = verdict.score if verdict.value == "yes" else 1 - verdict.score
 
     async def _ask_otherwise(
         self, engine: Engine, record: Record, answer: Answer, found: Found
@@ -86,7 +85,7 @@ class Looks:
             except RecordError:
                 continue
         for name, signals in found.items():
-            value = _value(answer.value, name)
+            value = value_of(answer.value, name)
             agreeing = [other.scores.get(name, 0.0) for other in seen if _same(other, name, value)]
             if seen:
                 signals[WORDING] = sum(agreeing) / len(seen)
@@ -100,7 +99,7 @@ class Looks:
         texts = completion.samples or (completion.text,)
         seen = [self.checker.check(Completion(text, completion.model, "stop")) for text in texts]
         for name, signals in found.items():
-            value = _value(answer.value, name)
+            value = value_of(answer.value, name)
             signals[AGREEMENT] = sum(_same(other, name, value) for other in seen) / len(seen)
 
 
@@ -120,9 +119,5 @@ def looks_of(job: Job, sampling: Sampling) -> Looks | None:
     )
 
 
-def _value(value: JSONValue, name: str) -> JSONValue:
-    return value if name == _WHOLE else (value.get(name) if isinstance(value, Mapping) else None)
-
-
 def _same(other: Answer, name: str, value: JSONValue) -> bool:
-    return other.valid and _value(other.value, name) == value
+    return other.valid and value_of(other.value, name) == value

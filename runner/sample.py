@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from escalation.audit import uniform
-from escalation.policy import Router, stratum
+from escalation.policy import Router, strata_of, stratum
 from runner import build
 from runner.errors import InputError, RecordError, UsageError
 from runner.job import Job
 from runner.labels import Label
-from runner.prompts import Expression, Renderer
+from runner.prompts import Renderer
 from runner.types import Record, Route
 
 MOST_NAMED = 3
@@ -101,8 +101,7 @@ def _local(job: Job, unknown: dict[str, Label]) -> Iterator[tuple[Record, bool]]
     leaves ``unknown``. One that an expression or a template fails on is an error of the run."""
     router = Router(job)
     renderer = Renderer(job.prompt.system, job.prompt.user, job.answer.constraint())
-    strata = job.confidence.strata
-    of = Expression(strata, "confidence.strata") if strata else None
+    strata = strata_of(job.confidence)
     for record in build.records(job):
         unknown.pop(record.id, None)
         if record.problem is not None:
@@ -112,8 +111,8 @@ def _local(job: Job, unknown: dict[str, Label]) -> Iterator[tuple[Record, bool]]
             if routed.route is not Route.LOCAL:
                 continue
             renderer.render(record)
-            if of is not None:
-                stratum(of, record)
+            if strata is not None:
+                stratum(strata, record)
         except RecordError:
             continue
         yield record, routed.may_leave

@@ -107,14 +107,14 @@ class Settling:
         note = noted(record, routed, answer, self._watch.alarms)
         if self._division is not None and answer.valid and routed.may_leave:
             note["expected_loss"] = self._division.expected_loss(record, answer)
-            self._hold(record, mark, Reason.EXPECTED_LOSS, cost, note, answer)
+            self._keep(record, mark, Status.WAITING, Reason.EXPECTED_LOSS, cost, note, answer)
             return
         if self._division is not None and answer.valid:
             rule = Acceptance(0.0)  # it may not leave, and no budget can change that
         note["threshold"] = rule.threshold
         decision = decide(answer, rule, may_leave=routed.may_leave)
         if decision.accept and routed.may_leave and self._watch.chosen(record):
-            self._hold(record, mark, Reason.AUDIT, cost, note, answer)
+            self._keep(record, mark, Status.WAITING, Reason.AUDIT, cost, note, answer)
         elif decision.accept:
             outcome = Outcome(
                 record.position,
@@ -129,47 +129,33 @@ class Settling:
                 closed_estimate=cost,
             )
             self._put(outcome, mark, note)
-        elif decision.escalate and self._can_escalate:
-            self._hold(record, mark, decision.reason, cost, note, answer)
         else:
-            self._set_aside(record, mark, decision.reason, cost, note, answer)
+            waits = decision.escalate and self._can_escalate
+            status = Status.WAITING if waits else Status.REVIEW
+            self._keep(record, mark, status, decision.reason, cost, note, answer)
 
     def route_closed(self, record: Record, mark: str, routed: Routed, cost: Decimal) -> None:
         """A record that goes to the closed model by rule; to a person where there is none."""
-        if self._can_escalate:
-            self._hold(record, mark, routed.reason, cost, noted(record, routed))
-        else:
-            self.set_aside(record, mark, routed, cost)
+        status = Status.WAITING if self._can_escalate else Status.REVIEW
+        self._keep(record, mark, status, routed.reason, cost, noted(record, routed))
 
     def set_aside(self, record: Record, mark: str, routed: Routed, cost: Decimal) -> None:
         """To a person's queue, by rule."""
-        self._set_aside(record, mark, routed.reason, cost, noted(record, routed))
+        self._keep(record, mark, Status.REVIEW, routed.reason, cost, noted(record, routed))
 
-    def _set_aside(
+    def _keep(
         self,
         record: Record,
         mark: str,
+        status: Status,
         reason: str,
         cost: Decimal,
         note: Note,
         answer: Answer | None = None,
     ) -> None:
-        outcome = _unfinished(record, Status.REVIEW, reason, cost, answer)
-        kept = _kept(answer, self._watch.alarms)
-        self._ledger.put(outcome, mark, held=record, answer=kept, note=note | _said(answer))
-        self._count(outcome)
-
-    def _hold(
-        self,
-        record: Record,
-        mark: str,
-        reason: str,
-        cost: Decimal,
-        note: Note,
-        answer: Answer | None = None,
-    ) -> None:
-        """To the closed model's queue."""
-        outcome = _unfinished(record, Status.WAITING, reason, cost, answer)
+        """A record that is not done, with all that its later decision needs. One with an expected
+        loss is held until the whole batch is answered; any other that waits can be sent now."""
+        outcome = _unfinished(record, status, reason, cost, answer)
         loss = note.get("expected_loss")
         self._ledger.put(
             outcome,
@@ -178,10 +164,12 @@ class Settling:
             answer=_kept(answer, self._watch.alarms),
             waits_for=CHOOSING if loss is not None else None,
             expected_loss=loss,
-            note=note | _said(answer),
+            # It may never become the outcome, and then only the trail has it.
+            note=note if answer is None else note | {"answer": answer.value},
         )
         self._count(outcome)
-        self._on_waiting()
+        if status is Status.WAITING:
+            self._on_waiting()
 
 
 def _unfinished(
@@ -232,8 +220,3 @@ def noted(
     if alarms:
         note["alarms"] = alarms
     return note
-
-
-def _said(answer: Answer | None) -> Note:
-    """What the model answered, where that may never become the outcome."""
-    return {} if answer is None else {"answer": answer.value}

@@ -23,7 +23,11 @@ def trust_words(
         if threshold is None:
             return []
         return [f"Accepted from an uncalibrated confidence of {threshold:g} on: nothing certified."]
-    sentences = [sentence for one in certificates for sentence in _certificate(one, confidence)]
+    sentences = [
+        sentence
+        for one in certificates
+        for sentence in (*_certificate(one, confidence), *_closed_alone(one))
+    ]
     return sentences + _provisos(certificates, confidence)
 
 
@@ -57,12 +61,29 @@ def _certificate(one: Mapping[str, Any], confidence: Mapping[str, Any]) -> list[
     ]
 
 
+def _closed_alone(one: Mapping[str, Any]) -> list[str]:
+    """How good the closed model is by itself, where a certificate counts its mistakes too."""
+    labels, errors = one["labels"], one.get("closed_errors")
+    if errors is None or not labels:
+        return []
+    unknown = one["closed_unknown"]
+    unasked = f", {unknown:,} of them for want of an answer" if unknown else ""
+    return [
+        f"The closed model alone got {errors:,} of the {labels:,} wrong "
+        f"({errors / labels:.1%}{unasked}); with {1 - one['delta']:.0%} confidence, at most "
+        f"{one['closed_upper']:.2%} of its answers{_where(one)} are wrong."
+    ]
+
+
+def _where(one: Mapping[str, Any]) -> str:
+    return f" of this batch of {one['population']:,}" if one.get("population") else ""
+
+
 def _what(one: Mapping[str, Any], confidence: Mapping[str, Any]) -> str:
     judged = "differ from the closed model's" if "closed model" in one["source"] else "are wrong"
-    where = f" of this batch of {one['population']:,}" if one.get("population") else ""
     if confidence.get("target_error_overall") is not None:
         return f"all delivered answers, the closed model's too, {judged}"
-    return f"the accepted local answers{where} {judged}"
+    return f"the accepted local answers{_where(one)} {judged}"
 
 
 def _fields(confidence: Mapping[str, Any]) -> str:

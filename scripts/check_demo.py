@@ -51,7 +51,7 @@ def judge(run_dir: Path) -> list[Judged]:
 
 
 def report(judged: list[Judged]) -> list[str]:
-    """The table in the README, line by line."""
+    """What the README shows, line by line."""
     inside = sorted((j for j in judged if j.in_scope), key=lambda j: -j.confidence)
     outside = [j for j in judged if not j.in_scope]
     lines = ["| in-scope answers kept, most confident first | right |", "|---|---|"]
@@ -59,19 +59,22 @@ def report(judged: list[Judged]) -> list[str]:
         kept = inside[: round(len(inside) * coverage)]
         lines.append(f"| {coverage:.0%} ({len(kept):,}) | {_share(j.right for j in kept)} |")
     accepted = [j for j in inside if j.accepted]
+    local = [j for j in judged if j.accepted]
     lines += [
         f"| at the job's threshold: {len(accepted) / len(inside):.1%} ({len(accepted):,}) "
         f"| {_share(j.right for j in accepted)} |",
         "",
         f"Of {len(outside):,} out-of-scope messages, {sum(j.accepted for j in outside):,} "
         f"({_share(j.accepted for j in outside)}) were accepted.",
+        f"Of {len(local):,} accepted local answers, {sum(not j.right for j in local):,} "
+        f"({_share(not j.right for j in local)}) were wrong.",
     ]
     return lines
 
 
 def _share(flags: Iterable[bool]) -> str:
     values = list(flags)
-    return f"{sum(values) / len(values):.1%}"
+    return f"{sum(values) / len(values):.1%}" if values else "none"
 
 
 def main() -> None:

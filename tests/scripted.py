@@ -1,4 +1,5 @@
-"""A local model of which every answer is laid down, and a closed one that is right, or is told."""
+"""A local model of which every answer is laid down, a closed one that is right, or is told, and a
+clock that a test moves."""
 
 from __future__ import annotations
 
@@ -65,6 +66,16 @@ def cases(
         name = f"{prefix}-{number:04}"
         found.append(case(name, probability, wrong=wrong, p_true=p_true, **fields))
     return found
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,18 @@ from runner.ledger import open_ledger
 from runner.pipeline import Pipeline, Progress
 from runner.types import Completion, Outcome, Prompt, Sampling
 from tests import scripted
-from tests.jobs import KEY, NO_KEY, Ran, query, run, use_engine
+from tests.jobs import NO_KEY, Ran, query, run, use_engine
 from tests.scripted import Case, Model, calibrate, case
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.usefixtures("key")
 CASES = scripted.cases(200, sure_wrong=0.05)
 AUDITED = {"target_error": 0.25, "audit": {"rate": 0.5}}
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-
-
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[StandIn]:
-    with StandIn(tmp_path, oracle=scripted.oracle(CASES)) as server:
-        yield server
+def oracle() -> Callable[[str], str]:
+    return scripted.oracle(CASES)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,13 @@ from hypothesis import strategies as st
 from escalation.breaker import AFTER, FIRST_S, JITTER, LONGEST_S, Breaker
 from escalation.replies import Reply, overloaded
 from runner.types import Completion, Prompt, Sampling, Usage
-from tests.jobs import DEMO_MODEL, KEY, Ran, records, run, use_engine, write_job
+from tests.jobs import DEMO_MODEL, Ran, records, run, use_engine, write_job
+from tests.scripted import Clock
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.usefixtures("key")
 BUSY, GOOD, LOST = Reply("retry", overloaded=True), Reply("ok"), Reply("unknown")
 LATER = Reply("retry", retry_after_s=1.0)
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[StandIn]:
-    with StandIn(tmp_path) as server:
-        yield server
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def opened(clock: Clock, give_up_s: float = 300.0) -> Breaker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -13,22 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from escalation.budget import Budget
-from tests.jobs import KEY, records, run, write_job
+from tests.jobs import records, run, write_job
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.usefixtures("key")
 CENT = Decimal("0.01")
 amounts = st.integers(0, 400).map(lambda n: Decimal(n) / 1000)
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[StandIn]:
-    with StandIn(tmp_path) as server:
-        yield server
 
 
 @settings(deadline=None)

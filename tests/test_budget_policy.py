@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +27,7 @@ from tests.jobs import KEY, NO_KEY, ROOT, Ran, run, spent_usd, use_engine, wait_
 from tests.scripted import Case, Model, case
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.usefixtures("key")
 CAP = Decimal("0.008")
 RULE = {"policy": "budget", "stakes": "amount"}
 
@@ -48,15 +49,9 @@ LOSS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-
-
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[StandIn]:
-    with StandIn(tmp_path, oracle=scripted.oracle(CASES)) as server:
-        yield server
+def oracle() -> Callable[[str], str]:
+    return scripted.oracle(CASES)
 
 
 def job_of(

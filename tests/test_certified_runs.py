@@ -49,6 +49,7 @@ def test_the_batch_it_was_drawn_from_and_any_other(
     assert (certificate["scope"], certificate["population"]) == ("batch", 400)
     assert (certificate["labels"], certificate["source"]) == (150, "people's labels")
     assert BATCH in made.stderr and "at random from this very batch" in made.stderr
+    assert "The closed model alone" not in made.stderr
     ran = run(job, NO_KEY)
     assert sum(BATCH in line for line in ran.summary.trust) == 1
     local = {name for name, row in ran.rows.items() if row["decided_by"] == "local"}
@@ -177,6 +178,9 @@ def test_all_that_is_delivered(
         assert certificate["all_closed"] == (closed_errors == 0)
         if closed_errors:
             assert "Nothing is accepted" in made.stderr
+            assert "The closed model alone got 60 of the 200 wrong (30.0%)" in made.stderr
+            at_most = f"at most {certificate['closed_upper']:.2%} of its answers of this batch of"
+            assert certificate["closed_upper"] >= 0.3 and at_most in " ".join(made.stderr.split())
             return
         assert "where the closed model gives every one" in made.stderr
         ran = run(job)
@@ -196,8 +200,10 @@ def test_the_mixture_is_certified_where_either_model_alone_would_not_do(
         use_engine(monkeypatch, Model(known))
         job = scripted.job(tmp_path / "job", api.url, known, {"target_error_overall": 0.05})
         made = calibrate(
-            job, "--labels", scripted.labels(job.parent, known), "--teacher", 300, "--json"
+            job, "--labels", scripted.labels(job.parent, known), "--teacher", 295, "--json"
         )
         [certificate] = stated(made.stdout)
         assert certificate["threshold"] < 0.95 and certificate["accepted"] > 200
         assert "all delivered answers, the closed model's too" in made.stderr
+        unasked = "got 5 of the 300 wrong (1.7%, 5 of them for want of an answer)"
+        assert f"The closed model alone {unasked}" in made.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib
 import io
 import json
@@ -232,3 +233,17 @@ def test_the_copy_of_the_data_set_has_its_credit() -> None:
     text = (DEMO / "clinc150" / "README.md").read_text("utf-8")
     assert "CC BY 3.0" in text
     assert "Larson" in text
+
+
+def test_the_check_of_a_run_counts_what_was_accepted_and_wrong() -> None:
+    check = _script("check_demo")
+    right, wrong = check.Judged(0.9, True, True, True), check.Judged(0.95, True, False, True)
+    waits, odd = check.Judged(0.5, False, False, True), check.Judged(0.99, True, False, False)
+    lines = check.report([right, right, wrong, waits, odd])
+    assert lines[-2:] == [
+        "Of 1 out-of-scope messages, 1 (100.0%) were accepted.",
+        "Of 4 accepted local answers, 2 (50.0%) were wrong.",
+    ]
+    assert "| at the job's threshold: 75.0% (3) | 66.7% |" in lines
+    nothing = check.report([waits, dataclasses.replace(odd, accepted=False)])
+    assert nothing[-1] == "Of 0 accepted local answers, 0 (none) were wrong."

@@ -6,7 +6,6 @@ import asyncio
 import random
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
@@ -22,30 +21,12 @@ from escalation.pace import FIRST_AT_ONCE, POLL_S, Flight, Pace
 from escalation.replies import Reply
 from runner.job import Escalation
 from runner.types import Message, Prompt, Usage
-from tests.jobs import KEY, Ran, records, run, start, wait_until, write_job
+from tests.jobs import Ran, records, run, start, wait_until, write_job
+from tests.scripted import Clock
 from tests.stand_in import Limits, StandIn
 
+pytestmark = pytest.mark.usefixtures("key")
 PROMPT = Prompt((Message("user", "where is my card"),))
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[StandIn]:
-    with StandIn(tmp_path) as server:
-        yield server
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def told(limit: float, remaining: float, reset_s: float, name: str = "requests") -> Reply:

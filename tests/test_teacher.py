@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,14 @@ from tests.jobs import KEY, NO_KEY, ROOT, marked, query, run, spent_usd, use_eng
 from tests.scripted import Case, Model, calibrate, case
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.usefixtures("key")
 TARGET = {"target_error": 0.12}
 CASES = scripted.cases(200, sure_wrong=0.01)
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-
-
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[StandIn]:
-    with StandIn(tmp_path, oracle=scripted.oracle(CASES)) as server:
-        yield server
+def oracle() -> Callable[[str], str]:
+    return scripted.oracle(CASES)
 
 
 @pytest.fixture
