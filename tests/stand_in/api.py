@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
+from .bill import price_usd
 from .faults import Fault
 from .problems import Problem
 from .wire import Call
@@ -17,11 +18,18 @@ from .wire import Call
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    body: Any
+    body: Any  # bytes leave as they are, everything else as JSON
     model: str | None = None
     usage: Mapping[str, Any] | None = None
     billed: bool = True  # where there is usage at all
     usd: Decimal | None = None  # of an API that prices its own answers
+    headers: Mapping[str, str] = field(default_factory=dict)  # on this reply alone
+
+    @property
+    def price(self) -> Decimal:
+        if self.model is None or self.usage is None or not self.billed:
+            return Decimal(0)
+        return price_usd(self.model, self.usage) if self.usd is None else self.usd
 
 
 @dataclass(frozen=True, slots=True)

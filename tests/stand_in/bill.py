@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+
+from .wire import Call
 
 # USD per million tokens: input, output, 5-minute cache write, 1-hour cache write, cache read.
 _ROWS: Final[dict[str, str]] = {
@@ -80,6 +81,7 @@ class Request:
     model: str | None = None
     usage: dict[str, Any] | None = None
     fault: str | None = None
+    path: str = ""  # what a request without a body asked for
 
     @property
     def body(self) -> Any:
@@ -87,9 +89,13 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The user's words, joined: what a test looks for a record's marks in."""
+        """The user's words, joined: what a test looks for a record's marks in.
+
+        None where there are no messages: the making of a batch has its words in its parts.
+        """
         words: list[str] = []
-        for message in self.body["messages"]:
+        body = self.body if self.raw.startswith("{") else {}
+        for message in body.get("messages", []):
             content = message["content"]
             blocks = [{"text": content}] if isinstance(content, str) else content
             words += [block["text"] for block in blocks if message["role"] == "user"]
@@ -100,20 +106,19 @@ class Bill:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def received(
-        self, id: str, endpoint: str, marker: str, raw: bytes, headers: Mapping[str, str]
-    ) -> None:
+    def received(self, id: str, endpoint: str, marker: str, call: Call) -> None:
         # A key must not end up in a file, not even in a test's.
-        shown = {name: value for name, value in headers.items() if name != "authorization"}
+        shown = {name: value for name, value in call.headers.items() if name != "authorization"}
         self._append(
             event="received",
             id=id,
             at=time.time(),
             endpoint=endpoint,
             marker=marker,
-            sha256=hashlib.sha256(raw).hexdigest(),
-            raw=raw.decode("utf-8", "surrogateescape"),
+            sha256=hashlib.sha256(call.body).hexdigest(),
+            raw=call.body.decode("utf-8", "surrogateescape"),
             headers=shown,
+            path=call.path,
         )
 
     def done(
@@ -132,6 +137,18 @@ class Bill:
 
     def answered(self, id: str) -> None:
         self._append(event="answered", id=id)
+
+    def parts_received(self, endpoint: str, parts: Iterable[tuple[str, str, str]]) -> None:
+        """The parts of a batch, in one write: id, marker, and the request to the byte."""
+        shared = {"event": "received", "at": time.time(), "endpoint": endpoint, "headers": {}}
+        self._write(
+            shared | {"id": id, "marker": marker, "raw": raw, "sha256": _sha256(raw)}
+            for id, marker, raw in parts
+        )
+
+    def parts_done(self, parts: Iterable[Mapping[str, Any]]) -> None:
+        """In one write: what `done` takes, and the id."""
+        self._write({"event": "done", **part, "usd": str(part["usd"])} for part in parts)
 
     def left(self, id: str) -> None:
         self._append(event="left", id=id)
@@ -154,21 +171,33 @@ class Bill:
         return [request for request in self.requests(None) if request.usd]
 
     def billed_twice(self) -> dict[str, int]:
-        """Bodies that were paid for more than once, by hash."""
-        counts = Counter(request.sha256 for request in self.billed())
-        return {sha256: n for sha256, n in counts.items() if n > 1}
+        """Bodies that were paid for more than once, by the hash of the first.
+
+        The order of names does not make another body: a client's library may choose it by lane.
+        """
+        seen: dict[str, list[str]] = {}
+        for request in self.billed():
+            seen.setdefault(json.dumps(request.body, sort_keys=True), []).append(request.sha256)
+        return {hashes[0]: len(hashes) for hashes in seen.values() if len(hashes) > 1}
 
     def total_usd(self) -> Decimal:
         return sum((request.usd for request in self.requests(None)), Decimal(0))
 
     def _append(self, **entry: Any) -> None:
-        line = json.dumps(entry).encode() + b"\n"
+        self._write([entry])
+
+    def _write(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
         # Opened anew each time: one write, no buffer to lose, no handle to leak.
         with self.path.open("ab", buffering=0) as file:
-            file.write(line)
+            file.write(lines)
 
     def _lines(self) -> list[bytes]:
         if not self.path.exists():
             return []
         # What follows the last newline is a line that another process is still writing.
         return self.path.read_bytes().split(b"\n")[:-1]
+
+
+def _sha256(raw: str) -> str:
+    return hashlib.sha256(raw.encode("utf-8", "surrogateescape")).hexdigest()

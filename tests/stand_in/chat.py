@@ -101,16 +101,23 @@ class Chat:
         return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def _create(self, call: Call) -> Work:
+        self.authorize(call)
+        try:
+            body = json.loads(call.body)
+        except ValueError as error:
+            raise bad_request("We could not parse the JSON body of your request.") from error
+        return self.take(body)
+
+    def authorize(self, call: Call) -> None:
         scheme, _, key = call.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip() or key == "bad-key":
             raise self._bad_key()
         self.strays += any(
             name in call.headers for name in ("openai-organization", "openai-project")
         )
-        try:
-            body = json.loads(call.body)
-        except ValueError as error:
-            raise bad_request("We could not parse the JSON body of your request.") from error
+
+    def take(self, body: Any) -> Work:
+        """Of a request of its own, or of a part of a batch."""
         self._check(body)
         split = self.cache.look(body["model"], _blocks(body))
         return Work(lambda fault: self._finish(body, split, fault))
@@ -140,7 +147,7 @@ class Chat:
 
     def _finish(self, body: dict[str, Any], split: Split, fault: Fault | None) -> Answer:
         off = fault.answer if fault else ""
-        limit = body.get("max_completion_tokens", body.get("max_tokens"))
+        limit = body["max_tokens" if "max_tokens" in body else "max_completion_tokens"]
         thought = _THOUGHT if body.get("reasoning_effort") else 0
         text, reason = self._text(body, off), "stop"
         output = tokens.count(text) + thought

@@ -58,13 +58,18 @@ class Claude:
         return {"type": "error", "error": error, "request_id": request_id}
 
     def _count(self, call: Call) -> Work:
-        body = _read(call, create=False)
+        body = _read(call)
+        shape.check(body, create=False)
         total = sum(block.tokens for block in tokens.blocks(body))
         answer = Answer({"input_tokens": math.ceil(total * self.count_factor)})
         return Work(lambda _: answer)
 
     def _create(self, call: Call) -> Work:
-        body = _read(call, create=True)
+        return self.take(_read(call))
+
+    def take(self, body: Any) -> Work:
+        """Of a request of its own, or of a part of a batch."""
+        shape.check(body, create=True)
         blocks = tokens.blocks(body)
         total = sum(block.tokens for block in blocks)
         if total > self.context_tokens:
@@ -118,19 +123,20 @@ def as_oracle(given: Oracle | Mapping[str, Any] | None) -> Oracle:
     return look
 
 
-def _read(call: Call, *, create: bool) -> dict[str, Any]:
+def authorize(call: Call) -> None:
     scheme, _, key = call.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip() or key == "bad-key":
         raise Problem(401, "authentication_error", "invalid bearer token")
     if "anthropic-version" not in call.headers:
         raise bad_request("anthropic-version: header is required")
+
+
+def _read(call: Call) -> Any:
+    authorize(call)
     try:
-        body = json.loads(call.body)
+        return json.loads(call.body)
     except ValueError as error:
         raise bad_request("The request body is not valid JSON") from error
-    shape.check(body, create=create)
-    checked: dict[str, Any] = body
-    return checked
 
 
 def _end(text: str, stop: str, limit: int, off: str) -> tuple[str, int, str]:

@@ -89,12 +89,28 @@ _TABLE: Final[tuple[Fault, ...]] = (
     Fault(name="no_usage", answer="no_usage"),
 )
 FAULTS: Final[dict[str, Fault]] = {fault.name: fault for fault in _TABLE}
+# Of the results of a batch alone; rows.py knows how each body is off.
+ROW_FAULTS: Final[dict[str, Fault]] = {
+    name: Fault(name=name, answer=name, manner=manner)
+    for name, manner in {
+        "missing_row": Manner.WHOLE,
+        "double_row": Manner.WHOLE,
+        "stray_row": Manner.WHOLE,
+        "malformed_row": Manner.WHOLE,
+        "blank_last_row": Manner.WHOLE,
+        "cut_at_line": Manner.UNSIZED,
+        "cut_in_line": Manner.UNSIZED,
+    }.items()
+}
+_EVERY: Final = FAULTS | ROW_FAULTS
 # Those that a long run can meet without having to stop, for a random mix.
 STEADY: Final[tuple[str, ...]] = tuple(
     name
     for name in FAULTS
     if name not in {"400_usage_limits", "401", "402", "403", "413", "429_spend"}
 )
+# The same where no model answers: the endpoints of batches and files.
+STEADY_BATCH: Final[tuple[str, ...]] = tuple(name for name in STEADY if not FAULTS[name].answer)
 
 
 @dataclass(slots=True)
@@ -104,6 +120,24 @@ class _Waiting:
     when: Callable[[str], bool] | None
 
 
+@dataclass(slots=True)
+class _Mix:
+    seed: int
+    rates: dict[str, float]
+    changes: dict[str, Any]
+    seen: Counter[str]
+
+    def draw(self, material: bytes) -> Fault | None:
+        sha256 = hashlib.sha256(material).hexdigest()
+        self.seen[sha256] += 1
+        drawn = random.Random(f"{self.seed}:{sha256}:{self.seen[sha256]}").random()
+        for name, rate in self.rates.items():
+            if drawn < rate:
+                return _changed(_EVERY[name], self.changes)
+            drawn -= rate
+        return None
+
+
 class Faults:
     """A queue of one-shot faults, then a seeded mix. Safe to change while requests come in."""
 
@@ -111,10 +145,7 @@ class Faults:
         self.fired: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._queue: list[_Waiting] = []
-        self._mix: dict[str, float] = {}
-        self._mix_seed = 0
-        self._mix_endpoint = ""
-        self._mix_changes: dict[str, Any] = {}
+        self._mixes: dict[str, _Mix] = {}  # by endpoint
         self._seen: Counter[str] = Counter()
 
     def push(
@@ -125,12 +156,12 @@ class Faults:
         when: Callable[[str], bool] | None = None,
         **changes: Any,
     ) -> None:
-        """Queue faults, one per request; `when` picks the request by its raw body.
+        """Queue faults, one per request; `when` picks the request by its raw body, or its path.
 
         `changes` replaces fields of the fault: `seconds=0.2`, `retry_after=30`.
         """
         with self._lock:
-            for fault in [FAULTS[name] for _ in range(times) for name in names]:
+            for fault in [_EVERY[name] for _ in range(times) for name in names]:
                 self._queue.append(_Waiting(replace(fault, **changes), endpoint, when))
 
     def mix(
@@ -145,22 +176,23 @@ class Faults:
         """Meet each request with a fault at this rate, shared among `names`, or at rates by name.
 
         The draw depends on the seed, the body and how often that body has come, not on the order
-        of arrival: a concurrent run meets the same faults every time. `changes` applies to the
-        faults that have such a field set: `seconds=0.05` to the slow ones, and so on.
+        of arrival: a concurrent run meets the same faults every time. (For batches and files it
+        is the endpoint in place of the body: those have ids in them that no two runs share.)
+        Each endpoint has a mix of its own. `changes` applies to the faults that have such a field
+        set: `seconds=0.05` to the slow ones, and so on.
         """
         pool = list(names)
         even = rate if isinstance(rate, Mapping) else dict.fromkeys(pool, rate / len(pool))
-        if unknown := set(even) - set(FAULTS):
+        if unknown := set(even) - set(_EVERY):
             raise KeyError(f"no such faults: {sorted(unknown)}")
         replace(FAULTS["slow"], **changes)  # a misspelt field fails here, not in the server
         with self._lock:
-            self._mix, self._mix_seed, self._mix_endpoint = dict(even), seed, endpoint
-            self._mix_changes = dict(changes)
+            self._mixes[endpoint] = _Mix(seed, dict(even), dict(changes), self._seen)
 
     def clear(self) -> None:
         with self._lock:
             self._queue.clear()
-            self._mix.clear()
+            self._mixes.clear()
 
     def waiting(self) -> int:
         """How many queued faults have not met their request yet."""
@@ -181,16 +213,10 @@ class Faults:
         return None
 
     def _drawn(self, endpoint: str, body: bytes) -> Fault | None:
-        if not self._mix or endpoint != self._mix_endpoint:
+        if (mix := self._mixes.get(endpoint)) is None:
             return None
-        sha256 = hashlib.sha256(body).hexdigest()
-        self._seen[sha256] += 1
-        draw = random.Random(f"{self._mix_seed}:{sha256}:{self._seen[sha256]}").random()
-        for name, rate in self._mix.items():
-            if draw < rate:
-                return _changed(FAULTS[name], self._mix_changes)
-            draw -= rate
-        return None
+        by_body = endpoint in ("messages", "count_tokens", "chat")
+        return mix.draw(body if by_body else endpoint.encode())
 
 
 def _changed(fault: Fault, changes: Mapping[str, Any]) -> Fault:

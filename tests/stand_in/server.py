@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .api import Answer, Api, Route, Work
-from .bill import Bill, price_usd
+from .api import Api, Route
+from .batches import ClaudeBatches
+from .batching import Batching
+from .bill import Bill
 from .chat import Chat, Gemini
+from .chat_batches import ChatBatches
 from .claude import Claude, Oracle
-from .faults import Fault, Faults
+from .fates import Fates
+from .faults import Faults
+from .files import Files
 from .limits import Limits
 from .problems import Problem
+from .replies import Outcome, marker_of, not_found, reply_of
 from .wire import Call, Manner, Reply, pieces, receive, reset
 
 _GRACE_S = 2.0  # how long a stop waits for replies to clients that do not read
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    fault: Fault | None = None
-    answer: Answer | None = None  # what the work came to, sent or not
-    problem: Problem | None = None  # what is sent in its place
-
-    @property
-    def manner(self) -> Manner:
-        return self.fault.manner if self.fault else Manner.WHOLE
-
-    @property
-    def status(self) -> int | None:
-        if self.manner in (Manner.RST, Manner.FIN):
-            return None
-        return self.problem.status if self.problem else 200
-
-    @property
-    def usd(self) -> Decimal:
-        done = self.answer
-        if done is None or done.model is None or done.usage is None or not done.billed:
-            return Decimal(0)
-        return price_usd(done.model, done.usage) if done.usd is None else done.usd
 
 
 class StandIn:
@@ -67,13 +46,18 @@ class StandIn:
         self.faults = Faults()
         self.claude = Claude(oracle)
         self.chat, self.gemini = Chat(oracle), Gemini(oracle)
+        self.errors: list[Exception] = []  # the stand-in's own, or an oracle's
+        self.batches = Batching(self.errors)
+        self.claude_batches = ClaudeBatches(self.claude, self.batches, self.bill)
+        self.files = Files(self.chat)
+        self.chat_batches = ChatBatches(self.chat, self.files, self.batches, self.bill)
         self.apis: list[Api] = [self.claude, self.chat, self.gemini]
+        self.apis += [self.claude_batches, self.files, self.chat_batches]
         self.latency = latency
         self.limits: Limits | None = None
         self.in_flight = 0
         self.max_in_flight = 0
         self.connections = 0
-        self.errors: list[Exception] = []  # the stand-in's own, or an oracle's
         self._port = port
         self._connected: set[asyncio.Task[None]] = set()
         self._busy: set[asyncio.Task[None]] = set()
@@ -97,6 +81,19 @@ class StandIn:
     def url(self) -> str:
         """Without /v1, as the Anthropic SDK wants its base_url."""
         return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def batch_parts(self) -> Fates:
+        """What becomes of single parts of a batch."""
+        return self.batches.parts
+
+    @property
+    def batch_seconds(self) -> float:
+        return self.batches.seconds
+
+    @batch_seconds.setter
+    def batch_seconds(self, seconds: float) -> None:
+        self.batches.seconds = seconds
 
     def start(self) -> None:
         # Bound here, so that a port in use is the caller's exception, not a thread's.
@@ -137,6 +134,7 @@ class StandIn:
         for task in self._connected:
             task.cancel()
         await asyncio.gather(*self._connected, return_exceptions=True)
+        self.batches.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -170,19 +168,19 @@ class StandIn:
         try:
             request_id = f"req_{secrets.token_hex(12)}"
             api, route = self._find(call)
-            self.bill.received(request_id, route.endpoint, _marker(call), call.body, call.headers)
+            self.bill.received(request_id, route.endpoint, marker_of(call), call)
             outcome = await self._perform(route, call)
             self._settle(request_id, outcome)
             if reader.at_eof() or reader.exception():  # the client left while the work went on
                 return False
-            reply = _reply(api, route, request_id, outcome)
+            reply = reply_of(api, route, request_id, outcome)
             self._tell_limits(api, reply)
             return await self._send(writer, request_id, reply, outcome)
         finally:
             self.in_flight -= 1
 
     async def _send(
-        self, writer: asyncio.StreamWriter, request_id: str, reply: Reply, outcome: _Outcome
+        self, writer: asyncio.StreamWriter, request_id: str, reply: Reply, outcome: Outcome
     ) -> bool:
         if outcome.manner is Manner.RST:
             reset(writer)
@@ -205,27 +203,27 @@ class StandIn:
         for api in self.apis:
             if route := api.route(call.method, call.path):
                 return api, route
-        return self.apis[0], Route(f"{call.method} {call.path}", _not_found)
+        return self.apis[0], Route(f"{call.method} {call.path}", not_found)
 
-    async def _perform(self, route: Route, call: Call) -> _Outcome:
+    async def _perform(self, route: Route, call: Call) -> Outcome:
         try:
             work = route.accept(call)
             if self.limits is not None and not self.limits.admit(call.body):
                 raise Problem(429, "rate_limit_error", "This would exceed your rate limit.")
             # After the checks: a request that is wrong by itself does not use up a fault.
-            fault = self.faults.meet(route.endpoint, call.body)
+            fault = self.faults.meet(route.endpoint, call.body or call.path.encode())
             if fault is None:
                 await self._pause(self.latency)
-                return _Outcome(answer=work.finish(None))
+                return Outcome(answer=work.finish(None))
             waiting = 0.0 if fault.manner is Manner.DRIP else fault.seconds
             await self._pause(self.latency + waiting)
             answer = work.finish(fault) if fault.works else None
-            return _Outcome(fault, answer, fault.problem)
+            return Outcome(fault, answer, fault.problem)
         except Problem as problem:
-            return _Outcome(problem=problem)
+            return Outcome(problem=problem)
         except Exception as error:  # kept for the test to fail on, whatever its client makes of it
             self.errors.append(error)
-            return _Outcome(problem=Problem(500, "api_error", f"stand-in: {error!r}"))
+            return Outcome(problem=Problem(500, "api_error", f"stand-in: {error!r}"))
 
     def _tell_limits(self, api: Api, reply: Reply) -> None:
         if self.limits is None:
@@ -236,7 +234,7 @@ class StandIn:
         if reply.status == 429 and (pause := self.limits.retry_after()) is not None:
             reply.headers["retry-after"] = pause
 
-    def _settle(self, request_id: str, outcome: _Outcome) -> None:
+    def _settle(self, request_id: str, outcome: Outcome) -> None:
         """Before the first byte of the reply leaves: no client ever knows more than the bill."""
         answer = outcome.answer
         if self.limits is not None and answer is not None:
@@ -256,28 +254,3 @@ class StandIn:
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-
-
-def _reply(api: Api, route: Route, request_id: str, outcome: _Outcome) -> Reply:
-    headers = {api.id_header: request_id, **route.headers}
-    if outcome.problem is not None:
-        if outcome.fault and outcome.fault.retry_after is not None:
-            headers["retry-after"] = f"{outcome.fault.retry_after:g}"
-        shown = api.error(outcome.problem, request_id)
-        return Reply(outcome.problem.status, json.dumps(shown).encode(), headers)
-    body = outcome.answer.body if outcome.answer else None
-    return Reply(200, json.dumps(body).encode(), headers)
-
-
-def _not_found(call: Call) -> Work:
-    raise Problem(404, "not_found_error", f"Not found: {call.path}")
-
-
-def _marker(call: Call) -> str:
-    """What a test can tell a request by: a header of its own, or the metadata's user id."""
-    if marker := call.headers.get("x-stand-in-marker"):
-        return marker
-    try:
-        return str(json.loads(call.body)["metadata"]["user_id"])
-    except (ValueError, LookupError, TypeError):
-        return ""

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http import HTTPStatus
+from urllib.parse import parse_qsl
 
 _PIECES = 20
 
@@ -21,6 +22,7 @@ class Manner(Enum):
     FIN = auto()  # closed, nothing sent
     CUT = auto()  # half of what Content-Length promises
     CUT_CHUNKED = auto()  # chunked, closed before the last chunk
+    UNSIZED = auto()  # no length, and all there is: what the body lacks nobody can see
     CUT_UNSIZED = auto()  # no length: the end of the connection is the end of the body
     MALFORMED = auto()  # broken JSON, otherwise a sound reply
     EMPTY = auto()  # no body, otherwise a sound reply
@@ -34,6 +36,7 @@ class Call:
     path: str
     headers: dict[str, str]  # names in lower case
     body: bytes
+    query: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,13 +65,14 @@ async def receive(reader: asyncio.StreamReader) -> Call | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.rstrip("\r\n").split("\r\n")
-        method, path, _ = first.split(" ", 2)
+        method, target, _ = first.split(" ", 2)
         pairs = (line.partition(":") for line in lines)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, ValueError):
         return None
-    return Call(method, path.partition("?")[0], headers, body)
+    path, _, query = target.partition("?")
+    return Call(method, path, headers, body, dict(parse_qsl(query)))
 
 
 def pieces(reply: Reply, manner: Manner) -> tuple[list[bytes], bool]:
@@ -81,6 +85,8 @@ def pieces(reply: Reply, manner: Manner) -> tuple[list[bytes], bool]:
         return [reply.head(len(body)) + half], False
     if manner is Manner.CUT_CHUNKED:
         return [reply.head(None, chunked=True) + b"%x\r\n%b\r\n" % (len(half), half)], False
+    if manner is Manner.UNSIZED:
+        return [reply.head(None) + body], False
     if manner is Manner.CUT_UNSIZED:
         return [reply.head(None) + half], False
     if manner is Manner.DRIP:
