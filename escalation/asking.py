@@ -131,11 +131,11 @@ class Asker:
 
     async def _attempt(self, call: _Call) -> Reply | None:
         """One attempt; ``None`` where it may not be made."""
-        if self._too_dear(call):
+        if self._booker.too_dear(call.held, call.worst):
             return None
         if self._halt.reason is not None or not await self.budget.reserve(call.worst):
             self._waits(call, Reason.BUDGET)
-            self._stop_if_broke()
+            self.stop_if_broke()
             return None
         cost = Decimal(0)
         try:
@@ -180,7 +180,7 @@ class Asker:
                 if room is Room.YES:
                     return await self._entered(call, attempt)
             if room is Room.NO:
-                self._stop_if_broke()
+                self.stop_if_broke()
                 return None
             await self._halt.sleep(LATER_S)
         return None
@@ -216,26 +216,10 @@ class Asker:
     def _waits(self, call: _Call, reason: Reason = Reason.PROVIDER_HALTED) -> None:
         self._ledger.set_waits_for(call.held.record.position, self._halt.reason or reason)
 
-    def _too_dear(self, call: _Call) -> bool:
-        """Over the record's own cap, with what its former attempts cost: then a person has it."""
-        cap, position = self._settings.max_usd_per_record, call.held.record.position
-        if cap is None:
-            return False
-        most = self._ledger.attempts.paid_usd(position) + call.worst
-        if most <= cap:
-            return False
-        problem = (
-            f"not sent: it could cost ${most:.6f}, more than `escalation.max_usd_per_record` of "
-            f"${cap:f}; decide it by hand, or raise that cap or lower `escalation.max_tokens` and "
-            "take a new --run-dir"
-        )
-        self._booker.to_review(call.held, Reply("reject", problem=problem), Reason.RECORD_TOO_DEAR)
-        self._ledger.commit()
-        return True
-
-    def _stop_if_broke(self) -> None:
+    def stop_if_broke(self, *, batched: bool = False) -> None:
         """Where not even an empty record fits under a cap, no other will: stop looking."""
-        least = self._closed.price.worst_case(0, self._settings.max_tokens)
+        price = self._closed.price.in_batch() if batched else self._closed.price
+        least = price.worst_case(0, self._settings.max_tokens)
         if self.budget.cap - self.budget.spent < least:
             self._halt.now(Reason.BUDGET)
         elif self._day is not None and least and self._day.full(least):

@@ -37,7 +37,7 @@ class Booker:
         self._ledger = ledger
         self._settings = closed.settings
         self._provider = closed.provider
-        self._price = closed.price
+        self._prices = {False: closed.price, True: closed.price.in_batch()}
         self._checker = closed.checker
         self._redactor = closed.redactor
         self._on_outcome = on_outcome
@@ -53,8 +53,10 @@ class Booker:
             hashlib.sha256(body).hexdigest(),
         )
 
-    def settle(self, held: Held, attempt: int, reply: Reply, reserved: Decimal) -> Booked:
-        """Books a reply and the outcome that it brings."""
+    def settle(
+        self, held: Held, attempt: int, reply: Reply, reserved: Decimal, *, batched: bool = False
+    ) -> Booked:
+        """Books a reply and the outcome that it brings; ``batched``: at the price in a batch."""
         if reply.verdict != "ok":
             cost = self.unpaid(attempt, reply, reserved)
             if reply.verdict in ("unknown", "reject"):
@@ -64,7 +66,7 @@ class Booker:
             completion = self._provider.completion(reply.body or {})
         except ValueError as error:
             return self.settle(held, attempt, Reply("unknown", problem=str(error)), reserved)
-        cost = self._price.cost(completion.usage)
+        cost = self._prices[batched].cost(completion.usage)
         self._ledger.attempts.end_attempt(
             attempt, "settled", cost=cost, usage=asdict(completion.usage),
             request_id=reply.request_id,
@@ -112,6 +114,23 @@ class Booker:
             problem=reply.problem,
         )
         return reserved if unknown else Decimal(0)
+
+    def too_dear(self, held: Held, worst: Decimal) -> bool:
+        """Over the record's own cap, with what its former attempts cost: then a person has it."""
+        cap = self._settings.max_usd_per_record
+        if cap is None:
+            return False
+        most = self._ledger.attempts.paid_usd(held.record.position) + worst
+        if most <= cap:
+            return False
+        problem = (
+            f"not sent: it could cost ${most:.6f}, more than `escalation.max_usd_per_record` of "
+            f"${cap:f}; decide it by hand, or raise that cap or lower `escalation.max_tokens` and "
+            "take a new --run-dir"
+        )
+        self.to_review(held, Reply("reject", problem=problem), Reason.RECORD_TOO_DEAR)
+        self._ledger.commit()
+        return True
 
     def to_review(self, held: Held, reply: Reply, reason: str | None = None) -> None:
         lost = Reason.REPLY_LOST if reply.verdict == "unknown" else Reason.REJECTED

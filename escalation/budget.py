@@ -27,19 +27,30 @@ class Budget:
     def left(self) -> Decimal:
         return self.cap - self._spent - self._reserved
 
+    def take(self, amount: Decimal) -> bool:
+        """Sets the amount aside; False where it does not fit beside the calls under way."""
+        if amount > self.left:
+            return False
+        self._reserved += amount
+        return True
+
     async def reserve(self, worst_case: Decimal) -> bool:
         """Sets the amount aside; False where it cannot fit whatever the open calls turn out to
         cost. Waits for open calls where their outcome can make the difference."""
-        while worst_case > self.left:
+        while not self.take(worst_case):
             if not self._reserved:
                 return False
             self._changed.clear()
             await self._changed.wait()
-        self._reserved += worst_case
         return True
 
     def settle(self, reserved: Decimal, cost: Decimal) -> None:
         """Exchanges a reservation for what the call cost (all of it, where that is unknown)."""
         self._reserved -= reserved
         self._spent += cost
+        self._changed.set()
+
+    def refund(self, amount: Decimal) -> None:
+        """Takes back what was counted as spent and was not."""
+        self._spent -= amount
         self._changed.set()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from escalation.batches import BatchApi
 from escalation.prices import Price
 from escalation.redact import Redactor
 from escalation.replies import Provider, Reply
@@ -21,7 +22,8 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClosedSide:
-    """`runner.build` puts it together. ``spend_file``: where the day's cap is kept."""
+    """`runner.build` puts it together. ``spend_file``: where the day's cap is kept. ``batches``:
+    connects to the provider's batches, where it has such a thing."""
 
     settings: Escalation
     provider: Provider
@@ -30,3 +32,4 @@ class ClosedSide:
     checker: Checker
     redactor: Redactor
     spend_file: Path
+    batches: Callable[[], BatchApi] | None = None

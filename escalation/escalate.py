@@ -1,4 +1,6 @@
-"""Waiting records → the closed model, one by one: redact → reserve → ask → settle → restore.
+"""Waiting records → the closed model: redact → reserve → ask → settle → restore.
+
+They are asked one by one, or in the provider's batches; `escalation.lanes` says which.
 
 Every record that is to be escalated first gets its ``waiting`` row in the ledger; `Escalator`
 works those rows off, during the run and after it alike. So what waits survives any crash, costs
@@ -8,27 +10,38 @@ no memory, and is sent later by the same code.
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 from escalation.asking import Asker
+from escalation.batches import BatchApi
+from escalation.batching import BatchSender, Desk, body_bytes
 from escalation.booking import Booker
 from escalation.budget import Budget
 from escalation.closed import ClosedSide, Sender
+from escalation.collecting import Collector
 from escalation.halt import Halt
+from escalation.lanes import Lanes
 from escalation.replies import Reply
 from escalation.spend import Day
 from runner.errors import RecordError, UsageError
 from runner.ledger import Held, Ledger
 from runner.types import Outcome, Reason
 
+CUT_OFF_POLL_S = 10.0
+BROKE = (Reason.BUDGET, Reason.DAILY_BUDGET)
+RING_S = 0.5
+"""How often at most a run looks whether a whole batch waits."""
+
 
 class Escalator:
     """Sends what waits. ``on_outcome`` hears of every record that stops waiting, ``on_verdict`` of
     every accepted answer that was audited: whether it was wrong, and after how many alarms it was
-    accepted. ``day``: the run's part in a cap that it shares with others."""
+    accepted. ``day``: the run's part in a cap that it shares with others. ``wait``: until the
+    last batch is back; ``say`` hears of batches."""
 
     def __init__(
         self,
@@ -37,8 +50,12 @@ class Escalator:
         on_outcome: Callable[[Outcome], None] = lambda outcome: None,
         on_verdict: Callable[[bool, int], None] = lambda wrong, alarms: None,
         day: Day | None = None,
+        *,
+        wait: bool = False,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._ledger = ledger
+        self._closed = closed
         self._settings = closed.settings
         self._provider = closed.provider
         self._renderer = closed.renderer
@@ -47,6 +64,13 @@ class Escalator:
         self._halt = Halt()
         self._booker = Booker(ledger, closed, on_outcome, on_verdict)
         self._asker = Asker(ledger, closed, self._booker, self._halt, day)
+        self._lanes = Lanes(closed.settings, ledger.trail.begun_at() or time.time())
+        desk = Desk(ledger, closed, self._booker, self._asker, self._halt, day, say)
+        self._batch_sender = BatchSender(desk, self._request)
+        self._collector = Collector(desk, self._lanes, self._batch_sender)
+        self._wait = wait
+        self._api: BatchApi | None = None
+        self._asked_at = -float("inf")
 
     @property
     def stopped(self) -> Reason | None:
@@ -92,41 +116,109 @@ class Escalator:
             self._halt.now(Reason.PROVIDER_HALTED, str(error))
 
     async def drain(
-        self, sender: Sender, more: asyncio.Event, finished: Callable[[], bool]
+        self, sender: Sender | None, more: asyncio.Event, finished: Callable[[], bool]
     ) -> None:
-        """Sends all that waits and, until ``finished``, all that comes to wait (``more`` rings)."""
+        """Sends all that waits and, until ``finished``, all that comes to wait (``more`` rings).
+        Without a ``sender`` nothing can be asked live."""
         self._ledger.ready_waiting()
         free = asyncio.Semaphore(self._settings.concurrency)
-        async with asyncio.TaskGroup() as tasks:
-            while self.stopped is None:
-                over = finished()
-                more.clear()
-                batch = self._ledger.take_waiting(self._settings.concurrency)
-                for held in batch:
-                    await free.acquire()
-                    task = tasks.create_task(self._one(sender, held))
-                    task.add_done_callback(lambda _: free.release())
-                if not batch:
-                    if over:
-                        break
-                    await more.wait()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await self._collect()
+                    over = finished()
+                    more.clear()
+                    if not await self._send_some(sender, tasks, free, all_of_it=over):
+                        if (over or self.stopped) and not self._batches_to_wait_for():
+                            break
+                        await self._pause(more, over)
+        finally:
+            if self._api is not None:
+                await self._api.aclose()
+                self._api = None
 
-    async def _one(self, sender: Sender, held: Held) -> None:
+    async def _send_some(
+        self,
+        sender: Sender | None,
+        tasks: asyncio.TaskGroup,
+        free: asyncio.Semaphore,
+        *,
+        all_of_it: bool,
+    ) -> bool:
+        """Whether there was anything to send."""
         if self.stopped is not None:
+            return False
+        if self._lanes.batch() or sender is None:
+            most = self._settings.batch.max_requests
+            if not all_of_it and self._ledger.ready(most) < most:
+                return False
+            taken = await self._batch_sender.send(await self._connected())
+            self._asked_at = time.monotonic()  # none is back at once
+            return taken > 0
+        ready = self._ledger.take_waiting(self._settings.concurrency)
+        for held in ready:
+            await free.acquire()
+            task = tasks.create_task(self._one(sender, held))
+            task.add_done_callback(lambda _: free.release())
+        return bool(ready)
+
+    def _batches_to_wait_for(self) -> bool:
+        """Whether something may still come back, and this process is to stay for it."""
+        halted = self.stopped not in (None, *BROKE)
+        if halted or not (self._wait or self._lanes.cut_off()):
+            return False
+        return bool(self._ledger.batches.open())
+
+    async def _pause(self, more: asyncio.Event, over: bool) -> None:
+        """Until there may be something to do."""
+        opened = bool(self._ledger.batches.open())
+        left = self._asked_at + self._poll_s - time.monotonic() if opened else None
+        if over or self.stopped is not None:
+            await asyncio.sleep(max(left or 0.0, 0.0))
             return
+        if self._lanes.batch():
+            await asyncio.sleep(RING_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(more.wait(), left)
+
+    @property
+    def _poll_s(self) -> float:
+        return min(self._settings.batch.poll_s, CUT_OFF_POLL_S if self._lanes.cut_off() else 1e9)
+
+    async def _collect(self) -> None:
+        """Asks about the open batches, where it is time to."""
+        if time.monotonic() < self._asked_at + self._poll_s or not self._ledger.batches.open():
+            return
+        left = self.money_left()
+        await self._collector.collect(await self._connected())
+        self._asked_at = time.monotonic()
+        if self.money_left() > left:
+            self._ledger.ready_again(BROKE)
+            if self.stopped in BROKE:
+                self._halt.lift()
+
+    async def _connected(self) -> BatchApi:
+        if self._api is None:
+            assert self._closed.batches is not None
+            # In a thread: the SDK takes seconds to import, and local work does not wait for it.
+            self._api = await asyncio.to_thread(self._closed.batches)
+        return self._api
+
+    def _request(self, held: Held) -> Mapping[str, Any] | None:
+        """The record's request, redacted; None where it cannot leave, and a person has it."""
         try:
             prompt = self._renderer.render(held.record)
             placeholders = self._redactor.placeholders(held.record)
-            request = self._provider.request(self._redactor.redact(prompt, placeholders))
+            return self._provider.request(self._redactor.redact(prompt, placeholders))
         except RecordError as error:
             reply = Reply("reject", problem=str(error))
             self._booker.to_review(held, reply, reason=error.reason)
             self._ledger.commit()
+            return None
+
+    async def _one(self, sender: Sender, held: Held) -> None:
+        if self.stopped is not None:
             return
-        await self._asker.ask(sender, held, request, body_bytes(request))
-
-
-def body_bytes(request: Mapping[str, Any]) -> bytes:
-    """The request's body to the byte as the provider's SDK sends it."""
-    text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "replace")
+        request = self._request(held)
+        if request is not None:
+            await self._asker.ask(sender, held, request, body_bytes(request))

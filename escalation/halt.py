@@ -21,6 +21,11 @@ class Halt:
             self.reason, self.problem = reason, problem
             self._event.set()
 
+    def lift(self) -> None:
+        """Goes on sending: money that had been set aside came back."""
+        self.reason = self.problem = None
+        self._event.clear()
+
     async def sleep(self, seconds: float) -> None:
         """Sleeps, but not on after all sending has stopped."""
         with contextlib.suppress(TimeoutError):

@@ -114,7 +114,7 @@ def price_of(escalation: Escalation, today: date | None = None) -> Price:
         given = {k: v for k, v in escalation.price.model_dump().items() if v is not None}
         if any(round(price, DECIMALS) != price for price in given.values()):
             raise UsageError(f"`escalation.price` takes prices of up to {DECIMALS} decimals")
-        return _price(given)
+        return _price(given, given.pop("batch"))
     if escalation.provider == "local":
         return _price({"input": 0, "output": 0})
     sections = _SECTIONS[escalation.provider]

@@ -147,6 +147,17 @@ class Day:
             self.now(), self.patience_s,
         )  # fmt: skip
 
+    async def reserve_batch(self, batch: int, worst_case: Decimal) -> bool:
+        """All of a batch at once. Nobody waits for it to leave room: it is away for hours."""
+        room = await asyncio.to_thread(
+            self.file.reserve, self.run, -batch, to_pico(worst_case), _floor(self.cap),
+            self.now(), 0.0,
+        )  # fmt: skip
+        return room is Room.YES
+
+    async def settle_batch(self, batch: int, cost: Decimal) -> None:
+        await self.settle(-batch, cost)
+
     async def settle(self, attempt: int, cost: Decimal) -> None:
         await asyncio.to_thread(self.file.settle, self.run, attempt, to_pico(cost))
 
@@ -162,7 +173,8 @@ class Day:
         for attempt in self.file.open_of(self.run):
             # Reserved here first, then in the ledger, then sent: what the ledger does not know
             # never left. What it has still open stays reserved.
-            known, cost = ledger.attempts.cost(attempt)
+            one = ledger.attempts.cost(attempt) if attempt > 0 else ledger.batches.cost(-attempt)
+            known, cost = one
             if not known or cost is not None:
                 self.file.settle(self.run, attempt, to_pico(cost or Decimal(0)))
 

@@ -8,12 +8,14 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escalation.anthropic import Anthropic
+from escalation.batches import BatchApi
+from escalation.batching import body_bytes
 from escalation.closed import ClosedSide
-from escalation.escalate import body_bytes
 from escalation.judge import Judge
 from escalation.openai import OpenAI
 from escalation.policy import Acceptance, Router, Rule
@@ -157,7 +159,18 @@ def closed_side(job: Job) -> ClosedSide | None:
         checker=Checker(job.answer.constraint()),
         redactor=Redactor(job.privacy.redact, job.privacy.patterns, _renderer(job).render),
         spend_file=job.spend_path(),
+        batches=partial(_batches, job.escalation),
     )
+
+
+def _batches(settings: Escalation) -> BatchApi:
+    if settings.provider == "anthropic":
+        from escalation.anthropic_batches import AnthropicBatches
+
+        return AnthropicBatches(settings)
+    from escalation.openai_batches import OpenAIBatches
+
+    return OpenAIBatches(settings)
 
 
 def trust(job: Job) -> Trust:

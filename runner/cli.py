@@ -175,9 +175,11 @@ def export(run_dir: Path, output: Path) -> None:
 @main.command()
 @click.argument("run_dir", type=_FOLDER)
 @click.option("--budget", type=str, help="Another spending cap, in US dollars.")
+@click.option("--wait", is_flag=True, help="Until the last batch is back.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
-def escalate(run_dir: Path, budget: str | None, as_json: bool) -> None:
-    """Sends what waits for the closed model; needs its key, and no local model."""
+def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> None:
+    """Sends what waits for the closed model, and collects what its batches brought; needs its key,
+    and no local model."""
     from runner.ledger import read_ledger
     from runner.run import escalate_run, job_of
 
@@ -187,7 +189,7 @@ def escalate(run_dir: Path, budget: str | None, as_json: bool) -> None:
         job = _with_budget(job, budget)
     console, progress = _watch()
     output = output_path(job, run_dir)
-    summary = escalate_run(run_dir, job, output, progress, _say(console))
+    summary = escalate_run(run_dir, job, output, progress, _say(console), wait=wait)
     finish(console, summary, output, as_json)
 
 

@@ -126,7 +126,7 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._local_half(records))
-                if escalator is not None and sender is not None:
+                if escalator is not None:
                     tasks.create_task(escalator.drain(sender, self._more, lambda: self._local_done))
             await self._divide_the_rest(escalator, sender)
         except ExceptionGroup as group:
@@ -145,12 +145,13 @@ class Pipeline:
     async def _divide_the_rest(self, escalator: Escalator | None, sender: Sender | None) -> None:
         """Divides what those without a usable local answer left. Those never chosen keep their
         local answer; where something else than the cap ended the sending, they wait."""
-        if self._do.division is None or escalator is None or sender is None:
+        if self._do.division is None or escalator is None:
             return
         division = Division(self._ledger)
         while escalator.stopped is None and division.choose(escalator.money_left()):
             await escalator.drain(sender, self._more, lambda: True)
-        if escalator.stopped in (None, Reason.BUDGET):
+        # What a batch does not cost after all is still to be divided.
+        if escalator.stopped in (None, Reason.BUDGET) and not self._ledger.batches.open():
             for outcome in let_stand(self._ledger, Reason.EXPECTED_LOSS):
                 self.progress.resettle(outcome)
 

@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from escalation.closed import ClosedSide
-from escalation.courier import JOURNAL
-from escalation.courier_client import Courier, former_replies
-from escalation.escalate import Escalator
 from escalation.policy import Acceptance
-from escalation.spend import day_cap
 from runner import build
 from runner.errors import RunDirError, UsageError
 from runner.job import Job, digest
 from runner.labels import Label, label_of
 from runner.ledger import Ledger, open_ledger
-from runner.pipeline import DIGEST_LENGTH, Answering, Pipeline, Progress
+from runner.pipeline import DIGEST_LENGTH, Progress
 from runner.results import write_results
+from runner.sending import LocalHalf, Say, both_halves, has_key
 from runner.summary import Summary, summarise
 from runner.types import Message, Outcome, Prompt, Reason, Record, Status
 from runner.watch import Watch
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     job = request.job
     closed = build.closed_side(job)
     trusted = build.trust(job)
-    if closed is not None and _has_key(closed):
+    if closed is not None and has_key(closed):
         # A schema that the API cannot take is said now, not after a night's local work.
         closed.provider.request(Prompt((Message("user", ""),), job.answer.constraint()))
     build.local_model(job)
@@ -63,21 +55,24 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         _own(ledger, job, request.run_dir)
         records = islice(build.records(job), request.limit)
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
-        audits = closed is not None and _has_key(closed)
+        audits = closed is not None and has_key(closed)
         half = LocalHalf(
             build.answering(job, closed, trusted.calibration),
             build.watch(job, trusted, ledger, say, audits=audits),
             records,
         )
-        asyncio.run(_both_halves(ledger, half, request.run_dir, closed, progress, say))
+        asyncio.run(both_halves(ledger, half, request.run_dir, closed, progress, say))
         _keep_looks(ledger, progress)
         ledger.set_meta("audit", half.watch.stated())
         write_results(ledger.outcomes(), request.output, job.output.format)
         return summarise(ledger)
 
 
-def escalate_run(run_dir: Path, job: Job, output: Path, progress: Progress, say: Say) -> Summary:
-    """Sends what waits in a run directory; the local model is not needed for it.
+def escalate_run(
+    run_dir: Path, job: Job, output: Path, progress: Progress, say: Say, *, wait: bool = False
+) -> Summary:
+    """Sends what waits in a run directory, and collects what batches brought; the local model is
+    not needed for it. ``wait``: until the last batch is back.
 
     Raises:
         RunDirError: the job has no closed model, or there is no key for it.
@@ -85,13 +80,17 @@ def escalate_run(run_dir: Path, job: Job, output: Path, progress: Progress, say:
     closed = build.closed_side(job)
     if closed is None:
         raise RunDirError(f"the job of {run_dir} has no `escalation`: there is nowhere to send to")
-    if not _has_key(closed):
+    if not has_key(closed):
         raise RunDirError(
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
     with open_ledger(run_dir, create=False) as ledger:
         _keep(ledger, job)
-        _send_waiting(ledger, job, run_dir, closed, progress, say)
+        watch = _watch_of(job, ledger, say)
+        half = LocalHalf(build.answering(job, closed, None), watch, iter(()))
+        asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say, wait=wait))
+        if stated := watch.stated():
+            ledger.set_meta("audit", stated)
         write_results(ledger.outcomes(), output, job.output.format)
         return summarise(ledger)
 
@@ -106,8 +105,8 @@ def ask_teacher(
         UsageError: there is no closed model, no key, or not money enough for all of them.
         RunDirError: the run directory has decided some of these records already.
     """
-    closed = build.closed_side(job)
-    if closed is None or not _has_key(closed):
+    closed = build.closed_side(_live(job))
+    if closed is None or not has_key(closed):
         what = "no API key" if closed is not None else "no `escalation`"
         raise UsageError(f"--teacher: there is {what}, so there is no closed model to ask")
     answering = build.answering(job, closed, None)
@@ -121,7 +120,8 @@ def ask_teacher(
             )  # fmt: skip
             ledger.put(outcome, _mark(record), held=record)
         ledger.commit()
-        _send_waiting(ledger, job, run_dir, closed, progress, say)
+        half = LocalHalf(answering, Watch(ledger, Acceptance(None)), iter(()))
+        asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say))
         wanted = {record.position for record in records}
         outcomes = [o for o in ledger.outcomes() if o.position in wanted]
         stopped = ledger.meta("stopped") or "the cap, most likely"
@@ -133,6 +133,14 @@ def ask_teacher(
             "`escalation.budget_usd`, and run the same command again"
         )
     return {o.record_id: label_of(o.value) for o in outcomes if o.status is Status.DONE}
+
+
+def _live(job: Job) -> Job:
+    """A sample is small, and somebody waits for it: it does not go in a batch."""
+    if job.escalation is None:
+        return job
+    settings = job.escalation.model_copy(update={"lane": "live", "deadline": None})
+    return job.model_copy(update={"escalation": settings})
 
 
 def _unasked(ledger: Ledger, records: Sequence[Record], run_dir: Path) -> list[Record]:
@@ -160,12 +168,13 @@ def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:
     )
 
 
-def _send_waiting(
-    ledger: Ledger, job: Job, run_dir: Path, closed: ClosedSide, progress: Progress, say: Say
-) -> None:
-    """Sends what waits; no local model is loaded for it."""
-    half = LocalHalf(build.answering(job, closed, None), Watch(ledger, Acceptance(None)), iter(()))
-    asyncio.run(_both_halves(ledger, half, run_dir, closed, progress, say))
+def _watch_of(job: Job, ledger: Ledger, say: Say) -> Watch:
+    """For audits that come back after the run; nothing more is accepted here."""
+    try:
+        trusted = build.trust(job)
+    except UsageError:  # its calibration is gone, or another's by now: the run had its own
+        return Watch(ledger, Acceptance(None))
+    return build.watch(job, trusted, ledger, say, audits=False)
 
 
 def _keep_looks(ledger: Ledger, progress: Progress) -> None:
@@ -219,67 +228,3 @@ def _keep(ledger: Ledger, job: Job) -> None:
     """Writes the job down, for `job_of` and for the summary."""
     whole = job.model_dump(mode="json", by_alias=True) | {"folder": str(job.folder)}
     ledger.set_meta("job", json.dumps(whole, ensure_ascii=False))
-
-
-def _has_key(closed: ClosedSide) -> bool:
-    """Whether there is what it takes to send: a server of one's own may ask for no key."""
-    name = closed.settings.api_key_env
-    return name is None or bool(os.environ.get(name))
-
-
-@dataclass(frozen=True, slots=True)
-class LocalHalf:
-    """What `_both_halves` runs locally: over these records, under this watch."""
-
-    answering: Answering
-    watch: Watch
-    records: Iterator[Record]
-
-
-async def _both_halves(
-    ledger: Ledger,
-    half: LocalHalf,
-    run_dir: Path,
-    closed: ClosedSide | None,
-    progress: Progress,
-    say: Say,
-) -> None:
-    pipeline = Pipeline(ledger, half.answering, half.watch, progress)
-    if closed is None:
-        await pipeline.run(half.records, None, None)
-        return
-
-    day = day_cap(closed, ledger, run_dir)
-    escalator = Escalator(ledger, closed, progress.resettle, half.watch.verdict, day)
-    progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
-    patience = closed.settings.timeout_s + 10
-    await _settle_open_calls(ledger, escalator, run_dir, patience)
-    sends = _has_key(closed)
-    if not sends:
-        say(
-            f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go to "
-            f"{closed.settings.model} will wait"
-        )
-    try:
-        async with Courier(run_dir, closed.settings) if sends else nullcontext() as courier:
-            try:
-                await pipeline.run(half.records, escalator if sends else None, courier)
-            except BaseException:
-                if under_way := len(ledger.attempts.open_attempts()):
-                    say(f"stopping once the paid calls under way ({under_way}) are booked")
-                raise
-    finally:
-        # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
-        await _settle_open_calls(ledger, escalator, run_dir, patience)
-    if not sends:
-        ledger.explain_waiting(Reason.NO_KEY)
-    ledger.set_meta("stopped", escalator.problem or "")
-
-
-async def _settle_open_calls(
-    ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float
-) -> None:
-    if ledger.attempts.open_attempts():
-        escalator.reconcile(await former_replies(run_dir, patience_s))
-    escalator.settle_day()
-    (run_dir / JOURNAL).unlink(missing_ok=True)  # all of it is in the ledger now

@@ -24,6 +24,8 @@ CAUSES = {
     "provider_halted": "sending was stopped",
     "provider_busy": "the provider is overloaded",
     "sending": "on their way",
+    "batch": "in a batch at the provider",
+    "choosing": "until it is known what the budget still buys",
 }
 
 

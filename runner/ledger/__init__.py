@@ -9,8 +9,21 @@ tokens with up to six decimals, so that SQL's sums are exact too.
 
 from __future__ import annotations
 
-from runner.ledger.attempts import Attempts, Egress
+from runner.ledger.attempts import Attempts, Egress, Intent
+from runner.ledger.batches import IN_BATCH, Batch
 from runner.ledger.opening import open_ledger, read_ledger
-from runner.ledger.store import CHOOSING, Held, Ledger
+from runner.ledger.queue import CHOOSING
+from runner.ledger.store import Held, Ledger
 
-__all__ = ["CHOOSING", "Attempts", "Egress", "Held", "Ledger", "open_ledger", "read_ledger"]
+__all__ = [
+    "CHOOSING",
+    "IN_BATCH",
+    "Attempts",
+    "Batch",
+    "Egress",
+    "Held",
+    "Intent",
+    "Ledger",
+    "open_ledger",
+    "read_ledger",
+]

@@ -27,6 +27,16 @@ class Egress:
 
 
 @dataclass(frozen=True, slots=True)
+class Intent:
+    """A record's request that is about to leave, and the most that it can cost."""
+
+    position: int
+    record_id: str
+    egress: Egress
+    worst_case: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A request as it is in the books. ``cost_usd``: its reservation while nothing better is
     known."""
@@ -65,15 +75,21 @@ class Attempts:
 
     def reserve(self, record: Record, egress: Egress, worst_case: Decimal) -> int:
         """Writes a paid call down before it is made, and commits; returns the attempt's id."""
+        attempt = self.enter(Intent(record.position, record.id, egress, worst_case))
+        self._commit()
+        return attempt
+
+    def enter(self, intent: Intent, batch: int | None = None) -> int:
+        """The same, uncommitted: for one of many that leave together."""
+        egress = intent.egress
         with self._trail.writing():
             cursor = self._db.execute(
                 "INSERT INTO attempts (position, record_id, provider, model, url, bytes, sha256, "
-                "state, reserved, begun_at) VALUES (?,?,?,?,?,?,?,'reserved',?,?)",
-                (record.position, record.id, egress.provider, egress.model, egress.url,
-                 egress.bytes, egress.sha256, to_pico(worst_case), time.time()),
+                "state, reserved, begun_at, batch) VALUES (?,?,?,?,?,?,?,'reserved',?,?,?)",
+                (intent.position, intent.record_id, egress.provider, egress.model, egress.url,
+                 egress.bytes, egress.sha256, to_pico(intent.worst_case), time.time(), batch),
             )  # fmt: skip
-            self._trail.add_written(CALL, record.position, ref=cursor.lastrowid)
-        self._commit()
+            self._trail.add_written(CALL, intent.position, ref=cursor.lastrowid)
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
@@ -101,11 +117,25 @@ class Attempts:
             self._trail.add_written(CALL, row.fetchone()[0], ref=attempt)
 
     def open_attempts(self) -> list[tuple[int, int, Decimal]]:
-        """(attempt id, position, reservation) of calls a former process did not end."""
+        """(attempt id, position, reservation) of live calls a former process did not end."""
+        return self._open("batch IS NULL")
+
+    def open_in(self, batch: int) -> list[tuple[int, int, Decimal]]:
+        """The same of a batch's requests that have no result yet."""
+        return self._open("batch = ?", batch)
+
+    def _open(self, which: str, *values: int) -> list[tuple[int, int, Decimal]]:
         rows = self._db.execute(
-            "SELECT id, position, reserved FROM attempts WHERE state='reserved'"
+            "SELECT id, position, reserved FROM attempts WHERE state='reserved' AND "
+            f"{which} ORDER BY id",
+            values,
         )
         return [(attempt, position, from_pico(reserved)) for attempt, position, reserved in rows]
+
+    def count(self, position: int) -> int:
+        """How often this record's request has left, or may have."""
+        sql = "SELECT COUNT(*) FROM attempts WHERE position=? AND state != 'unsent'"
+        return int(self._db.execute(sql, (position,)).fetchone()[0])
 
     def next_id(self) -> int:
         """Of the attempt that is reserved next."""

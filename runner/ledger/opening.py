@@ -36,16 +36,21 @@ CREATE TABLE attempts (
   id INTEGER PRIMARY KEY, position INTEGER NOT NULL, record_id TEXT NOT NULL,
   provider TEXT NOT NULL, model TEXT NOT NULL, url TEXT NOT NULL, bytes INTEGER NOT NULL,
   sha256 TEXT NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL, cost INTEGER,
-  usage TEXT, request_id TEXT, problem TEXT, begun_at REAL NOT NULL, ended_at REAL);
+  usage TEXT, request_id TEXT, problem TEXT, begun_at REAL NOT NULL, ended_at REAL,
+  batch INTEGER);
 CREATE INDEX attempts_by_state ON attempts (state);
+CREATE INDEX attempts_by_batch ON attempts (batch) WHERE batch IS NOT NULL;
 CREATE INDEX attempts_by_position ON attempts (position);
+CREATE TABLE batches (
+  id INTEGER PRIMARY KEY, requests INTEGER NOT NULL, state TEXT NOT NULL, remote_id TEXT,
+  begun_at REAL NOT NULL, ended_at REAL, short INTEGER NOT NULL, problem TEXT);
 CREATE TABLE trail (
   seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, position INTEGER, ref,
   note TEXT, content BLOB, hash BLOB NOT NULL);
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 COMMIT;
 """
-VERSION = 3
+VERSION = 4
 LEDGER = "ledger.sqlite"
 
 

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runner.ledger.trail import OUTCOME, ROWS, START, Entry, content_of, row_of
+from runner.ledger.trail import BATCH, OUTCOME, ROWS, START, Entry, content_of, row_of
 
 _SPOKEN_OF = {
     "outcome": "the outcome of",
@@ -102,6 +102,8 @@ def _named(
     database: sqlite3.Connection, kind: str, key: int | str | None, position: int | None
 ) -> str:
     """What an entry speaks of, for a person."""
+    if kind == BATCH:
+        return f"batch {key}"
     if kind not in _SPOKEN_OF:
         return f"the run's `{key}`"
     _, source, name = ROWS[kind]

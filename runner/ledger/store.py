@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,17 +14,17 @@ from typing import Any
 
 from runner.ledger.attempts import Attempts
 from runner.ledger.audits import Audits
+from runner.ledger.batches import IN_BATCH, Batches
 from runner.ledger.columns import columns, real, was
 from runner.ledger.money import from_pico
 from runner.ledger.proof import Proof, prove
+from runner.ledger.queue import Queue
 from runner.ledger.reviews import Reviews
 from runner.ledger.trail import META, OUTCOME, Trail, compact
-from runner.types import DecidedBy, Outcome, Reason, Record, Status
+from runner.types import DecidedBy, Outcome, Record, Status
 
 COMMIT_EVERY_ROWS = 500
 COMMIT_EVERY_S = 0.5
-CHOOSING = "choosing"
-"""What a record waits for while the budget is still to be divided over the whole batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Known:
     by_teacher: bool = False
 
 
-class Ledger:
+class Ledger(Queue):
     """Open by `open_ledger`. All methods belong to the thread that opened it."""
 
     def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
@@ -60,6 +60,7 @@ class Ledger:
         self._committed_at = time.monotonic()
         self.trail = Trail(connection, where)
         self.attempts = Attempts(connection, self.trail, self.commit)
+        self.batches = Batches(connection, self.trail, self.attempts, self.commit)
         self.audits = Audits(connection, self.trail)
         self.reviews = Reviews(connection, self.trail)
         self._former = self._last_position()
@@ -148,53 +149,11 @@ class Ledger:
                 self._db.execute("DELETE FROM held WHERE position = ?", (position,))
             self.trail.add_written(OUTCOME, position, note=was(former))
 
-    def set_waits_for(self, position: int, cause: str) -> None:
-        """Says why a waiting record was not sent."""
-        with self.trail.writing():
-            self._db.execute(
-                "UPDATE outcomes SET waits_for=? WHERE position=? AND status='waiting'",
-                (cause, position),
-            )
-
-    def explain_waiting(self, cause: str) -> None:
-        """Gives every record that still waits, and of which nothing is said yet, this cause."""
-        with self.trail.writing():
-            self._db.execute(
-                "UPDATE outcomes SET waits_for=? WHERE status='waiting' "
-                "AND (waits_for IS NULL OR waits_for IN ('sending', ?))",
-                (cause, CHOOSING),
-            )
-
-    def ready_waiting(self) -> None:
-        """Makes every waiting record ready to be taken, or to be chosen, whatever kept it."""
-        with self.trail.writing():
-            self._db.execute(
-                "UPDATE outcomes SET waits_for = CASE WHEN reason=? THEN ? END "
-                "WHERE status='waiting' AND waits_for != ?",
-                (Reason.EXPECTED_LOSS, CHOOSING, CHOOSING),
-            )
-
-    def choosing(self) -> list[tuple[int, float, Decimal]]:
-        """(position, expected loss, what the closed model would cost) of the records among which
-        the whole batch's budget is still to be divided."""
-        rows = self._db.execute(
-            "SELECT o.position, h.expected_loss, o.closed_estimate FROM outcomes o "
-            "JOIN held h USING (position) WHERE o.status='waiting' AND o.waits_for=?",
-            (CHOOSING,),
-        )
-        return [(position, loss or 0.0, from_pico(cost)) for position, loss, cost in rows]
-
-    def choose(self, positions: Iterable[int]) -> None:
-        """Makes these records ready to be sent."""
-        with self.trail.writing():
-            self._db.executemany(
-                "UPDATE outcomes SET waits_for=NULL WHERE position=?", ((p,) for p in positions)
-            )
-
     def waiting(self, reason: str, after: int, limit: int) -> list[Held]:
-        """Records that wait for this reason, behind a position, in input order."""
-        where = "o.status='waiting' AND o.reason=? AND o.position>?"
-        return self._held(where, "LIMIT ?", (reason, after, limit))
+        """Records that wait for this reason, behind a position, in input order; but none that is
+        in a batch."""
+        where = "o.status='waiting' AND o.reason=? AND o.waits_for IS NOT ? AND o.position>?"
+        return self._held(where, "LIMIT ?", (reason, IN_BATCH, after, limit))
 
     def take_waiting(self, limit: int) -> list[Held]:
         """The first ready records in input order; each is given out once."""

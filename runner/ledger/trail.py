@@ -21,6 +21,7 @@ from typing import Any
 from runner.errors import RunFailed
 
 OUTCOME, CALL, AUDIT, REVIEW, META = "outcome", "call", "audit", "review", "meta"
+BATCH = "batch"
 ROWS = {
     # Not `waits_for`: why a waiting record was not sent yet is no more than a notice.
     OUTCOME: (
@@ -34,6 +35,7 @@ ROWS = {
     AUDIT: ("*", "audits", "position"),
     REVIEW: ("*", "reviews", "rowid"),
     META: ("*", "meta", "key"),
+    BATCH: ("*", "batches", "id"),
 }
 """Kind of entry → the columns that it speaks of, where they are, and by which key."""
 CONTENT_BYTES = 16
@@ -151,6 +153,20 @@ class Trail:
         """A record's entries, oldest first."""
         rows = self._db.execute("SELECT * FROM trail WHERE position=? ORDER BY seq", (position,))
         return [Entry(*row) for row in rows]
+
+    def notes(self, kind: str) -> Iterator[tuple[int, str]]:
+        """(record's position, note) of every entry of a kind that has one, in input order, then
+        oldest first; streamed."""
+        yield from self._db.execute(
+            "SELECT position, note FROM trail WHERE kind=? AND note IS NOT NULL "
+            "ORDER BY position, seq",
+            (kind,),
+        )
+
+    def begun_at(self) -> float | None:
+        """When the first entry was made, in seconds since 1970; None where none is."""
+        row = self._db.execute("SELECT at FROM trail ORDER BY seq LIMIT 1").fetchone()
+        return None if row is None else float(row[0])
 
     def _read_last(self) -> tuple[int, bytes]:
         row = self._db.execute("SELECT seq, hash FROM trail ORDER BY seq DESC LIMIT 1").fetchone()

@@ -1,0 +1,95 @@
+"""Both halves of a run side by side: the local one, and the one that sends what waits.
+
+Around them: the courier that makes the live calls, and the books of what a former process left
+open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from escalation.closed import ClosedSide
+from escalation.courier import JOURNAL
+from escalation.courier_client import Courier, former_replies
+from escalation.escalate import Escalator
+from escalation.spend import day_cap
+from runner.ledger import Ledger
+from runner.pipeline import Answering, Pipeline, Progress
+from runner.types import Reason, Record
+from runner.watch import Watch
+
+Say = Callable[[str], None]
+
+
+def has_key(closed: ClosedSide) -> bool:
+    """Whether there is what it takes to send: a server of one's own may ask for no key."""
+    name = closed.settings.api_key_env
+    return name is None or bool(os.environ.get(name))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHalf:
+    """What `both_halves` runs locally: over these records, under this watch."""
+
+    answering: Answering
+    watch: Watch
+    records: Iterator[Record]
+
+
+async def both_halves(
+    ledger: Ledger,
+    half: LocalHalf,
+    run_dir: Path,
+    closed: ClosedSide | None,
+    progress: Progress,
+    say: Say,
+    *,
+    wait: bool = False,
+) -> None:
+    """Runs the local half over its records, and sends what comes to wait; ``wait``: until the last
+    batch is back."""
+    pipeline = Pipeline(ledger, half.answering, half.watch, progress)
+    if closed is None:
+        await pipeline.run(half.records, None, None)
+        return
+
+    day = day_cap(closed, ledger, run_dir)
+    verdict = half.watch.verdict
+    escalator = Escalator(ledger, closed, progress.resettle, verdict, day, wait=wait, say=say)
+    progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
+    patience = closed.settings.timeout_s + 10
+    await _settle_open_calls(ledger, escalator, run_dir, patience)
+    sends = has_key(closed)
+    if not sends:
+        say(
+            f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go to "
+            f"{closed.settings.model} will wait"
+        )
+    try:
+        live = sends and closed.settings.lane != "batch"
+        async with Courier(run_dir, closed.settings) if live else nullcontext() as courier:
+            try:
+                await pipeline.run(half.records, escalator if sends else None, courier)
+            except BaseException:
+                if under_way := len(ledger.attempts.open_attempts()):
+                    say(f"stopping once the paid calls under way ({under_way}) are booked")
+                raise
+    finally:
+        # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
+        await _settle_open_calls(ledger, escalator, run_dir, patience)
+    if not sends:
+        ledger.explain_waiting(Reason.NO_KEY)
+    ledger.set_meta("stopped", escalator.problem or "")
+
+
+async def _settle_open_calls(
+    ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float
+) -> None:
+    if ledger.attempts.open_attempts():
+        escalator.reconcile(await former_replies(run_dir, patience_s))
+    escalator.settle_day()
+    (run_dir / JOURNAL).unlink(missing_ok=True)  # all of it is in the ledger now
