@@ -25,6 +25,7 @@ DECIMALS = 6  # of a price per million tokens: more would not fit the ledger's p
 # much on top for what the provider adds around a request (roles, the answer format's own prompt).
 OVERHEAD_TOKENS = 500
 BYTES_A_TOKEN = 4  # of English text, for estimates only
+LARGEST_CACHE_MINIMUM = 4096  # for a model of which it is not known
 LONGEST_RUN = timedelta(days=7)  # a run's price is fixed at its start, so it counts ahead this far
 # Whose models can stand behind a provider's name.
 _SECTIONS = {"anthropic": ("anthropic",), "openai": ("openai", "gemini")}
@@ -102,6 +103,11 @@ def _table() -> dict[str, Any]:
 
 def price_date() -> str:
     return str(_table()["dated"])
+
+
+def cache_minimum(escalation: Escalation) -> int:
+    """The fewest tokens of a shared prefix that the provider keeps; shorter ones never are."""
+    return int(_table()["cache_from"].get(escalation.model, LARGEST_CACHE_MINIMUM))
 
 
 def price_of(escalation: Escalation, today: date | None = None) -> Price:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -24,12 +23,14 @@ from escalation.redact import Redactor
 from escalation.replies import Provider
 from escalation.trust import Trust
 from runner.check import Checker
+from runner.engines.child import ChildEngine
+from runner.engines.reviving import Reviving
 from runner.errors import MissingExtra, UsageError
 from runner.job import Escalation, Job, Local
 from runner.looks import looks_of
 from runner.pipeline import Answering
-from runner.prompts import Expression, Renderer
-from runner.records import read_records
+from runner.prompts import Expression, Renderer, renderer_of
+from runner.records.source import job_digest, job_records
 from runner.settling import Stakes
 from runner.types import Engine, Prompt, Record, Sampling
 from runner.watch import Auditing, Say, Watch
@@ -44,13 +45,13 @@ _PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {
     "local": OpenAI,
 }
 
+# Of what a line of a batch file may ask for, what transformers lacks.
+_VLLMS_OWN = ("frequency_penalty", "presence_penalty", "stop")
 
-def records(job: Job) -> Iterator[Record]:
-    """The job's records, lazily."""
-    source = job.records
-    return read_records(
-        job.records_path(), source.id, fmt=source.format, delimiter=source.delimiter
-    )
+
+def records(job: Job, limit: int | None = None) -> Iterator[Record]:
+    """The job's records, lazily; at most ``limit``."""
+    return job_records(job, limit)
 
 
 def sampling(job: Job) -> Sampling:
@@ -109,14 +110,18 @@ def _load(job: Job) -> Engine:
     if name == "vllm":
         from runner.engines.vllm import VllmEngine
 
-        return VllmEngine(model, job.local)
+        return Reviving(partial(_in_child, VllmEngine, model, job.local))
     if name == "transformers":
         from runner.engines.transformers import TransformersEngine
 
-        return TransformersEngine(model, job.local)
+        return Reviving(partial(_in_child, TransformersEngine, model, job.local))
     from runner.engines.openai_server import OpenAIServerEngine
 
     return OpenAIServerEngine(job.local)
+
+
+def _in_child(make: Callable[..., Engine], model: str, local: Local, thrift: int) -> ChildEngine:
+    return ChildEngine(partial(make, model, local, thrift))
 
 
 def local_model(job: Job) -> str:
@@ -155,9 +160,9 @@ def closed_side(job: Job) -> ClosedSide | None:
         settings=job.escalation,
         provider=_PROVIDERS[job.escalation.provider](job.escalation),
         price=price_of(job.escalation),
-        renderer=_renderer(job),
+        renderer=renderer(job),
         checker=Checker(job.answer.constraint()),
-        redactor=Redactor(job.privacy.redact, job.privacy.patterns, _renderer(job).render),
+        redactor=Redactor(job.privacy.redact, job.privacy.patterns, renderer(job).render),
         spend_file=job.spend_path(),
         batches=partial(_batches, job.escalation),
     )
@@ -200,23 +205,15 @@ def _if_there(job: Job) -> Calibration | None:
 
 
 def _batch_digest(job: Job, calibration: Calibration) -> str | None:
-    """Of the records' file, where the calibration's labels were drawn from one like it."""
-    if calibration.batch is None or not job.records_path().is_file():
-        return None
-    return file_digest(job.records_path())
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of the records, where the calibration's labels were drawn from some like them."""
+    return None if calibration.batch is None else job_digest(job)
 
 
 def watch(job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool) -> Watch:
     """The run's watch over its certificates; ``audits``: something can be sent to check them."""
     rule, calibration = job.confidence, trusted.calibration
     if calibration is None or not rule.certifies or rule.target is None:
-        return Watch(ledger, trusted.rule)
+        return Watch(ledger, trusted.rule, say=say)
     from escalation.certificates import certified
 
     def tighter() -> Rule:
@@ -238,7 +235,7 @@ def answering(job: Job, closed: ClosedSide | None, calibration: Calibration | No
     stakes = job.confidence.stakes
     return Answering(
         router=Router(job),
-        renderer=_renderer(job),
+        renderer=renderer(job),
         checker=Checker(job.answer.constraint()),
         sampling=given,
         judge=Judge(calibration, calibration.support if calibration is not None else None),
@@ -247,13 +244,24 @@ def answering(job: Job, closed: ClosedSide | None, calibration: Calibration | No
         if job.confidence.policy == "budget"
         else None,
         estimate=_estimate(closed),
-        engine=lambda: engine(job),
+        engine=lambda say: _heard(engine(job), say),
         can_escalate=closed is not None,
     )
 
 
-def _renderer(job: Job) -> Renderer:
-    return Renderer(job.prompt.system, job.prompt.user, job.answer.constraint())
+def _heard(loaded: Engine, say: Say) -> Engine:
+    if isinstance(loaded, Reviving):
+        loaded.hear(say)
+    return loaded
+
+
+def renderer(job: Job) -> Renderer:
+    """The job's prompts. What its engine cannot do is then an error of the record that asks."""
+    local = job.local
+    lacks = local.engine == "transformers" or (
+        local.engine == "auto" and not local.base_url and not importlib.util.find_spec("vllm")
+    )
+    return renderer_of(job, beyond=_VLLMS_OWN if lacks else ())
 
 
 # An answer's length where no local answer shows it: a short JSON object.

@@ -29,7 +29,7 @@ from runner.errors import RecordError, UsageError
 from runner.job import Job
 from runner.labels import Label, read_labels
 from runner.looks import looks_of
-from runner.prompts import Renderer
+from runner.records.source import job_digest
 from runner.sample import Drawn, draw_for_teacher, draw_labelled
 from runner.types import Answer, Engine, Prompt, Record
 
@@ -147,12 +147,12 @@ class _Maker:
             return made
         rest = [*self._drawn.labelled[made.training :], *self._drawn.others]
         scores = [made.score(signals.get(record.position, {})) for record in rest]
-        return replace(made, batch=(build.file_digest(job.records_path()), scores))
+        return replace(made, batch=(job_digest(job) or "", scores))
 
     async def _answers(self) -> tuple[dict[int, _Seen], dict[int, Signals]]:
         """By position: the answers of all records drawn, and the looks at the labelled ones."""
         job, constraint = self._job, self._job.answer.constraint()
-        renderer = Renderer(job.prompt.system, job.prompt.user, constraint)
+        renderer = build.renderer(job)
         checker = Checker(constraint)
         engine: Engine = await asyncio.to_thread(build.engine, job)
         free = asyncio.Semaphore(engine.window)
@@ -163,7 +163,7 @@ class _Maker:
             async with free:
                 try:
                     prompt = renderer.render(record)
-                    completion = await engine.generate(prompt, self._sampling)
+                    completion = await engine.generate(prompt, prompt.sampling(self._sampling))
                 except RecordError:
                     return
                 answer = checker.check(completion)

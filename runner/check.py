@@ -64,6 +64,7 @@ class Checker:
             confidence=scores.get(WHOLE),
             field_confidence={name: p for name, p in scores.items() if name != WHOLE},
             model=completion.model,
+            input_tokens=completion.usage.input_tokens,
             output_tokens=completion.usage.output_tokens,
             scores=scores,
         )

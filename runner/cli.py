@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli_parts import SOME_UNFINISHED, finish, output_path
+from runner.cli_report import report
 from runner.cli_review import review
 from runner.cli_status import status
 from runner.errors import LocalFirstError, UsageError
@@ -85,7 +86,8 @@ def run(
     began = time.monotonic()
     with _displayed(console, progress, file, limit):
         summary = run_job(request, progress, _say(console))
-    finish(console, summary, request.output, as_json, time.monotonic() - began)
+    elapsed, table = time.monotonic() - began, file.job.output.table
+    finish(console, summary, request.output, as_json, elapsed, table=table)
 
 
 @main.command()
@@ -165,10 +167,11 @@ def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
 def export(run_dir: Path, output: Path) -> None:
     """Writes the results again, in any format."""
     from runner.ledger import read_ledger
-    from runner.results import write_results
+    from runner.results import export_file
+    from runner.run import job_of
 
     with read_ledger(run_dir) as ledger:
-        count = write_results(ledger.outcomes(), output)
+        count = export_file(ledger, job_of(run_dir, ledger), output)
     click.echo(f"{count:,} rows in {output}", err=True)
 
 
@@ -190,7 +193,7 @@ def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> No
     console, progress = _watch()
     output = output_path(job, run_dir)
     summary = escalate_run(run_dir, job, output, progress, _say(console), wait=wait)
-    finish(console, summary, output, as_json)
+    finish(console, summary, output, as_json, table=job.output.table)
 
 
 @main.command()
@@ -248,17 +251,15 @@ def _say(console: Console) -> Callable[[str], None]:
 
 def _displayed(console: Console, progress: Progress, file: JobFile, limit: int | None) -> Any:
     from runner.display import Display
-    from runner.records import count_records
+    from runner.records.source import job_count
 
-    source = file.job.records
-    total = count_records(
-        file.job.records_path(), source.id, fmt=source.format, delimiter=source.delimiter
-    )
+    total = job_count(file.job)
     if total is not None and limit is not None:
         total = min(total, limit)
     return Display(console, progress, total).watching()
 
 
+main.add_command(report)
 main.add_command(review)
 main.add_command(status)
 

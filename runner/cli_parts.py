@@ -24,7 +24,8 @@ def output_path(job: Job, folder: Path, given: Path | None = None) -> Path:
     from runner.records import file_format
 
     fmt = job.output.format
-    usual = folder / (job.output.path or f"results.{'jsonl' if fmt == 'auto' else fmt}")
+    ending = fmt if fmt in ("csv", "parquet") else "jsonl"
+    usual = folder / (job.output.path or f"results.{ending}")
     file_format(given or usual, fmt)  # an ending that says nothing is refused before the run
     return given or usual
 
@@ -36,12 +37,14 @@ def finish(
     as_json: bool,
     elapsed_s: float | None = None,
     more: Mapping[str, Any] | None = None,
+    table: str | None = None,
 ) -> None:
     """Shows what the run came to; ends with status 3 where some of its records are unfinished."""
     from runner.display import show_summary
 
     show_summary(console, summary, elapsed_s)
-    console.print(f"results: {output}", highlight=False, markup=False, soft_wrap=True)
+    where = f"{output} and the table {table}" if table else str(output)
+    console.print(f"results: {where}", highlight=False, markup=False, soft_wrap=True)
     entries, head = summary.trail
     trail = f"audit trail: {entries:,} entries, the last {head}"
     console.print(trail, highlight=False, markup=False, soft_wrap=True)

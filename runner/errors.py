@@ -7,7 +7,8 @@
     │   └── RunDirError     the run directory: taken, of another job, not writable
     ├── MissingExtra        exit 2: a package that an extra brings is not installed
     ├── RunFailed           exit 1: the run cannot go on; what was recorded is kept
-    │   └── EngineError     the engine cannot load, or died
+    │   └── EngineError     the engine cannot load, or answer
+    │       └── EngineDied  its process is gone: another can be started
     └── RecordError         one record's failure; the run goes on
 
 Every message is one sentence or more for a person: what, where, and the mend.
@@ -46,7 +47,8 @@ class RunDirError(UsageError):
 
 class MissingExtra(UsageError):
     def __init__(self, what: str, *extras: str) -> None:
-        make = " or ".join(f"`make setup STACK={extra}`" for extra in extras)
+        stacks = [extra for extra in extras if extra in ("cpu", "gpu", "transformers")]
+        make = " or ".join(f"`make setup STACK={stack}`" for stack in stacks) or "`make setup`"
         pip = " or ".join(f"`pip install 'localfirst[{extra}]'`" for extra in extras)
         super().__init__(
             f"{what} is not installed; install it with {make} in localfirst's folder, or, where "
@@ -60,6 +62,18 @@ class RunFailed(LocalFirstError):
 
 class EngineError(RunFailed):
     pass
+
+
+class EngineDied(EngineError):
+    """``lacked_memory``: so far as can be told, that was the cause. ``by_others``: it was killed
+    from outside, and did nothing wrong itself."""
+
+    def __init__(
+        self, message: str, *, lacked_memory: bool = False, by_others: bool = False
+    ) -> None:
+        self.lacked_memory = lacked_memory
+        self.by_others = by_others
+        super().__init__(message)
 
 
 class RecordError(LocalFirstError):

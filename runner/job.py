@@ -9,30 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from runner.job_confidence import Confidence, Part
 from runner.job_escalation import Escalation as Escalation
 from runner.job_escalation import Price as Price
 from runner.job_escalation import default_spend_file
+from runner.job_records import BATCH, Output, Records
 from runner.types import Constraint
 
 # Of ``confidence``, what no answer and no threshold depends on.
 _PACE = ("audit", "reference", "looks", "strata")
-
-
-class Records(Part):
-    """Where the records are. ``path`` is relative to the job file."""
-
-    path: Path
-    id: str = "id"
-    format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
+# And of ``local``.
+_NO_PART_IN_ANSWERS = ("base_url", "window", "gpu_usd_per_hour")
 
 
 class PromptTemplates(Part):
@@ -100,6 +103,7 @@ class Local(Part):
     ``engine_args`` go to the engine unchanged (vLLM's ``EngineArgs``, transformers'
     ``from_pretrained``). ``cpu_threads``: 1 makes answers independent of what else is in the
     batch, to the last bit; more is faster for models of a billion parameters and up.
+    ``gpu_usd_per_hour``: what this machine costs, for the report alone.
     """
 
     model: str
@@ -112,6 +116,12 @@ class Local(Part):
     api_key_env: str | None = None
     cpu_threads: int | None = Field(default=None, ge=1)
     window: int | None = Field(default=None, ge=1)
+    gpu_usd_per_hour: Decimal | None = Field(default=None, ge=0)
+
+    @field_validator("gpu_usd_per_hour", mode="before")
+    @classmethod
+    def exact(cls, value: object) -> object:
+        return str(value) if isinstance(value, float) else value
 
     @model_validator(mode="after")
     def server_has_address(self) -> Self:
@@ -154,19 +164,13 @@ class Privacy(Part):
     keep_local: str | None = None
 
 
-class Output(Part):
-    """``path`` is relative to the run directory; its ending says the format unless given."""
-
-    path: Path | None = None
-    format: Literal["auto", "jsonl", "csv", "parquet"] = "auto"
-
-
 class Job(Part):
-    """A whole job. ``folder`` is where relative paths start: the job file's folder."""
+    """A whole job. ``folder`` is where relative paths start: the job file's folder. ``prompt`` is
+    None where the records are an OpenAI batch file's, which has its own."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     records: Records
-    prompt: PromptTemplates
+    prompt: PromptTemplates | None = Field(default=None, validate_default=True)
     answer: AnswerSpec
     local: Local
     routes: list[RouteRule] = Field(default_factory=list)
@@ -181,8 +185,39 @@ class Job(Part):
     def text_alone(cls, value: object) -> object:
         return {"text": True} if value == "text" else value
 
+    @field_validator("prompt")
+    @classmethod
+    def prompt_once(
+        cls, prompt: PromptTemplates | None, known: ValidationInfo
+    ) -> PromptTemplates | None:
+        """The job's, or the batch file's own."""
+        records = known.data.get("records")
+        own = records is not None and records.format == BATCH
+        if own and prompt is not None:
+            raise ValueError(
+                "the messages of an OpenAI batch file are its prompt: leave `prompt` out, or set "
+                "`records.format: jsonl` and write one over `body` and `custom_id`"
+            )
+        if records is not None and not own and prompt is None:
+            raise PydanticCustomError("missing", "Field required")
+        return prompt
+
+    @model_validator(mode="after")
+    def table_has_database(self) -> Self:
+        if self.output.table is not None and (self.output.url or self.records.url) is None:
+            raise ValueError("`output.table` needs `output.url`: the records are in no database")
+        return self
+
     def records_path(self) -> Path:
+        """The records' file. Only where they are in one: `records.path` is not None."""
+        assert self.records.path is not None
         return (self.folder / self.records.path).resolve()
+
+    def records_place(self) -> str:
+        """Where the records are, for a sentence."""
+        if self.records.path is not None:
+            return str(self.records_path())
+        return "what records.query gives"
 
     def model_path(self) -> Path | None:
         """The model's folder, or ``None`` where ``local.model`` is a hub id or a server's name."""
@@ -203,7 +238,7 @@ class Job(Part):
     def identity(self) -> dict[str, str]:
         """What answers depend on: part → SHA-256 over its canonical JSON."""
         whole = self.model_dump(mode="json", by_alias=True)
-        local = {k: v for k, v in whole["local"].items() if k not in ("base_url", "window")}
+        local = {k: v for k, v in whole["local"].items() if k not in _NO_PART_IN_ANSWERS}
         closed, confidence = whole["escalation"], whole["confidence"]
         parts = {
             "records.id": whole["records"]["id"],

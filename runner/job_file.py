@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from runner.errors import JobError, UsageError
 from runner.job import Job
+from runner.job_records import with_batch_file
 
 Location = tuple[str | int, ...]
 
@@ -63,8 +64,13 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     mistakes = [f"line {line}: `{key}` is given twice" for key, line in _doubled(node)]
     for override in overrides:
         _override(data, override, lines)
+    whole = {**data, "folder": path.resolve().parent}
     try:
-        job = Job.model_validate({**data, "folder": path.resolve().parent})
+        whole = with_batch_file(whole)
+    except ValueError as error:
+        mistakes.append(_at(("records",), f"`records`: {error}", lines))
+    try:
+        job = Job.model_validate(whole)
     except ValidationError as error:
         mistakes += [_mistake(dict(e), lines) for e in error.errors()]
         raise JobError(str(path), sorted(mistakes, key=line_number)) from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from runner.check import WHOLE, Checker, value_of
 from runner.errors import RecordError
 from runner.job import Job
-from runner.prompts import Renderer
+from runner.prompts import Renderer, renderer_of
 from runner.types import (
     Answer,
     Completion,
@@ -81,7 +81,8 @@ class Looks:
         for renderer in self.wordings:
             try:
                 prompt = renderer.render(record)
-                seen.append(self.checker.check(await engine.generate(prompt, self.sampling)))
+                sampling = prompt.sampling(self.sampling)
+                seen.append(self.checker.check(await engine.generate(prompt, sampling)))
             except RecordError:
                 continue
         for name, signals in found.items():
@@ -91,7 +92,8 @@ class Looks:
                 signals[WORDING] = sum(agreeing) / len(seen)
 
     async def _sample(self, engine: Engine, prompt: Prompt, answer: Answer, found: Found) -> None:
-        sampling = replace(self.sampling, temperature=1.0, n=self.samples, top_logprobs=0)
+        usual = prompt.sampling(self.sampling)
+        sampling = replace(usual, temperature=1.0, n=self.samples, top_logprobs=0)
         try:
             completion = await engine.generate(prompt, sampling)
         except RecordError:
@@ -110,7 +112,7 @@ def looks_of(job: Job, sampling: Sampling) -> Looks | None:
         return None
     return Looks(
         p_true=spec.p_true,
-        wordings=[Renderer(w, job.prompt.user, constraint) for w in spec.wordings],
+        wordings=[renderer_of(job, system=w) for w in spec.wordings],
         samples=spec.samples,
         checker=Checker(constraint),
         sampling=sampling,

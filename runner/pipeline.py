@@ -37,7 +37,7 @@ from runner.types import (
     Sampling,
     Status,
 )
-from runner.watch import Watch
+from runner.watch import Say, Watch
 
 # How many records pass without a model before other work (replies, the display) gets a turn.
 BREATH = 64
@@ -87,7 +87,8 @@ class Answering:
     looks: Looks | None
     division: Stakes | None
     estimate: Estimate
-    engine: Callable[[], Engine]
+    engine: Callable[[Say], Engine]
+    """Loads it; the argument hears of its deaths."""
     can_escalate: bool
 
 
@@ -179,7 +180,7 @@ class Pipeline:
 
     async def _load(self) -> Engine:
         self.progress.loading = True
-        engine = await asyncio.to_thread(self._do.engine)
+        engine = await asyncio.to_thread(self._do.engine, self._watch.say)
         self.progress.loading = False
         self.progress.generating_since = time.monotonic()
         return engine
@@ -233,7 +234,7 @@ class Pipeline:
         try:
             prompt = self._do.renderer.render(record)
             rule = self._watch.rule.of(record)
-            completion = await self._engine.generate(prompt, self._do.sampling)
+            completion = await self._engine.generate(prompt, prompt.sampling(self._do.sampling))
             self.progress.generated_tokens += completion.usage.output_tokens
             answer = self._do.checker.check(completion)
             answer = await self._judged(self._engine, record, prompt, answer, rule)

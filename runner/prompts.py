@@ -12,6 +12,8 @@ from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runner.errors import RecordError
+from runner.job import Job
+from runner.openai_lines import sampling_of
 from runner.types import Constraint, JSONValue, Message, Prompt, Reason, Record
 
 _environment = ImmutableSandboxedEnvironment(
@@ -122,6 +124,43 @@ class Renderer:
             system = self._system.render(record)
             messages.insert(0, Message("system", system, cacheable=self._system.constant))
         return Prompt(tuple(messages), self._constraint)
+
+
+class LineRenderer(Renderer):
+    """Gives each record of an OpenAI batch file the prompt that it brings, with its sampling.
+
+    Args:
+        system: takes the place of the file's own system messages.
+        beyond: settings that the engine lacks; a record that asks for one is an error.
+    """
+
+    def __init__(
+        self, constraint: Constraint, system: str | None = None, beyond: Sequence[str] = ()
+    ) -> None:
+        self._system = Template(system, "prompt.system") if system is not None else None
+        self._constraint = constraint
+        self._beyond = beyond
+
+    def render(self, record: Record) -> Prompt:
+        messages = [Message(m["role"], m["content"]) for m in record.fields["messages"]]
+        if self._system is not None:
+            own = Message("system", self._system.render(record))
+            messages = [own, *(m for m in messages if m.role != "system")]
+        sampling = sampling_of(record.fields["body"])
+        for name in sampling.get("extra", {}):
+            if name in self._beyond:
+                problem = f"`body.{name}` is not something that this engine can do; leave it out"
+                raise RecordError(f"line {record.line}: {problem}", Reason.BAD_PROMPT)
+        return Prompt(tuple(messages), self._constraint, sampling)
+
+
+def renderer_of(job: Job, *, system: str | None = None, beyond: Sequence[str] = ()) -> Renderer:
+    """The job's; ``system``: with another system message. ``beyond``: see `LineRenderer`."""
+    constraint = job.answer.constraint()
+    if job.prompt is None:
+        return LineRenderer(constraint, system, beyond)
+    system = job.prompt.system if system is None else system
+    return Renderer(system, job.prompt.user, constraint)
 
 
 class TemplateAnswer:

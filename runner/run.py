@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from escalation.policy import Acceptance
@@ -20,7 +20,7 @@ from runner.job import Job, digest
 from runner.labels import Label, label_of
 from runner.ledger import Ledger, open_ledger
 from runner.pipeline import DIGEST_LENGTH, Progress
-from runner.results import write_results
+from runner.results import deliver
 from runner.sending import LocalHalf, Say, both_halves, has_key
 from runner.summary import Summary, summarise
 from runner.types import Message, Outcome, Prompt, Reason, Record, Status
@@ -44,6 +44,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         UsageError: the job, the records or the run directory are not as they must be.
         RunFailed: it could not go on; what was recorded is kept and resumes.
     """
+    began = time.monotonic()
     job = request.job
     closed = build.closed_side(job)
     trusted = build.trust(job)
@@ -53,7 +54,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     build.local_model(job)
     with open_ledger(request.run_dir) as ledger:
         _own(ledger, job, request.run_dir)
-        records = islice(build.records(job), request.limit)
+        records = build.records(job, request.limit)
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
         audits = closed is not None and has_key(closed)
         half = LocalHalf(
@@ -62,9 +63,9 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
             records,
         )
         asyncio.run(both_halves(ledger, half, request.run_dir, closed, progress, say))
-        _keep_looks(ledger, progress)
+        _keep_sums(ledger, progress, began)
         ledger.set_meta("audit", half.watch.stated())
-        write_results(ledger.outcomes(), request.output, job.output.format)
+        deliver(ledger, job, request.output)
         return summarise(ledger)
 
 
@@ -91,7 +92,7 @@ def escalate_run(
         asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say, wait=wait))
         if stated := watch.stated():
             ledger.set_meta("audit", stated)
-        write_results(ledger.outcomes(), output, job.output.format)
+        deliver(ledger, job, output)
         return summarise(ledger)
 
 
@@ -177,12 +178,18 @@ def _watch_of(job: Job, ledger: Ledger, say: Say) -> Watch:
     return build.watch(job, trusted, ledger, say, audits=False)
 
 
-def _keep_looks(ledger: Ledger, progress: Progress) -> None:
-    """Adds this run's further looks to what former ones took."""
-    if progress.looked:
-        known = json.loads(ledger.meta("looks") or "[0, 0, 0]")
-        new = (progress.looked, progress.looks_changed, progress.looks_s)
-        ledger.set_meta("looks", json.dumps([a + b for a, b in zip(known, new, strict=True)]))
+def _keep_sums(ledger: Ledger, progress: Progress, began: float) -> None:
+    """Adds this run's further looks, and its pace (records, seconds, generated tokens, seconds
+    since the model was there), to what former ones took."""
+    now = time.monotonic()
+    looks = (progress.looked, progress.looks_changed, progress.looks_s)
+    generating = now - (progress.generating_since or now)
+    fresh = progress.seen - progress.resumed
+    pace = (fresh, now - began, progress.generated_tokens, generating)
+    for key, new in (("looks", looks), ("pace", pace)):
+        if new[0]:
+            known = json.loads(ledger.meta(key) or "null") or [0] * len(new)
+            ledger.set_meta(key, json.dumps([a + b for a, b in zip(known, new, strict=True)]))
 
 
 def job_of(run_dir: Path, ledger: Ledger) -> Job:

@@ -16,7 +16,6 @@ from runner import build
 from runner.errors import InputError, RecordError, UsageError
 from runner.job import Job
 from runner.labels import Label
-from runner.prompts import Renderer
 from runner.types import Record, Route
 
 MOST_NAMED = 3
@@ -63,7 +62,7 @@ def draw_labelled(job: Job, labels: Mapping[str, Label], path: Path) -> Drawn:
         named = [f"{i} (line {label.line})" for i, label in list(unknown.items())[:MOST_NAMED]]
         more = f" and {len(unknown) - MOST_NAMED:,} more" if len(unknown) > MOST_NAMED else ""
         raise InputError(
-            f"{path} labels records that {job.records_path()} does not hold: "
+            f"{path} labels records that {job.records_place()} does not hold: "
             f"{', '.join(named)}{more}"
         )
     in_order = sorted(labelled.values(), key=_place)
@@ -100,7 +99,7 @@ def _local(job: Job, unknown: dict[str, Label]) -> Iterator[tuple[Record, bool]]
     """Records that reach the local model, and whether each may leave; every record of the batch
     leaves ``unknown``. One that an expression or a template fails on is an error of the run."""
     router = Router(job)
-    renderer = Renderer(job.prompt.system, job.prompt.user, job.answer.constraint())
+    renderer = build.renderer(job)
     strata = strata_of(job.confidence)
     for record in build.records(job):
         unknown.pop(record.id, None)

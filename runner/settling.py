@@ -217,6 +217,8 @@ def noted(
             for name, value in answer.signals.items()
             if name.rpartition(".")[2] in JUDGING
         }
+    if answer is not None:
+        note["tokens"] = [answer.input_tokens, answer.output_tokens]
     if alarms:
         note["alarms"] = alarms
     return note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -53,6 +54,8 @@ class Summary:
     day_usd: Decimal | None = None
     day_cap_usd: Decimal | None = None
     """Spent, possibly spent or reserved today by all runs under the cap per day, and that cap."""
+    batches: tuple[int, float] | None = None
+    """How many of the provider's batches are not back, and for how many seconds the oldest."""
 
     @property
     def unfinished(self) -> int:
@@ -76,6 +79,7 @@ class Summary:
             "trail": dict(zip(("entries", "head"), self.trail, strict=True)),
             "day_usd": None if self.day_usd is None else float(self.day_usd),
             "day_cap_usd": None if self.day_cap_usd is None else float(self.day_cap_usd),
+            "batches": self.batches[0] if self.batches else 0,
         }
 
 
@@ -107,8 +111,14 @@ def summarise(ledger: Ledger) -> Summary:
         + looks_words(ledger.meta("looks")),
         stopped=ledger.meta("stopped") or None,
         trail=ledger.trail.head(),
+        batches=_batches(ledger),
         **_day(job),
     )
+
+
+def _batches(ledger: Ledger) -> tuple[int, float] | None:
+    opened = ledger.batches.open()
+    return (len(opened), time.time() - opened[0].begun_at) if opened else None
 
 
 def _day(job: dict[str, Any]) -> dict[str, Decimal]:
@@ -155,6 +165,10 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
     if waiting:
         causes = ", ".join(CAUSES.get(c, c) for c in summary.waits_for) or "not sent yet"
         out.append((f"waiting for {summary.closed_model} ({causes})", _share(waiting, of)))
+    if summary.batches is not None:
+        count, oldest_s = summary.batches
+        ago = f"{count:,}, the oldest sent {oldest_s / 3600:.1f} h ago"
+        out.append(("batches not back (`localfirst escalate --wait` collects them)", ago))
     if review := summary.status.get(Status.REVIEW, 0):
         out.append(("for a person to review", _share(review, of)))
     if errors := summary.status.get(Status.ERROR, 0):

@@ -8,7 +8,7 @@ hold it as integers (`runner.ledger`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
@@ -72,6 +72,7 @@ class Reason(StrEnum):
     REDACTION = "redaction_failed"
     BAD_RECORD = "bad_record"
     BAD_PROMPT = "bad_prompt"
+    ENGINE_DIED = "engine_died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,6 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    messages: tuple[Message, ...]
-    constraint: Constraint = Constraint()
-
-
-@dataclass(frozen=True, slots=True)
 class Sampling:
     """How to generate. ``extra`` passes through to the engine's own sampling parameters.
 
@@ -127,6 +122,23 @@ class Sampling:
     extra: Mapping[str, Any] = field(default_factory=dict)
     top_logprobs: int = 0
     n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """``own``: what its record itself asks of the sampling (`Sampling`'s names; ``extra`` is added
+    to)."""
+
+    messages: tuple[Message, ...]
+    constraint: Constraint = Constraint()
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def sampling(self, usual: Sampling) -> Sampling:
+        """As usual, but for what the record asks for."""
+        if not self.own:
+            return usual
+        extra = {**usual.extra, **self.own.get("extra", {})}
+        return replace(usual, **{**self.own, "extra": extra})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,7 @@ class Answer:
     output_tokens: int = 0
     calibrated: bool = False
     scores: Mapping[str, float] = field(default_factory=dict)
+    input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

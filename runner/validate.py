@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from escalation.prices import price_of
 from runner import build
-from runner.errors import InputError, JobError, UsageError
+from runner.errors import JobError, UsageError
 from runner.job import Job
 from runner.job_file import JobFile, Location, line_number
 from runner.prompts import template_mistakes
-from runner.records import column_names
+from runner.records.source import job_columns
+from runner.results.table import table_problem
 
 Mistake = tuple[Location, str]
 
@@ -29,15 +30,14 @@ def check_job(file: JobFile, *, calibrated: bool = True) -> None:
 def _mistakes(job: Job) -> Iterator[Mistake]:
     columns: list[str] | None = None
     try:
-        source = job.records
-        path = job.records_path()
-        columns = column_names(path, fmt=source.format, delimiter=source.delimiter)
+        columns = job_columns(job)
         next(build.records(job), None)
-    except InputError as error:
+    except UsageError as error:
         yield ("records",), str(error)
     yield from _templates(job, columns)
     yield from _privacy(job, columns)
     yield from _confidence(job, columns)
+    yield from _output(job)
     path_of_model = job.model_path()
     if path_of_model is not None and (mistake := build.model_mistake(path_of_model)):
         yield ("local", "model"), f"`local.model`: {mistake}"
@@ -46,6 +46,15 @@ def _mistakes(job: Job) -> Iterator[Mistake]:
             price_of(job.escalation)
         except UsageError as error:
             yield ("escalation", "model"), f"`escalation.model`: {error}"
+
+
+def _output(job: Job) -> Iterator[Mistake]:
+    if job.output.table is not None:
+        try:
+            if problem := table_problem(job):
+                yield ("output", "table"), f"`output.table`: {problem}"
+        except UsageError as error:
+            yield ("output",), str(error)
 
 
 def _calibration(job: Job) -> Iterator[Mistake]:
@@ -58,7 +67,7 @@ def _calibration(job: Job) -> Iterator[Mistake]:
 
 def _templates(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
     for name in ("system", "user"):
-        text = getattr(job.prompt, name)
+        text = getattr(job.prompt, name, None)
         if text is not None:
             for mistake in template_mistakes(text, f"prompt.{name}", columns):
                 yield ("prompt", name), mistake

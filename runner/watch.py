@@ -41,7 +41,7 @@ class Auditing:
 
 class Watch:
     """``rule`` is what is accepted now. Verdicts of former runs are replayed from the ledger;
-    ``say`` hears of alarms."""
+    ``say`` hears of alarms, and whoever else tells the run's user something uses it too."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class Watch:
         self._shift: ShiftTest | None = None
         if auditing is not None and auditing.usual:
             self._shift = ShiftTest(list(auditing.usual.values()), auditing.delta)
-        self._say: Say = lambda text: None
+        self.say: Say = lambda text: None
         for wrong, alarms in ledger.audits.verdicts():
             self.verdict(wrong, alarms)
-        self._say = say
+        self.say = say
 
     def chosen(self, record: Record) -> bool:
         """Whether this accepted record is to be audited."""
@@ -77,7 +77,7 @@ class Watch:
         self._shift.observe(NO_ANSWER if answer.score is None else answer.score, record.id)
         if self._shift.alarm:
             self._ledger.set_meta("shift", "alarm")
-            self._say(
+            self.say(
                 "the records from here on do not look like those that were labelled (a sorted file "
                 "does that too): the certificate may not hold for them; if they are new traffic, "
                 "label a sample of it and calibrate again"
@@ -109,11 +109,11 @@ class Watch:
         if tighter is None:
             self.rule = Acceptance(None, self.rule.escalate, Reason.ALARM)
             self._audit = None  # nothing is accepted any more that it could speak of
-            self._say(f"audit: {found}: the certified error no longer holds; accepting no more")
+            self.say(f"audit: {found}: the certified error no longer holds; accepting no more")
         else:
             self.rule = tighter
             self._audit = given.begin()
-            self._say(f"audit: {found}: the certified error no longer holds; accepting less")
+            self.say(f"audit: {found}: the certified error no longer holds; accepting less")
 
     def stated(self) -> str:
         """For the ledger: what was audited so far, as JSON; "" where nothing is."""

@@ -29,7 +29,8 @@ LATER_PYTHONS = ["setuptools>=77,<81", "six"]
 def requirements(stack: str) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras[stack], *extras["transformers"], *extras["dev"]]
+    names = (stack, "transformers", "sql", "dev")
+    return [*project["dependencies"], *(each for name in names for each in extras[name])]
 
 
 def resolve(wanted: list[str], constraints: Path | None) -> dict[str, str]:

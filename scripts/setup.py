@@ -171,7 +171,7 @@ def install_pinned(stack: str) -> None:
 
 def install(stack: str) -> None:
     if stack == "transformers":
-        pip("installing", "-e", ".[transformers,dev]")
+        pip("installing", "-e", ".[transformers,sql,dev]")
         module = "transformers"
     else:
         install_pinned(stack)
@@ -196,6 +196,8 @@ def main() -> int:
         STAMP.unlink(missing_ok=True)
         forget_torn()
         install(stack)
+        # For some tests alone, which are skipped without it: it says so, and fails nothing.
+        subprocess.run([str(PYTHON), str(ROOT / "scripts" / "browser.py")], check=False)
     except SetupError as failure:
         print(f"setup: {failure}", file=sys.stderr)
         return 1

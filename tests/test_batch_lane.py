@@ -16,7 +16,18 @@ from runner.job_file import load_job
 from runner.ledger import read_ledger
 from runner.pipeline import Progress
 from runner.run import escalate_run
-from tests.jobs import Ran, query, records, rows_of, run, spent_usd, write_job
+from tests.jobs import (
+    KEY,
+    Ran,
+    query,
+    records,
+    rows_of,
+    run,
+    spent_usd,
+    start,
+    wait_until,
+    write_job,
+)
 from tests.stand_in import StandIn
 from tests.stand_in.faults import ROW_FAULTS
 
@@ -380,3 +391,34 @@ def test_a_deadline_is_a_time_or_a_duration(tmp_path: Path) -> None:
         settings = load_job(path, ()).job.escalation
         assert settings is not None
         assert settings.model_dump(mode="json")["deadline"] == then
+
+
+def test_killed_between_sending_a_batch_and_noting_its_id(
+    tmp_path: Path, api: StandIn, side: Side
+) -> None:
+    api.faults.push("slow", endpoint=side.create, seconds=2.0)
+    api.batches.list_lag_s = 0.2
+    path = job(tmp_path, api, side, batch={"listed_within_s": 60})
+    process = start(path, OPENAI_API_KEY=KEY)
+    wait_until(lambda: bool(api.bill.requests(side.create)))
+    process.kill()
+    process.wait()
+    assert query(tmp_path / "run", "SELECT state, remote_id FROM batches") == [("intent", None)]
+    wait_until(lambda: made(api) == 1)
+    ran = collect(path)
+    assert any("found again" in line for line in ran.said)
+    everything_is_done(ran, api)
+    assert made(api) == 1
+
+
+def test_killed_before_a_batch_left_it_is_sent_once(tmp_path: Path, api: StandIn) -> None:
+    side = SIDES["anthropic"]
+    api.faults.push("429", endpoint=side.create, times=99, retry_after=30)
+    path = job(tmp_path, api, side)
+    process = start(path)
+    wait_until(lambda: bool(api.bill.requests(side.create)))
+    process.kill()
+    process.wait()
+    api.faults.clear()
+    everything_is_done(collect(path), api)
+    assert made(api) == 1

@@ -17,7 +17,10 @@ SOURCES = sorted(
     path for room in ("runner", "escalation", "scripts") for path in (ROOT / room).rglob("*.py")
 )
 TEXTS = {".cfg", ".j2", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
-HEAVY = ("torch", "vllm", "transformers", "anthropic", "openai", "ray", "sklearn", "pyarrow")
+HEAVY = (
+    "torch", "vllm", "transformers", "anthropic", "openai", "ray", "sklearn", "pyarrow",
+    "sqlalchemy",
+)  # fmt: skip
 UNFIT_FOR_CPU = {"torchvision", "torchaudio", "torchcodec", "triton"}
 
 
@@ -74,7 +77,8 @@ def test_a_requirement_list_is_complete_pins_and_nothing_else(stack: str) -> Non
     assert not (UNFIT_FOR_CPU & set(listed)) or stack == "gpu"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras[stack], *extras["transformers"], *extras["dev"]]
+    asked = [*project["dependencies"]]
+    asked += [each for extra in (stack, "transformers", "sql", "dev") for each in extras[extra]]
     wanted = {re.split(r"[^\w-]", each.lower())[0] for each in asked}
     assert wanted - set(listed) == set(), "run `make lock`"
 

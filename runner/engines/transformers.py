@@ -50,14 +50,16 @@ class TransformersEngine:
         model: a folder or a hub id.
         local: the job's ``local`` part; ``engine_args`` go to ``from_pretrained`` unchanged, but
             for ``batch_size`` (32): how many answers are made at once.
+        thrift: how often memory was short so far; each time, the batch is half as large.
     """
 
-    def __init__(self, model: str, local: Local) -> None:
+    def __init__(self, model: str, local: Local, thrift: int = 0) -> None:
         torch, library, self._xgrammar = packages()
         if local.cpu_threads:
             torch.set_num_threads(local.cpu_threads)
         arguments = dict(local.engine_args)
-        self._batch_size = _batch_size(arguments.pop("batch_size", 32))
+        self._batch_size = max(1, _batch_size(arguments.pop("batch_size", 32)) >> thrift)
+        self.asks_for = f"{self._batch_size} answers at once"
         self.window = local.window or 2 * self._batch_size
         self._name = local.model
         self._library = library

@@ -1,4 +1,4 @@
-"""vLLM in this process: one thread steps the engine, coroutines await their own completion.
+"""vLLM: one thread steps the engine, coroutines await their own completion.
 
 A lazily fed ``add_request``/``step`` loop hands out each answer as it completes at no loss
 against ``LLM.generate`` over all prompts at once.
@@ -18,7 +18,8 @@ from typing import Any
 from runner.engines.choosing import first_line
 from runner.engines.tokens import Tokens, split_reasoning
 from runner.engines.vllm_cpu import SEEDED_DRAWS
-from runner.engines.vllm_setup import arguments, check_arguments, classes, environment
+from runner.engines.vllm_setup import arguments, check_arguments, classes, environment, offline
+from runner.engines.vllm_thrift import asks_for, thrifty
 from runner.errors import EngineError, RecordError, UsageError
 from runner.job import Local
 from runner.types import Alternatives, Completion, Constraint, Prompt, Reason, Sampling, Usage
@@ -38,17 +39,18 @@ class VllmEngine:
     Args:
         model: a folder or a hub id.
         local: the job's ``local`` part; ``engine_args`` go to vLLM's ``EngineArgs`` unchanged.
+        thrift: how often memory was short so far; each time, less of it is asked for.
     """
 
-    def __init__(self, model: str, local: Local) -> None:
+    def __init__(self, model: str, local: Local, thrift: int = 0) -> None:
         environment(local)
         EngineArgs, LLMEngine = classes()
         check_arguments(local, EngineArgs)
         self._name = local.model
         self._parser_name = local.reasoning_parser
         try:
-            given = EngineArgs(model=model, **arguments(local))
-            self._engine = LLMEngine.from_engine_args(given)
+            given = EngineArgs(model=model, **thrifty(arguments(local), thrift))
+            self._engine = LLMEngine.from_engine_args(given, usage_context=offline())
             if given.worker_extension_cls == SEEDED_DRAWS:
                 self._engine.collective_rpc("mend_seeded_draws")
             config = self._engine.vllm_config
@@ -56,6 +58,7 @@ class VllmEngine:
         except Exception as error:
             raise EngineError(f"vLLM cannot load {model}: {first_line(error)}") from error
         self.window = local.window or 2 * config.scheduler_config.max_num_seqs
+        self.asks_for = asks_for(given)
         self._limit: int = config.model_config.max_model_len
         self._tokens = Tokens(tokenizer, local.chat_template_args)
         self._parser = self._reasoning_parser(tokenizer)

@@ -19,6 +19,8 @@ from runner.engines.vllm_cpu import SEEDED_DRAWS
 from runner.errors import MissingExtra, UsageError
 from runner.job import Local
 
+CACHE_GIB = "VLLM_CPU_KVCACHE_SPACE"
+
 
 def classes() -> tuple[Any, Any]:
     """vLLM's ``EngineArgs`` and ``LLMEngine``; seconds at the first call."""
@@ -30,6 +32,13 @@ def classes() -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingExtra(f"vLLM ({error})", "cpu", "gpu") from None
     return EngineArgs, LLMEngine
+
+
+def offline() -> Any:
+    """What vLLM takes its defaults from: twice the batch of a server's, as `vllm.LLM` has it."""
+    from vllm.usage.usage_lib import UsageContext
+
+    return UsageContext.LLM_CLASS
 
 
 def on_cpu() -> bool:
@@ -54,7 +63,7 @@ def environment(local: Local) -> None:
         defaults |= {
             # In-process saves a third of the CPU time, and half of the start-up, on few cores.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, min(8, free // 8))),
+            CACHE_GIB: str(max(1, min(8, free // 8))),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(local.cpu_threads or max(1, cores - 1)),
         }

@@ -1,4 +1,5 @@
-"""Records in: CSV, JSONL and Parquet, each also gzipped (Parquet has its own), lazily.
+"""Records in: CSV, JSONL, Parquet and OpenAI batch files, each also gzipped (Parquet has its own),
+and a database's rows; lazily. `runner.records.source` says which of them a job has.
 
 `read_records` never holds more than one record (Parquet: one row group's batch) and never stops
 at a bad one: a record that cannot be read comes out with its ``problem`` and its place.
@@ -14,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runner.errors import InputError
+from runner.openai_lines import NAMES
 from runner.records.csv_file import csv_header, csv_records
 from runner.records.jsonl_file import jsonl_records
+from runner.records.openai_batch import batch_records
 from runner.records.parquet_file import parquet_columns, parquet_count, parquet_records
 from runner.types import Record
 
@@ -32,7 +35,7 @@ _ENDINGS = {
 
 
 def file_format(path: Path, given: str = "auto") -> str:
-    """``csv``, ``jsonl`` or ``parquet``, by the file's ending unless it is given."""
+    """``csv``, ``jsonl`` or ``parquet``, by the file's ending, unless it is given."""
     if given != "auto":
         return given
     ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
@@ -61,16 +64,21 @@ def read_records(
         with _open_text(path) as file:
             if kind == "jsonl":
                 yield from jsonl_records(file, id_column)
+            elif kind == "openai_batch":
+                yield from batch_records(file)
             else:
                 yield from csv_records(path, file, id_column, _delimiter(path, delimiter))
 
 
 def column_names(path: Path, *, fmt: str = "auto", delimiter: str = ",") -> list[str] | None:
-    """The columns all records share (CSV, Parquet), or ``None`` for JSONL, where each differs."""
+    """The columns all records share, or ``None`` for JSONL, where each differs."""
     kind = file_format(path, fmt)
     with _input_errors(path):
         if kind == "parquet":
             return parquet_columns(path)
+        if kind == "openai_batch":
+            _open_text(path).close()
+            return list(NAMES)
         if kind == "jsonl":
             return None
         with _open_text(path) as file:

@@ -51,7 +51,7 @@ def _legible(text: str) -> str:
     return _UNWRITABLE.sub("�", text)
 
 
-def check_header(path: Path, columns: list[str], id_column: str) -> None:
+def check_header(path: Path | str, columns: list[str], id_column: str) -> None:
     """Raises `InputError` where the columns cannot name records."""
     doubled = sorted({c for c in columns if columns.count(c) > 1})
     if "" in doubled:

@@ -52,7 +52,7 @@ class Draw:
         found = {r.position: _same(ledger, r) for r in records if r.position in wanted}
         for position, record_id in wanted.items():
             if position not in found:
-                raise RunDirError(f"{job.records_path()} does not hold {record_id} any more")
+                raise RunDirError(f"{job.records_place()} does not hold {record_id} any more")
         return [found[position] for position in wanted]
 
     def _of_all(self, ledger: Ledger, job: Job, records: Iterable[Record]) -> list[Record]:

@@ -18,7 +18,7 @@ from runner.errors import InputError
 from runner.job import Job
 from runner.ledger import Ledger, open_ledger
 from runner.records import column_names, read_records
-from runner.results import write_results
+from runner.results import deliver
 from runner.review.deciding import Decisions
 from runner.review.draw import drawn
 from runner.review.exporting import ID, NOTE, review_format
@@ -77,7 +77,7 @@ def import_reviews(
         watch = _watch(ledger, job)
         if ledger.audits.verdicts() and (stated := watch.stated()):
             ledger.set_meta("audit", stated)
-        write_results(ledger.outcomes(), output, job.output.format)
+        deliver(ledger, job, output)
         alarm = _alarm(ledger, watch) if watch.alarms > alarms else None
         return Imported(dict(counts), undecided, alarm), summarise(ledger)
 

@@ -25,7 +25,7 @@ from runner.errors import RecordError
 from runner.job import Job
 from runner.job_file import load_job
 from runner.pipeline import Progress
-from runner.prompts import Renderer
+from runner.prompts import renderer_of
 from runner.records import read_records
 from runner.run import RunRequest, run_job
 
@@ -36,7 +36,7 @@ QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 def conversations(job: Job, positions: set[int]) -> list[Any]:
     """The chats of the records at these input positions."""
-    renderer = Renderer(job.prompt.system, job.prompt.user, job.answer.constraint())
+    renderer = renderer_of(job)
     chats: list[Any] = []
     for record in read_records(job.records_path(), job.records.id):
         if record.position in positions:

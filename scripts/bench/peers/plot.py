@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    import matplotlib  # type: ignore[import-not-found]
+    import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

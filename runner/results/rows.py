@@ -1,4 +1,4 @@
-"""Results out: one row per record in input order, as JSONL, CSV or Parquet."""
+"""Result rows, and files of them: JSONL, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -59,11 +59,16 @@ def write_results(outcomes: Iterable[Outcome], path: Path, fmt: str = "auto") ->
         RunFailed: the file cannot be written; nothing of the run is lost by it.
         InputError: the ending says no format.
     """
-    write = _WRITERS[file_format(path, fmt)]
+    return write_rows(map(row, outcomes), path, file_format(path, fmt))
+
+
+def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str) -> int:
+    """The same for rows as they are: JSONL takes any, the others those of the contract."""
+    write = _WRITERS[kind]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _whole(path) as target:
-            return write(map(row, outcomes), target)
+            return write(rows, target)
     except OSError as error:
         raise RunFailed(
             f"cannot write the results to {path}: {error.strerror or error}; the run itself is "

@@ -1,0 +1,121 @@
+"""What a query gives, row by row from a cursor of the server's: never more than a part in memory.
+
+The transaction is read-only, and the server keeps it open until the last row is read.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from runner.database import Database
+from runner.errors import InputError, RunFailed
+from runner.records.rows import check_header, make_record
+from runner.types import Record
+
+PART_ROWS = 1000
+WHERE = "records.query"
+
+
+def query_columns(database: Database, query: str) -> list[str]:
+    with _asked(database, query) as result:
+        return list(result.keys())
+
+
+def query_records(database: Database, query: str, id_column: str) -> Iterator[Record]:
+    """One `Record` per row; ``line`` is the row's number from 1.
+
+    Raises:
+        InputError: the database cannot be reached, or the query cannot be answered.
+        RunFailed: it gave out later.
+    """
+    with _asked(database, query) as result:
+        columns = list(result.keys())
+        check_header(WHERE, columns, id_column)
+        position = 0
+        for rows in _parts(database, result):
+            for row in rows:
+                yield _record(position, columns, row, id_column)
+                position += 1
+
+
+def _parts(database: Database, result: Any) -> Iterator[Sequence[Sequence[Any]]]:
+    parts = result.partitions(PART_ROWS)
+    # The first rows are the query's first trial; what fails later is not its fault.
+    problem: Callable[[], AbstractContextManager[None]] = nullcontext
+    while True:
+        with problem():
+            rows = next(parts, None)
+        if rows is None:
+            return
+        yield rows
+        problem = partial(
+            database.errors,
+            RunFailed,
+            f"go on reading {WHERE} from",
+            "; what is done is kept: run the same command again",
+        )
+
+
+@contextmanager
+def _asked(database: Database, query: str) -> Iterator[Any]:
+    options: dict[str, Any] = {
+        "stream_results": True,
+        "yield_per": PART_ROWS,
+        # As it stands: no `%` and no `:name` in it is a parameter.
+        "no_parameters": True,
+    }
+    engine = database.engine(read_only=True)
+    if engine.dialect.name == "postgresql":
+        options["postgresql_readonly"] = True
+    with database.errors(InputError, f"read {WHERE} from"), engine.connect() as connection:
+        asked = connection.execution_options(**options)
+        # Whoever stops reading half-way leaves it to the collector of garbage, and then the pool
+        # would close what is still in use.
+        connection.detach()
+        with asked.exec_driver_sql(query.rstrip().rstrip(";")) as rows:
+            if not rows.returns_rows:
+                raise InputError(f"{WHERE} gives no rows: it must be a SELECT")
+            yield rows
+
+
+def _record(position: int, columns: Sequence[str], row: Sequence[Any], id_column: str) -> Record:
+    fields, problem = {}, None
+    for name, value in zip(columns, row, strict=True):
+        try:
+            fields[name] = plain(value)
+        except ValueError as error:
+            problem = problem or f"row {position + 1}: {error} (column `{name}`)"
+            fields[name] = None
+    made = make_record(position, position + 1, fields, id_column, problem)
+    if made.problem is not None:
+        made = replace(made, problem=made.problem.replace("line ", "row ", 1))
+    return made
+
+
+def plain(value: Any) -> Any:
+    """A value of a database as a template can show it, and as JSON can hold it. Numbers with a
+    fixed number of digits stay as they are written there, as text: 12.50.
+
+    Raises:
+        ValueError: bytes.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise ValueError("bytes, which no prompt can show; decode them in the query, or leave out")
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)

@@ -1,0 +1,70 @@
+"""A job's records, wherever they are: in a file or in a database."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runner.database import Database
+from runner.job import Job, digest
+from runner.records import column_names, count_records, read_records
+from runner.records.database import query_columns, query_records
+from runner.types import Record
+
+
+def job_records(job: Job, limit: int | None = None) -> Iterator[Record]:
+    """The records, lazily; at most ``limit``. Whatever is open is closed behind the last.
+
+    Raises:
+        UsageError: they cannot be read as a whole.
+    """
+    source = job.records
+    if source.query is not None:
+        rows = query_records(_database(job), source.query, source.id)
+    else:
+        rows = read_records(job.records_path(), source.id, **_how(job))
+    with closing(rows):  # type: ignore[type-var]
+        yield from islice(rows, limit)
+
+
+def job_columns(job: Job) -> list[str] | None:
+    """The columns that all records share, or None where each differs."""
+    if job.records.query is not None:
+        return query_columns(_database(job), job.records.query)
+    return column_names(job.records_path(), **_how(job))
+
+
+def job_count(job: Job) -> int | None:
+    """How many there are, where that is quick to find out: a query would run twice for it."""
+    if job.records.query is not None:
+        return None
+    return count_records(job.records_path(), job.records.id, **_how(job))
+
+
+def job_digest(job: Job) -> str | None:
+    """SHA-256 of the records' file, or of all that the query gives; None where there is none."""
+    if job.records.query is None:
+        return file_digest(job.records_path()) if job.records_path().is_file() else None
+    seen = hashlib.sha256()
+    for record in job_records(job):
+        seen.update(digest([record.id, dict(record.fields)]).encode())
+    return seen.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _database(job: Job) -> Database:
+    assert job.records.url is not None
+    return Database(job.records.url, job.folder, "records.url")
+
+
+def _how(job: Job) -> dict[str, Any]:
+    return {"fmt": job.records.format, "delimiter": job.records.delimiter}

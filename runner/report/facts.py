@@ -1,0 +1,66 @@
+"""Everything that the page says, gathered from a ledger once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import RunDirError
+from runner.job import Job
+from runner.ledger import Ledger
+from runner.ledger.trail import moment
+from runner.report.calls import Calls, calls
+from runner.report.counts import Confidences, confidences, unfinished
+from runner.report.evidence import Evidence, evidence
+from runner.report.pace import Pace, pace
+from runner.report.samples import Samples, samples
+from runner.report.savings import Way, ways
+from runner.report.texts import Texts
+from runner.report.themes import Theme, themes
+from runner.summary import Summary, summarise
+from runner.types import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``at``: when the ledger was last written to."""
+
+    summary: Summary
+    job: Job
+    at: str
+    confidences: Confidences
+    evidence: Evidence
+    calls: Calls
+    ways: Sequence[Way]
+    pace: Pace | None
+    unfinished: dict[str, list[tuple[str, str | None, int]]]
+    samples: Samples
+    themes: Sequence[Theme]
+
+
+def gather(ledger: Ledger, run_dir: Path) -> Facts:
+    """Raises `RunDirError` where no run came far enough to write its job down."""
+    text = ledger.meta("job")
+    if text is None:
+        raise RunDirError(f"{run_dir} holds no job yet: its first run never came that far")
+    job = Job.model_validate(json.loads(text))
+    summary = summarise(ledger)
+    known = evidence(ledger, job)
+    speed = pace(ledger)
+    texts = Texts(job)
+    ((last,),) = ledger.query("SELECT at FROM trail ORDER BY seq DESC LIMIT 1")
+    return Facts(
+        summary,
+        job,
+        moment(last),
+        confidences(ledger),
+        known,
+        calls(ledger),
+        ways(ledger, job, summary, known.labels, speed),
+        speed,
+        {str(s): unfinished(ledger, s) for s in (Status.ERROR, Status.WAITING, Status.REVIEW)},
+        samples(ledger, job, texts),
+        themes(ledger, texts),
+    )

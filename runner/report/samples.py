@@ -1,0 +1,109 @@
+"""The records that a person should look at: the least sure ones, and the head of the queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from runner.errors import UsageError
+from runner.job import Job, digest
+from runner.ledger import Ledger
+from runner.records.source import job_records
+from runner.report.texts import Shown, Texts
+from runner.types import Record
+
+MOST = 20
+_COLUMNS = (
+    "o.position, o.record_id, o.digest, o.status, o.decided_by, o.reason, o.confidence, o.value, "
+    "h.line, h.fields, h.answer"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """``status`` and ``decided_by`` say how it ended, if it has. The answer shown is the one that
+    stands or, of what is not done, the local one; in the queue it is the local and the closed
+    model's answers, and the problem with the last of them."""
+
+    shown: Shown
+    status: str
+    decided_by: str | None
+    reason: str
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """``unsure``: the least confident of all; ``narrow``: the least confident that stand."""
+
+    unsure: list[Sample]
+    narrow: list[Sample]
+    queue: list[Sample]
+
+
+def samples(ledger: Ledger, job: Job, texts: Texts) -> Samples:
+    unsure = _least(ledger, "o.confidence IS NOT NULL")
+    narrow = _least(ledger, "o.confidence IS NOT NULL AND o.decided_by = 'local'")
+    again = _reread(job, [row for row in (*unsure, *narrow) if row[9] is None])
+    return Samples(
+        [_sample(row, again, texts) for row in unsure],
+        [_sample(row, again, texts) for row in narrow],
+        _queue(ledger, texts),
+    )
+
+
+def _least(ledger: Ledger, where: str) -> list[tuple[Any, ...]]:
+    return ledger.query(
+        f"SELECT {_COLUMNS} FROM outcomes o LEFT JOIN held h USING (position) "
+        f"WHERE {where} ORDER BY o.confidence, o.position LIMIT ?",
+        (MOST,),
+    )
+
+
+def _reread(job: Job, rows: Iterable[tuple[Any, ...]]) -> dict[int, Record]:
+    """Done records as the records file still has them: the ledger keeps no more than a digest."""
+    wanted: Mapping[int, tuple[str, str]] = {row[0]: (row[1], row[2]) for row in rows}
+    found: dict[int, Record] = {}
+    # A database is not asked again: a report only looks at what lies here.
+    if not wanted or job.records.path is None:
+        return found
+    try:
+        for record in job_records(job, max(wanted) + 1):
+            known = wanted.get(record.position)
+            if known and _is(record, *known):
+                found[record.position] = record
+    except UsageError:
+        pass  # each record that was not found says so in its place
+    return found
+
+
+def _is(record: Record, record_id: str, mark: str) -> bool:
+    return record.id == record_id and digest(dict(record.fields))[: len(mark)] == mark
+
+
+def _sample(row: tuple[Any, ...], again: Mapping[int, Record], texts: Texts) -> Sample:
+    position, name, _, status, by, reason, confidence, value, line, fields, held = row
+    record = again.get(position)
+    if fields is not None:
+        record = Record(position, name, json.loads(fields), line)
+    kept = json.loads(held or "null") or {}
+    # What is done has one answer, the one that stands; whoever gave it.
+    answer = json.loads(value) if by else kept.get("value")
+    shown = texts.unseen(position, name) if record is None else texts.shown(record, answer)
+    return Sample(shown, status, by, str(reason or ""), confidence)
+
+
+def _queue(ledger: Ledger, texts: Texts) -> list[Sample]:
+    return [
+        Sample(
+            texts.shown(one.record, one.local, one.closed, one.problem),
+            "review",
+            None,
+            one.reason,
+            one.confidence,
+        )
+        for one in islice(ledger.reviews.queue(), MOST)
+    ]

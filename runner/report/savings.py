@@ -1,0 +1,132 @@
+"""What the run cost beside what other ways of doing it would have cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from escalation.prices import price_of
+from runner.errors import UsageError
+from runner.job import Job
+from runner.ledger import Ledger
+from runner.ledger.money import from_pico
+from runner.report.evidence import Labels
+from runner.report.pace import Pace
+from runner.summary import ENOUGH_BILLS, Summary
+from runner.types import Reason
+
+# Answered locally, though without a confidence.
+_UNSCORED = (Reason.INVALID, Reason.NO_CONFIDENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """``api_usd`` is an estimate but for what was spent. ``wrong``: share of the answers that the
+    local model gave or could have given, wrong by its doing in the labelled sample; None where
+    nobody knows."""
+
+    name: str
+    what: str
+    api_usd: Decimal
+    gpu_usd: Decimal | None
+    wrong: float | None
+    ours: bool = False
+
+    @property
+    def total_usd(self) -> Decimal:
+        return self.api_usd + (self.gpu_usd or 0)
+
+
+def ways(
+    ledger: Ledger, job: Job, summary: Summary, labels: Labels | None, pace: Pace | None
+) -> list[Way]:
+    """Ours first; none where the job has no closed model to compare with."""
+    if job.escalation is None or not summary.all_closed_usd:
+        return []
+    per_hour = job.local.gpu_usd_per_hour
+    gpu = pace.gpu_usd(per_hour) if pace is not None and per_hour is not None else None
+    nothing = None if gpu is None else Decimal(0)
+    local, share, by_rule = _local_part(ledger, summary)
+    wrong = _Wrong(labels)
+    ours = summary.spent_usd + summary.waiting_estimate_usd
+    waits = ", and what waits" if summary.waiting_estimate_usd else ""
+    audits = ", audits included" if ledger.query("SELECT 1 FROM audits LIMIT 1") else ""
+    found = [
+        Way("This run", f"spent{waits}{audits}", ours, gpu, wrong.ours, ours=True),
+        *_all_closed(ledger, job, summary, nothing, wrong.none),
+        Way("All local", "nothing is sent", Decimal(0), gpu, wrong.all),
+        Way(
+            "At random",
+            f"{share:.1%} of the local answers are sent, drawn blindly",
+            local * Decimal(str(share)) + by_rule,
+            gpu,
+            wrong.at_random,
+        ),
+    ]
+    if wrong.all is not None:
+        perfect = local * Decimal(str(wrong.all)) + by_rule
+        found.append(Way("Oracle", "exactly the local mistakes are sent", perfect, gpu, wrong.none))
+    return found
+
+
+class _Wrong:
+    """Shares of the labelled sample that are wrong by the local model's doing."""
+
+    def __init__(self, labels: Labels | None) -> None:
+        known = labels is not None and labels.count > 0
+        self.none = 0.0 if known else None
+        self.all = self.ours = self.at_random = None
+        if labels is not None and known:
+            kept = labels.accepted / labels.count
+            self.all = labels.wrong / labels.count
+            self.ours = labels.wrong_accepted / labels.count
+            self.at_random = self.all * kept
+
+
+def _all_closed(
+    ledger: Ledger, job: Job, summary: Summary, gpu: Decimal | None, wrong: float | None
+) -> list[Way]:
+    """By live requests, and in the provider's batches where these are cheaper."""
+    assert job.escalation is not None
+    try:
+        share = price_of(job.escalation).batch
+    except UsageError:
+        share = Decimal(1)
+    usd = summary.all_closed_usd * _live_over_paid(ledger, share)
+    live = Way("All closed", f"{summary.closed_model} answers all", usd, gpu, wrong)
+    if share == 1:
+        return [live]
+    what = f"the same in the provider's batches, at {share:.0%} of the price"
+    return [live, Way("All closed, batch", what, usd * share, gpu, wrong)]
+
+
+def _live_over_paid(ledger: Ledger, batch: Decimal) -> Decimal:
+    """What the bills, from which the summary learns its estimates, would have been live."""
+    rows = ledger.query(
+        "SELECT batch IS NOT NULL, COUNT(*), SUM(cost) FROM attempts "
+        "WHERE state = 'settled' GROUP BY 1"
+    )
+    paid = sum(cost for *_, cost in rows)
+    if sum(count for _, count, _ in rows) < ENOUGH_BILLS or not paid or not batch:
+        return Decimal(1)
+    live = sum((Decimal(cost) / (batch if lot else 1) for lot, _, cost in rows), Decimal(0))
+    return live / Decimal(paid)
+
+
+def _local_part(ledger: Ledger, summary: Summary) -> tuple[Decimal, float, Decimal]:
+    """What the closed model would cost for all that was answered locally, which share of these was
+    sent or waits to be, and what it costs for the rest that goes to it (by rule)."""
+    marks = ",".join("?" * len(_UNSCORED))
+    answered = f"(confidence IS NOT NULL OR decided_by = 'local' OR reason IN ({marks}))"
+    rows = ledger.query(
+        f"SELECT {answered}, decided_by = 'closed' OR status = 'waiting', COUNT(*), "
+        "SUM(closed_estimate) FROM outcomes GROUP BY 1, 2",
+        _UNSCORED,
+    )
+    total = sum(estimate for *_, estimate in rows)
+    learned = summary.all_closed_usd / from_pico(total) if total else Decimal(1)
+    count = sum(n for local, _, n, _ in rows if local)
+    sent = sum(n for local, goes, n, _ in rows if local and goes)
+    money = {(bool(local), bool(goes)): from_pico(e) * learned for local, goes, _, e in rows}
+    local = money.get((True, True), Decimal(0)) + money.get((True, False), Decimal(0))
+    return local, sent / count if count else 0.0, money.get((False, True), Decimal(0))

@@ -1,0 +1,138 @@
+"""Results as OpenAI's batch API writes them: a line for each request, with a chat completion in it.
+
+What localfirst has to say besides stands under a key of its own, `localfirst`, which readers of
+such files pass over. Ids are made from the record, and ``created`` is 0: the API says no more of
+it than that it is a time, and a rerun must write the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from runner.errors import UsageError
+from runner.job import Job
+from runner.ledger import Ledger
+from runner.records.source import job_records
+from runner.results.rows import row
+from runner.types import DecidedBy, Outcome, Status
+
+T = TypeVar("T")
+_OWN = ("status", "decided_by", "reason", "confidence", "field_confidence", "cost_usd")
+_WAITING = {
+    Status.WAITING: "waits for the closed model",
+    Status.REVIEW: "waits for a person",
+    Status.ERROR: "is in error",
+}
+
+
+def batch_lines(ledger: Ledger, job: Job) -> Iterator[dict[str, Any]]:
+    """All results as lines, in input order."""
+    models = _ByPosition(_models(job))
+    tokens = _ByPosition(_tokens(ledger))
+    for outcome in ledger.outcomes():
+        usage = None
+        if outcome.decided_by is DecidedBy.CLOSED:
+            usage = _paid(ledger, outcome.position)
+        elif outcome.decided_by is DecidedBy.LOCAL:
+            usage = tokens(outcome.position)
+        yield _line(outcome, usage or (0, 0, 0), models(outcome.position))
+
+
+def _line(outcome: Outcome, usage: tuple[int, int, int], asked: str | None) -> dict[str, Any]:
+    mark = hashlib.sha256(f"{outcome.position} {outcome.record_id}".encode()).hexdigest()[:32]
+    done = outcome.status is Status.DONE
+    response, error = None, None
+    if done:
+        body = _completion(outcome, f"chatcmpl-{mark}", usage)
+        response = {"status_code": 200, "request_id": f"req_{mark}", "body": body}
+    else:
+        why = f"it {_WAITING[outcome.status]} ({outcome.reason})"
+        code = outcome.reason or str(outcome.status)
+        error = {"code": code, "message": outcome.error or why}
+    own = row(outcome)
+    return {
+        "id": f"batch_req_{mark}",
+        "custom_id": outcome.record_id,
+        "response": response,
+        "error": error,
+        "localfirst": {name: own[name] for name in _OWN} | {"asked_for": asked},
+    }
+
+
+def _completion(outcome: Outcome, name: str, usage: tuple[int, int, int]) -> dict[str, Any]:
+    value, (prompt, cached, made) = outcome.value, usage
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return {
+        "id": name,
+        "object": "chat.completion",
+        "created": 0,
+        "model": outcome.model or f"localfirst-{outcome.decided_by}",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": made,
+            "total_tokens": prompt + made,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        },
+    }
+
+
+def _models(job: Job) -> Iterator[tuple[int, str]]:
+    """(position, the model that the line asks for), as long as the file is there to be read."""
+    if job.records.path is None:
+        return
+    try:
+        for record in job_records(job):
+            body = record.fields.get("body")
+            asked = body.get("model") if isinstance(body, dict) else None
+            if isinstance(asked, str):
+                yield record.position, asked
+    except UsageError:
+        return
+
+
+def _tokens(ledger: Ledger) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """(position, prompt's, cached and answer's tokens) of every local answer."""
+    for position, note in ledger.trail.notes("outcome"):
+        if counted := json.loads(note).get("tokens"):
+            yield position, (counted[0], 0, counted[1])
+
+
+def _paid(ledger: Ledger, position: int) -> tuple[int, int, int] | None:
+    """The same of the call that a record was answered by; its prompt includes what was cached."""
+    found = ledger.query(
+        "SELECT usage FROM attempts WHERE position=? AND state='settled' ORDER BY id DESC LIMIT 1",
+        (position,),
+    )
+    usage = json.loads(found[0][0] or "null") if found else None
+    if usage is None:
+        return None
+    read = usage["cache_read"]
+    prompt = usage["input_tokens"] + usage["cache_write_5m"] + usage["cache_write_1h"] + read
+    return prompt, read, usage["output_tokens"]
+
+
+class _ByPosition(Generic[T]):
+    """A stream in input order, asked for positions in that order; the last of several counts."""
+
+    def __init__(self, stream: Iterator[tuple[int, T]]) -> None:
+        self._stream = stream
+        self._next = next(stream, None)
+
+    def __call__(self, position: int) -> T | None:
+        found = None
+        while self._next is not None and self._next[0] <= position:
+            if self._next[0] == position:
+                found = self._next[1]
+            self._next = next(self._stream, None)
+        return found
