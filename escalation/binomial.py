@@ -123,7 +123,14 @@ def crossing_probability(boundary: Ints, first: int, alpha: float) -> float:
 
 
 def labels_needed(errors: Ints, alpha: float, delta: float) -> int | None:
-    """About how many labels would certify something, if more of them looked like these."""
+    """About how many labels would certify something, if more of them looked like these, which
+    certify nothing."""
+    enough = labels_enough(errors, alpha, delta)
+    return None if enough is None else max(len(errors) + 1, enough)
+
+
+def labels_enough(errors: Ints, alpha: float, delta: float) -> int | None:
+    """The same, where these may be enough; ``errors`` may also be what is expected of as many."""
     n = len(errors)
     fewest = fewest_labels(alpha, delta)
     if n == 0:
@@ -140,4 +147,4 @@ def labels_needed(errors: Ints, alpha: float, delta: float) -> int | None:
             spread = z * (math.sqrt(alpha * (1 - alpha)) + math.sqrt(rate * (1 - rate)))
             accepted = max(fewest, (spread / (alpha - rate)) ** 2)
             needed = min(needed, accepted * n / k)
-    return None if math.isinf(needed) else max(n + 1, math.ceil(needed))
+    return None if math.isinf(needed) else math.ceil(needed)

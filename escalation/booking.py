@@ -12,7 +12,14 @@ from escalation.redact import restore
 from escalation.replies import Reply
 from escalation.standing import STANDS, local_outcome
 from runner.ledger import Egress, Held, Ledger
+from runner.openai_lines import MOST_USD, most_usd
 from runner.types import Answer, DecidedBy, JSONValue, Outcome, Reason, Status, Usage
+
+_JOBS_CAP = (
+    "`escalation.max_usd_per_record` of {cap}; decide it by hand, or raise that cap or lower "
+    "`escalation.max_tokens` and take a new --run-dir"
+)
+_OWN_CAP = f"its own `{MOST_USD}` of {{cap}}; decide it by hand, or ask again with more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +123,18 @@ class Booker:
         return reserved if unknown else Decimal(0)
 
     def too_dear(self, held: Held, worst: Decimal) -> bool:
-        """Over the record's own cap, with what its former attempts cost: then a person has it."""
-        cap = self._settings.max_usd_per_record
-        if cap is None:
+        """Over a cap for one record, the job's or its own, with what its former attempts cost: then
+        a person has it."""
+        jobs, own = self._settings.max_usd_per_record, most_usd(held.record.fields)
+        caps = ((jobs, _JOBS_CAP), (own, _OWN_CAP))
+        given = [(cap, words) for cap, words in caps if cap is not None]
+        if not given:
             return False
+        cap, words = min(given)
         most = self._ledger.attempts.paid_usd(held.record.position) + worst
         if most <= cap:
             return False
-        problem = (
-            f"not sent: it could cost ${most:.6f}, more than `escalation.max_usd_per_record` of "
-            f"${cap:f}; decide it by hand, or raise that cap or lower `escalation.max_tokens` and "
-            "take a new --run-dir"
-        )
+        problem = f"not sent: it could cost ${most:.6f}, more than {words.format(cap=f'${cap:f}')}"
         self.to_review(held, Reply("reject", problem=problem), Reason.RECORD_TOO_DEAR)
         self._ledger.commit()
         return True

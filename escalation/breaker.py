@@ -81,6 +81,7 @@ class Breaker:
             self._cool_down()
         else:
             self._opened, self._in_a_row, self._cool_downs = None, 0, 0
+            self.given_up = False
 
     def _cool_down(self) -> None:
         assert self._opened is not None

@@ -137,6 +137,20 @@ class Escalator:
                 await self._api.aclose()
                 self._api = None
 
+    async def ask(self, sender: Sender, position: int) -> None:
+        """Asks live for one record, if it waits: all that is sent where somebody waits for it."""
+        held = self._ledger.held(position)
+        if held is None:
+            return
+        self._ledger.set_waits_for(position, "sending")
+        await self._one(sender, held)
+        if self.stopped is not None:
+            self._ledger.set_waits_for(position, self.stopped)
+
+    def lift(self) -> None:
+        """Goes on after a stop, to see whether what caused it is over."""
+        self._halt.lift()
+
     async def _send_some(
         self,
         sender: Sender | None,

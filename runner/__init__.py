@@ -1,0 +1,39 @@
+"""localfirst from Python.
+
+    from runner import run
+
+    done = run("triage.yaml", records=frame)      # a pandas or pyarrow table, rows, or a file
+    print(done.summary.decided_by)
+    frame = done.table().to_pandas()
+
+`run` is what ``localfirst run`` calls; see `runner.api`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.api import Result as Result
+    from runner.api import run as run
+    from runner.job import Job as Job
+    from runner.job_file import load_job as load_job
+    from runner.job_file import make_job as make_job
+
+_HOMES = {
+    "Job": "runner.job",
+    "Result": "runner.api",
+    "load_job": "runner.job_file",
+    "make_job": "runner.job_file",
+    "run": "runner.api",
+}
+__all__ = ["Job", "Result", "load_job", "make_job", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # When it is asked for: the engine's own process and `--help` do without all of it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

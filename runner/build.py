@@ -23,6 +23,8 @@ from escalation.redact import Redactor
 from escalation.replies import Provider
 from escalation.trust import Trust
 from runner.check import Checker
+from runner.cluster import on_cluster
+from runner.cluster.pool import Pool
 from runner.engines.child import ChildEngine
 from runner.engines.reviving import Reviving
 from runner.errors import MissingExtra, UsageError
@@ -107,21 +109,30 @@ async def _logprob_problem(job: Job, loaded: Engine) -> str | None:
 def _load(job: Job) -> Engine:
     name = engine_name(job.local)
     model = local_model(job)
+    if name == "openai_server":
+        if job.cluster is not None:
+            raise UsageError("cluster: local.base_url is one server; leave out one of the two")
+        from runner.engines.openai_server import OpenAIServerEngine
+
+        return OpenAIServerEngine(job.local)
+    make = partial(_maker(name), model, job.local)
+    if job.cluster is not None:
+        return on_cluster(job.cluster, job.local, make)
+    return Reviving(partial(_in_child, make))
+
+
+def _maker(name: str) -> Callable[..., Engine]:
     if name == "vllm":
         from runner.engines.vllm import VllmEngine
 
-        return Reviving(partial(_in_child, VllmEngine, model, job.local))
-    if name == "transformers":
-        from runner.engines.transformers import TransformersEngine
+        return VllmEngine
+    from runner.engines.transformers import TransformersEngine
 
-        return Reviving(partial(_in_child, TransformersEngine, model, job.local))
-    from runner.engines.openai_server import OpenAIServerEngine
-
-    return OpenAIServerEngine(job.local)
+    return TransformersEngine
 
 
-def _in_child(make: Callable[..., Engine], model: str, local: Local, thrift: int) -> ChildEngine:
-    return ChildEngine(partial(make, model, local, thrift))
+def _in_child(make: Callable[[int], Engine], thrift: int) -> ChildEngine:
+    return ChildEngine(partial(make, thrift))
 
 
 def local_model(job: Job) -> str:
@@ -178,8 +189,9 @@ def _batches(settings: Escalation) -> BatchApi:
     return OpenAIBatches(settings)
 
 
-def trust(job: Job) -> Trust:
-    """The given threshold, or the one certified by the job's labels.
+def trust(job: Job, *, traffic: bool = False) -> Trust:
+    """The given threshold, or the one certified by the job's labels. ``traffic``: for records that
+    are like the labelled ones, and not for the very batch that these were drawn from.
 
     Raises:
         UsageError: there is no calibration, or it is another job's.
@@ -193,7 +205,7 @@ def trust(job: Job) -> Trust:
     from escalation.certificates import certified
 
     calibration = load(job.calibration_path(), job.identity())
-    return certified(calibration, rule, _batch_digest(job, calibration))
+    return certified(calibration, rule, None if traffic else _batch_digest(job, calibration))
 
 
 def _if_there(job: Job) -> Calibration | None:
@@ -250,7 +262,7 @@ def answering(job: Job, closed: ClosedSide | None, calibration: Calibration | No
 
 
 def _heard(loaded: Engine, say: Say) -> Engine:
-    if isinstance(loaded, Reviving):
+    if isinstance(loaded, (Reviving, Pool)):
         loaded.hear(say)
     return loaded
 

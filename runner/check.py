@@ -29,6 +29,7 @@ _REFUSAL = re.compile(
     r"|i (can(no|')t|am (not able|unable) to|won't) (help|assist|answer|comply))",
     re.IGNORECASE,
 )
+_MOST_KNOWN, _SHORT = 4096, 1000
 _HALF = r"[\ud800-\udfff]"
 _ESCAPED_HALF = r"\\u[dD][89a-fA-F]"
 
@@ -44,13 +45,14 @@ class Checker:
             self._validator = validator_for(constraint.schema)(
                 constraint.schema, registry=Registry()
             )
+        self._fitting: set[str] = set()
         self._labels = frozenset(constraint.labels or ())
         self._options = _enumerated(constraint.schema or {})
 
     def check(self, completion: Completion) -> Answer:
         """Never raises: an answer that is no good comes out as not ``valid`` with a ``problem``."""
         value, problem = self._parse(completion)
-        if re.search(_HALF, completion.text) or re.search(_ESCAPED_HALF, completion.text):
+        if _has_halves(completion.text):
             value = json.loads(_writable(json.dumps(value, ensure_ascii=False)))
         values = {} if problem else self._values(completion)
         each = {_writable(name): signals.value_signals(v) for name, v in values.items()}
@@ -87,9 +89,11 @@ class Checker:
 
     def _parse_json(self, text: str, validator: Validator) -> tuple[JSONValue, str | None]:
         try:
-            value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+            value = _decoder.decode(text)
         except (ValueError, RecursionError):
             return text, "the answer is not JSON"
+        if text in self._fitting:
+            return value, None
         try:
             error = next(validator.iter_errors(value), None)
             if error is not None and isinstance(value, dict):
@@ -98,9 +102,17 @@ class Checker:
         except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
             return value, f"the answer cannot be held against the schema: {trouble}"
         if error is None:
+            self._remember(text)
             return value, None
         where = ".".join(str(p) for p in error.absolute_path)
         return value, f"the answer breaks the schema{f' at `{where}`' if where else ''}"
+
+    def _remember(self, text: str) -> None:
+        """Few short answers are given again and again: each is held against the schema once."""
+        if len(self._fitting) >= _MOST_KNOWN:
+            self._fitting.clear()
+        if len(text) <= _SHORT:
+            self._fitting.add(text)
 
     def _parse_label(self, text: str) -> tuple[JSONValue, str | None]:
         bare = text.strip("\"'` .\n")
@@ -175,6 +187,16 @@ def _finite(text: str) -> float:
     return number
 
 
+def _has_halves(text: str) -> bool:
+    """Whether there may be halves of characters in it, written out or escaped."""
+    if not text.isascii() and re.search(_HALF, text):
+        return True
+    return "\\" in text and re.search(_ESCAPED_HALF, text) is not None
+
+
+_decoder = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+
+
 def _writable(text: str) -> str:
     """The text with halves of characters replaced, so that it can be written as UTF-8."""
-    return re.sub(_HALF, "\ufffd", text)
+    return text if text.isascii() else re.sub(_HALF, "\ufffd", text)

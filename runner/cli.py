@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli_parts import SOME_UNFINISHED, finish, output_path
+from runner.cli_doctor import doctor, models
+from runner.cli_parts import SOME_UNFINISHED, finish
+from runner.cli_quote import quote
 from runner.cli_report import report
 from runner.cli_review import review
+from runner.cli_serve import serve
 from runner.cli_status import status
 from runner.errors import LocalFirstError, UsageError
 
@@ -66,28 +69,33 @@ def main() -> None:
 @click.option("-o", "--output", type=_FILE, help="Where the results go; the run directory.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N records.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.option("--cluster", is_flag=True, help="The local half on all of a Ray cluster's GPUs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
-def run(
+def run(  # noqa: PLR0913
     job_file: Path,
     run_dir: Path | None,
     records: Path | None,
     output: Path | None,
     limit: int | None,
     overrides: tuple[str, ...],
+    cluster: bool,
     as_json: bool,
 ) -> None:
     """Runs the job; the same command again goes on where it stopped."""
     file = _load(job_file, overrides, records)
-    from runner.run import RunRequest, run_job
+    from runner import api
+    from runner.job import Cluster
 
-    folder = run_dir or Path("runs") / file.job.name
-    request = RunRequest(file.job, folder, output_path(file.job, folder, output), limit)
+    job = file.job
+    if cluster:
+        job = job.model_copy(update={"cluster": job.cluster or Cluster()})
     console, progress = _watch()
+    where: dict[str, Any] = {"run_dir": run_dir, "output": output, "limit": limit}
     began = time.monotonic()
     with _displayed(console, progress, file, limit):
-        summary = run_job(request, progress, _say(console))
-    elapsed, table = time.monotonic() - began, file.job.output.table
-    finish(console, summary, request.output, as_json, elapsed, table=table)
+        done = api.run(job, progress=progress, say=_say(console), **where)
+    elapsed = time.monotonic() - began
+    finish(console, done.summary, done.path, as_json, elapsed, table=job.output.table)
 
 
 @main.command()
@@ -122,7 +130,7 @@ def calibrate(
         raise UsageError("give --labels FILE (people's labels) or --teacher N (the closed model's)")
     job = _load(job_file, overrides, None, calibrated=False).job
     from runner.calibrate import calibrate_job
-    from runner.run import ask_teacher
+    from runner.running import ask_teacher
 
     console, progress = _watch()
     folder = run_dir or Path("runs") / job.name
@@ -168,7 +176,7 @@ def export(run_dir: Path, output: Path) -> None:
     """Writes the results again, in any format."""
     from runner.ledger import read_ledger
     from runner.results import export_file
-    from runner.run import job_of
+    from runner.running import job_of
 
     with read_ledger(run_dir) as ledger:
         count = export_file(ledger, job_of(run_dir, ledger), output)
@@ -183,8 +191,9 @@ def export(run_dir: Path, output: Path) -> None:
 def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> None:
     """Sends what waits for the closed model, and collects what its batches brought; needs its key,
     and no local model."""
+    from runner.api import output_path
     from runner.ledger import read_ledger
-    from runner.run import escalate_run, job_of
+    from runner.running import escalate_run, job_of
 
     with read_ledger(run_dir) as ledger:
         job = job_of(run_dir, ledger)
@@ -259,8 +268,12 @@ def _displayed(console: Console, progress: Progress, file: JobFile, limit: int |
     return Display(console, progress, total).watching()
 
 
+main.add_command(doctor)
+main.add_command(models)
+main.add_command(quote)
 main.add_command(report)
 main.add_command(review)
+main.add_command(serve)
 main.add_command(status)
 
 if __name__ == "__main__":

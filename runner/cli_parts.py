@@ -13,21 +13,9 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from runner.job import Job
     from runner.summary import Summary
 
 SOME_UNFINISHED = 3
-
-
-def output_path(job: Job, folder: Path, given: Path | None = None) -> Path:
-    """The given file, or the job's usual one in the run directory."""
-    from runner.records import file_format
-
-    fmt = job.output.format
-    ending = fmt if fmt in ("csv", "parquet") else "jsonl"
-    usual = folder / (job.output.path or f"results.{ending}")
-    file_format(given or usual, fmt)  # an ending that says nothing is refused before the run
-    return given or usual
 
 
 def finish(

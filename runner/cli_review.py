@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli_parts import finish, output_path
+from runner.cli_parts import finish
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def import_(run_dir: Path, file: Path, by: str | None, as_json: bool) -> None:
     """Takes the decisions in FILE back; with a mistake in it, none of them."""
     from rich.console import Console
 
+    from runner.api import output_path
     from runner.review import import_reviews
 
     job, who = _job(run_dir), _who(by)
@@ -70,7 +71,7 @@ def import_(run_dir: Path, file: Path, by: str | None, as_json: bool) -> None:
 
 def _job(run_dir: Path) -> Job:
     from runner.ledger import read_ledger
-    from runner.run import job_of
+    from runner.running import job_of
 
     with read_ledger(run_dir) as ledger:
         return job_of(run_dir, ledger)

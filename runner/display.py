@@ -79,7 +79,7 @@ class Display:
             facts.append(f"spent ${spent:.4f} of ${cap:.2f}")
         fresh = done - p.resumed
         if self._total and fresh > 0 and p.generated_tokens and done < self._total:
-            facts.append(f"about {_duration((self._total - done) * elapsed / fresh)} left")
+            facts.append(f"about {duration((self._total - done) * elapsed / fresh)} left")
         return facts
 
     def _line(self) -> str:
@@ -96,7 +96,7 @@ class Display:
         return grid
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -112,7 +112,7 @@ def show_summary(console: Console, summary: Summary, elapsed_s: float | None = N
     for what, how_many in lines(summary):
         table.add_row(what, how_many)
     if elapsed_s is not None:
-        table.add_row("took", _duration(elapsed_s))
+        table.add_row("took", duration(elapsed_s))
     console.print(table)
     if summary.stopped is not None:
         console.print(f"Sending stopped: {summary.stopped}", markup=False, highlight=False)

@@ -25,11 +25,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from runner.job_cluster import Cluster as Cluster
 from runner.job_confidence import Confidence, Part
 from runner.job_escalation import Escalation as Escalation
 from runner.job_escalation import Price as Price
 from runner.job_escalation import default_spend_file
 from runner.job_records import BATCH, Output, Records
+from runner.json_text import json_encoder
 from runner.types import Constraint
 
 # Of ``confidence``, what no answer and no threshold depends on.
@@ -178,6 +180,7 @@ class Job(Part):
     escalation: Escalation | None = None
     privacy: Privacy = Privacy()
     output: Output = Output()
+    cluster: Cluster | None = None
     folder: Path = Field(default=Path(), exclude=True)
 
     @field_validator("answer", mode="before")
@@ -265,10 +268,12 @@ class Job(Part):
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+_canonical = json_encoder(sort_keys=True)
+
+
 def digest(value: Any) -> str:
     """SHA-256 over canonical JSON (sorted keys, no spaces): equal values, equal digests."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def mark(record_id: str) -> str:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from runner.errors import JobError, UsageError
 from runner.job import Job
-from runner.job_records import with_batch_file
+from runner.job_records import for_requests, with_batch_file
+from runner.presets import resolved
 
 Location = tuple[str | int, ...]
 
@@ -42,8 +43,9 @@ class JobFile:
         return _at(location, message, self.lines)
 
 
-def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
-    """Reads a job. ``overrides`` are ``KEY=VALUE`` with dotted keys and YAML values.
+def load_job(path: Path, overrides: Sequence[str] = (), *, served: bool = False) -> JobFile:
+    """Reads a job. ``overrides`` are ``KEY=VALUE`` with dotted keys and YAML values. ``served``:
+    requests will be its records, and need not be described.
 
     Raises:
         JobError: with all mistakes found, each naming its line.
@@ -65,18 +67,53 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     for override in overrides:
         _override(data, override, lines)
     whole = {**data, "folder": path.resolve().parent}
+    return JobFile(path, _job(str(path), whole, lines, mistakes, served=served), lines)
+
+
+def make_job(given: Mapping[str, Any], folder: Path | None = None) -> Job:
+    """A job of plain values, as a file would hold them; paths start from ``folder``, or here.
+
+    Raises:
+        JobError: with all mistakes found.
+    """
+    return _job("the job", {**given, "folder": (folder or Path()).resolve()}, {}, [])
+
+
+def _job(
+    name: str,
+    whole: dict[str, Any],
+    lines: Mapping[Location, int],
+    mistakes: list[str],
+    *,
+    served: bool = False,
+) -> Job:
+    if served:
+        whole["records"] = for_requests(whole)
     try:
         whole = with_batch_file(whole)
     except ValueError as error:
         mistakes.append(_at(("records",), f"`records`: {error}", lines))
+    whole = _with_preset(whole, lines, mistakes)
     try:
         job = Job.model_validate(whole)
     except ValidationError as error:
         mistakes += [_mistake(dict(e), lines) for e in error.errors()]
-        raise JobError(str(path), sorted(mistakes, key=line_number)) from None
+        raise JobError(name, sorted(mistakes, key=line_number)) from None
     if mistakes:
-        raise JobError(str(path), mistakes)
-    return JobFile(path, job, lines)
+        raise JobError(name, mistakes)
+    return job
+
+
+def _with_preset(
+    whole: dict[str, Any], lines: Mapping[Location, int], mistakes: list[str]
+) -> dict[str, Any]:
+    try:
+        return resolved(whole)
+    except ValueError as error:
+        mistakes.append(_at(("local", "preset"), f"`local.preset`: {error}", lines))
+        # The other mistakes are looked for all the same.
+        local = {key: value for key, value in whole["local"].items() if key != "preset"}
+        return {**whole, "local": {"model": "-", **local}}
 
 
 def _at(location: Location, message: str, lines: Mapping[Location, int]) -> str:

@@ -21,6 +21,8 @@ from runner.job_confidence import Part
 from runner.openai_lines import answer_of, is_batch_line
 
 BATCH = "openai_batch"
+REQUESTS = "requests.jsonl"
+"""Where a served job's records would stand: nothing is there."""
 _ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
 # Far more than a message has; a line that is longer is no sign of a batch file.
 _LONGEST_LINE = 64 << 20
@@ -125,6 +127,13 @@ def with_batch_file(job: Mapping[str, Any]) -> dict[str, Any]:
             "file's own is taken"
         )
     return whole
+
+
+def for_requests(job: Mapping[str, Any]) -> Any:
+    """The ``records`` of a job that is served: as a batch file's, unless it has a prompt."""
+    records = job.get("records", {"path": REQUESTS})
+    own = job.get("prompt") is None and isinstance(records, dict) and "path" in records
+    return {**records, "format": BATCH} if own else records
 
 
 def first_format(lines: Iterator[Any]) -> Any:

@@ -8,12 +8,16 @@ the line is refused: an answer to another question than the one asked would be w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 KEYS = ("custom_id", "method", "url", "body")
 URL = "/v1/chat/completions"
 NAMES = ("custom_id", "message", "messages", "body")
 """The fields of a record that such a line makes."""
+
+MOST_USD = "max_escalation_usd"
+"""What a request to `localfirst serve` may say besides; a line of a file may not."""
 
 _SEEDS = 1 << 63
 # Accounts, caching, bookkeeping: no answer depends on them. Which model answers, the job says.
@@ -95,6 +99,13 @@ def sampling_of(body: Mapping[str, Any]) -> dict[str, Any]:
     own = {_SAMPLING[name]: value for name, value in given.items() if name in _SAMPLING}
     extra = {name: value for name, value in given.items() if name not in _SAMPLING}
     return own | ({"extra": extra} if extra else {})
+
+
+def most_usd(fields: Mapping[str, Any]) -> Decimal | None:
+    """What a record's own request allows to be paid for it; None where it says nothing of it."""
+    body = fields.get("body")
+    most = body.get(MOST_USD) if isinstance(body, Mapping) else None
+    return None if most is None else Decimal(str(most))
 
 
 def answer_of(asked: object) -> dict[str, Any]:

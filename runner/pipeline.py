@@ -278,6 +278,8 @@ class Pipeline:
         return looked
 
     def _estimate(self, record: Record) -> Decimal:
+        if not self._do.can_escalate:
+            return Decimal(0)
         try:
             return self._cost(self._do.renderer.render(record))
         except RecordError:

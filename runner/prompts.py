@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import Template as JinjaTemplate
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runner.errors import RecordError
@@ -27,12 +29,18 @@ class Template:
 
     def __init__(self, text: str, where: str) -> None:
         self.where = where
-        self._render = _environment.from_string(text).render
+        self._template = _quick(_environment.from_string(text))
         self.constant = not meta.find_undeclared_variables(_environment.parse(text))
+        self._plain = self._template.render() if "{" not in text else None
 
     def render(self, record: Record) -> str:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
-        return str(_guard(lambda: self._render(_names(record)), self.where, record))
+        if self._plain is not None:
+            return self._plain
+        try:
+            return "".join(self._template.root_render_func(_context(self._template, record)))
+        except Exception as error:  # whatever a job's own template does, one record pays for it
+            raise _failure(error, self.where, record) from None
 
 
 class Expression:
@@ -40,30 +48,40 @@ class Expression:
 
     def __init__(self, text: str, where: str) -> None:
         self.where = where
-        self._evaluate = _environment.compile_expression(text, undefined_to_none=False)
+        compiled = _environment.compile_expression(text, undefined_to_none=False)
+        self._template = _quick(compiled._template)
 
     def evaluate(self, record: Record) -> Any:
-        def value() -> Any:
-            result = self._evaluate(_names(record))
+        """Raises `RecordError` for a field the record lacks, or any other failure inside."""
+        try:
+            context = _context(self._template, record)
+            for _ in self._template.root_render_func(context):
+                pass
+            result = context.vars["result"]  # where Jinja2's own expressions have theirs
             bool(result)  # a StrictUndefined result complains only when it is looked at
             return result
-
-        return _guard(value, self.where, record)
-
-
-def _names(record: Record) -> Mapping[str, Any]:
-    return {**record.fields, "record": record.fields}
+        except Exception as error:  # whatever a job's own expression does, one record pays for it
+            raise _failure(error, self.where, record) from None
 
 
-def _guard(work: Callable[[], Any], where: str, record: Record) -> Any:
-    try:
-        return work()
-    except UndefinedError as error:
-        raise RecordError(_missing(str(error), where, record), Reason.BAD_PROMPT) from None
-    except Exception as error:  # whatever a job's own expression does, one record pays for it
-        text = isinstance(error, TypeError) and "'str'" in str(error)
-        mend = "; values from CSV are text: write `(name | float)` for a number" if text else ""
-        raise RecordError(f"{where} failed: {error}{mend}", Reason.BAD_PROMPT) from None
+def _quick(template: JinjaTemplate) -> JinjaTemplate:
+    """With its globals in a plain dict: Jinja2 goes over them at every rendering, and over its own
+    chain of dicts that takes longer than the template."""
+    template.globals = dict(_environment.globals)
+    return template
+
+
+def _context(template: JinjaTemplate, record: Record) -> Context:
+    names = {**_environment.globals, **record.fields, "record": record.fields}
+    return template.new_context(names, shared=True)
+
+
+def _failure(error: Exception, where: str, record: Record) -> RecordError:
+    if isinstance(error, UndefinedError):
+        return RecordError(_missing(str(error), where, record), Reason.BAD_PROMPT)
+    text = isinstance(error, TypeError) and "'str'" in str(error)
+    mend = "; values from CSV are text: write `(name | float)` for a number" if text else ""
+    return RecordError(f"{where} failed: {error}{mend}", Reason.BAD_PROMPT)
 
 
 def _missing(message: str, where: str, record: Record) -> str:
@@ -142,7 +160,8 @@ class LineRenderer(Renderer):
         self._beyond = beyond
 
     def render(self, record: Record) -> Prompt:
-        messages = [Message(m["role"], m["content"]) for m in record.fields["messages"]]
+        given = record.fields["messages"]
+        messages = [Message(m["role"], m["content"], m.get("cacheable", False)) for m in given]
         if self._system is not None:
             own = Message("system", self._system.render(record))
             messages = [own, *(m for m in messages if m.role != "system")]

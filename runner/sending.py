@@ -62,7 +62,7 @@ async def both_halves(
     escalator = Escalator(ledger, closed, progress.resettle, verdict, day, wait=wait, say=say)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
     patience = closed.settings.timeout_s + 10
-    await _settle_open_calls(ledger, escalator, run_dir, patience)
+    await settle_open_calls(ledger, escalator, run_dir, patience)
     sends = has_key(closed)
     if not sends:
         say(
@@ -80,15 +80,16 @@ async def both_halves(
                 raise
     finally:
         # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
-        await _settle_open_calls(ledger, escalator, run_dir, patience)
+        await settle_open_calls(ledger, escalator, run_dir, patience)
     if not sends:
         ledger.explain_waiting(Reason.NO_KEY)
     ledger.set_meta("stopped", escalator.problem or "")
 
 
-async def _settle_open_calls(
+async def settle_open_calls(
     ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float
 ) -> None:
+    """Books the paid calls that a former process left open; all of them are settled then."""
     if ledger.attempts.open_attempts():
         escalator.reconcile(await former_replies(run_dir, patience_s))
     escalator.settle_day()

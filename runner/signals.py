@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public in CPython, not in stubs
 from statistics import fmean
 
@@ -85,13 +85,10 @@ def field_values(completion: Completion, options: Options | None = None) -> dict
     The completion's tokens join to its text, and each has its logprob. ``options``: by field.
     """
     spans, listed = value_spans(completion.text), options or {}
-    return {
-        name: replace(_in_span(completion, span), options=listed.get(name))
-        for name, span in spans.items()
-    }
+    return {name: _in_span(completion, span, listed.get(name)) for name, span in spans.items()}
 
 
-def _in_span(completion: Completion, span: Span) -> Value:
+def _in_span(completion: Completion, span: Span, options: frozenset[str] | None) -> Value:
     assert completion.logprobs is not None
     found: list[int] = []
     begin = start = 0
@@ -108,6 +105,7 @@ def _in_span(completion: Completion, span: Span) -> Value:
         tuple(completion.top[i] for i in found) if _has_top(completion) else (),
         delimited=True,
         offset=span[0] - begin,
+        options=options,
     )
 
 

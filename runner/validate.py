@@ -16,22 +16,24 @@ from runner.results.table import table_problem
 Mistake = tuple[Location, str]
 
 
-def check_job(file: JobFile, *, calibrated: bool = True) -> None:
+def check_job(file: JobFile, *, calibrated: bool = True, served: bool = False) -> None:
     """Raises `JobError` with every mistake, each with its line; needs the records, no model.
 
     ``calibrated``: whether a job with a target error must have its calibration already.
+    ``served``: requests are its records, and the job's own are not looked at.
     """
-    found = [*_mistakes(file.job), *(_calibration(file.job) if calibrated else ())]
+    found = [*_mistakes(file.job, served=served), *(_calibration(file.job) if calibrated else ())]
     mistakes = [file.at(location, message) for location, message in found]
     if mistakes:
         raise JobError(str(file.path), sorted(mistakes, key=line_number))
 
 
-def _mistakes(job: Job) -> Iterator[Mistake]:
+def _mistakes(job: Job, *, served: bool) -> Iterator[Mistake]:
     columns: list[str] | None = None
     try:
-        columns = job_columns(job)
-        next(build.records(job), None)
+        if not served:
+            columns = job_columns(job)
+            next(build.records(job), None)
     except UsageError as error:
         yield ("records",), str(error)
     yield from _templates(job, columns)

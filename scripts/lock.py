@@ -29,7 +29,7 @@ LATER_PYTHONS = ["setuptools>=77,<81", "six"]
 def requirements(stack: str) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    names = (stack, "transformers", "sql", "dev")
+    names = (stack, "transformers", "cluster", "serve", "sql", "dev")
     return [*project["dependencies"], *(each for name in names for each in extras[name])]
 
 

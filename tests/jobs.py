@@ -25,7 +25,7 @@ from runner.job import Job
 from runner.job_file import load_job
 from runner.ledger import read_ledger
 from runner.pipeline import Progress
-from runner.run import RunRequest, escalate_run, run_job
+from runner.running import RunRequest, escalate_run, run_job
 from runner.summary import Summary
 from runner.types import Completion, Engine, Prompt, Sampling, Usage
 

@@ -15,7 +15,7 @@ from runner.errors import UsageError
 from runner.job_file import load_job
 from runner.ledger import read_ledger
 from runner.pipeline import Progress
-from runner.run import escalate_run
+from runner.running import escalate_run
 from tests.jobs import (
     KEY,
     Ran,

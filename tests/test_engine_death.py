@@ -178,7 +178,8 @@ def test_a_record_that_kills_it_twice_is_set_aside(
     for name in deadly:
         row = run_.rows.pop(name)
         assert (row["status"], row["reason"]) == ("error", "engine_died")
-        assert row["error"].startswith("the local engine died of this record alone, twice (its ")
+        said = "the local engine died again and again with this record alone (its "
+        assert row["error"].startswith(said)
         assert [name] in world.flights
     assert run_.rows == {name: row for name, row in calm.items() if name not in deadly}
     assert len(world.thrifts) <= 1 + 5 * len(deadly)

@@ -19,7 +19,7 @@ SOURCES = sorted(
 TEXTS = {".cfg", ".j2", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 HEAVY = (
     "torch", "vllm", "transformers", "anthropic", "openai", "ray", "sklearn", "pyarrow",
-    "sqlalchemy",
+    "sqlalchemy", "fastapi", "uvicorn",
 )  # fmt: skip
 UNFIT_FOR_CPU = {"torchvision", "torchaudio", "torchcodec", "triton"}
 
@@ -78,7 +78,8 @@ def test_a_requirement_list_is_complete_pins_and_nothing_else(stack: str) -> Non
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     asked = [*project["dependencies"]]
-    asked += [each for extra in (stack, "transformers", "sql", "dev") for each in extras[extra]]
+    brought = (stack, "transformers", "serve", "sql", "dev")
+    asked += [each for extra in brought for each in extras[extra]]
     wanted = {re.split(r"[^\w-]", each.lower())[0] for each in asked}
     assert wanted - set(listed) == set(), "run `make lock`"
 

@@ -24,7 +24,7 @@ from runner.report import write_report
 from runner.report.evidence import Bin, evidence
 from runner.report.facts import Facts, gather
 from runner.report.texts import GONE, KEPT, LONGEST, Texts
-from runner.run import job_of
+from runner.running import job_of
 from runner.types import Record
 from tests import jobs, scripted
 from tests.fakes import localfirst, run_rows, write_job

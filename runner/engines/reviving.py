@@ -165,7 +165,7 @@ class Reviving:
         """The first request that finds it dead sees to another."""
         if engine is not self._engine or self._revival is not None or self._failed is not None:
             return
-        culprit, nearer = self._suspects.died(self._flying)
+        culprit, nearer = self._suspects.died(self._flying, by_others=death.by_others)
         if nearer:
             self._barren.clear()
         if culprit is not None:
@@ -176,8 +176,8 @@ class Reviving:
 
     def _condemn(self, asked: Asked, death: EngineDied) -> None:
         asked.verdict = RecordError(
-            f"the local engine died of this record alone, twice ({death}); shorten or mend it, or "
-            "give it another route",
+            f"the local engine died again and again with this record alone ({death}); shorten or "
+            "mend it, or give it another route",
             Reason.ENGINE_DIED,
         )
         self._condemned.append(asked)

@@ -18,17 +18,19 @@ from runner.errors import RecordError
 
 # So many are sent one by one at once.
 _FEW = 32
-# How often an engine must have died with one request alone before that one is set aside: once may
-# be chance, when it was killed from outside.
-_ALONE = 2
+# How much must speak against a request before it is set aside. An engine that died of itself with
+# this one alone does so twice; one that was killed from outside, which may be chance, three times.
+_ENOUGH = 6
+_OF_ITSELF, _FROM_OUTSIDE = 3, 2
 
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """One request. ``turn`` is what it waits on, ``verdict`` why it is set aside."""
+    """One request. ``turn`` is what it waits on, ``against`` how much speaks against it,
+    ``verdict`` why it is set aside."""
 
     turn: asyncio.Future[None] | None = None
-    alone: int = 0
+    against: int = 0
     verdict: RecordError | None = None
 
 
@@ -42,8 +44,10 @@ class Suspects:
     def __bool__(self) -> bool:
         return bool(self.now or self._groups)
 
-    def died(self, flying: Collection[Asked]) -> tuple[Asked | None, bool]:
-        """Notes a death.
+    def died(
+        self, flying: Collection[Asked], *, by_others: bool = False
+    ) -> tuple[Asked | None, bool]:
+        """Notes a death; ``by_others``: somebody killed it.
 
         Returns:
             The request that killed it, if that is clear now; and whether one is nearer to that.
@@ -52,8 +56,8 @@ class Suspects:
         again = bool(self)
         self.now = set()
         if len(together) == 1:
-            together[0].alone += 1
-            if together[0].alone >= _ALONE:
+            together[0].against += _FROM_OUTSIDE if by_others else _OF_ITSELF
+            if together[0].against >= _ENOUGH:
                 return together[0], True
             again = False
         self._groups.extendleft(reversed(_split(together) if again else [together]))

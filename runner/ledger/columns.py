@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from runner.json_text import compact
 from runner.ledger.money import to_pico
-from runner.ledger.trail import compact
 from runner.types import Outcome
 
 
@@ -14,9 +14,13 @@ def columns(outcome: Outcome) -> tuple[Any, ...]:
     """Of ``outcomes``, but for the first three and ``waits_for``."""
     return (
         outcome.status, compact(outcome.value), outcome.decided_by, outcome.reason,
-        real(outcome.confidence), compact(dict(outcome.field_confidence)), outcome.model,
+        real(outcome.confidence), _by_field(outcome), outcome.model,
         to_pico(outcome.cost_usd), outcome.error, to_pico(outcome.closed_estimate),
     )  # fmt: skip
+
+
+def _by_field(outcome: Outcome) -> str:
+    return compact(dict(outcome.field_confidence)) if outcome.field_confidence else "{}"
 
 
 def real(value: float | None) -> float | None:

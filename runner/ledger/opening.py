@@ -20,7 +20,8 @@ CREATE TABLE outcomes (
   confidence REAL, field_confidence TEXT NOT NULL, model TEXT, cost INTEGER NOT NULL,
   error TEXT, closed_estimate INTEGER NOT NULL);
 CREATE INDEX outcomes_by_id ON outcomes (record_id, position);
-CREATE INDEX outcomes_by_status ON outcomes (status, waits_for, position);
+CREATE INDEX outcomes_waiting ON outcomes (waits_for, position) WHERE status = 'waiting';
+CREATE INDEX outcomes_by_end ON outcomes (status, decided_by, reason, waits_for);
 CREATE TABLE held (
   position INTEGER PRIMARY KEY, line INTEGER NOT NULL, fields TEXT NOT NULL, answer TEXT,
   expected_loss REAL);
@@ -52,6 +53,8 @@ COMMIT;
 """
 VERSION = 4
 LEDGER = "ledger.sqlite"
+CACHE_KIB = 32 << 10
+CHECKPOINT_PAGES = 8192
 
 
 @contextmanager
@@ -86,6 +89,9 @@ def _prepare(database: sqlite3.Connection, path: Path) -> Ledger:
     database.execute("PRAGMA journal_mode = WAL")
     # FULL: a reservation survives a power cut, not only a killed process.
     database.execute("PRAGMA synchronous = FULL")
+    # Ids come in no order: the pages of their index are kept, and not copied at every commit.
+    database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     if _version(database, path) == 0:
         database.executescript(SCHEMA)
     return Ledger(database, path.parent)

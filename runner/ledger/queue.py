@@ -77,5 +77,8 @@ class Queue:
 
     def ready(self, most: int) -> int:
         """How many records are ready to be taken, counted up to so many."""
-        one = "SELECT 1 FROM outcomes WHERE status='waiting' AND waits_for IS NULL LIMIT ?"
+        one = (
+            "SELECT 1 FROM outcomes WHERE status='waiting' AND waits_for IS NULL "
+            "ORDER BY position LIMIT ?"
+        )
         return int(self._db.execute(f"SELECT COUNT(*) FROM ({one})", (most,)).fetchone()[0])

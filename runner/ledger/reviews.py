@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runner.ledger.trail import OUTCOME, REVIEW, Trail, compact
+from runner.json_text import compact
+from runner.ledger.trail import OUTCOME, REVIEW, Trail
 from runner.types import DecidedBy, JSONValue, Outcome, Record, Status
 
 
@@ -78,7 +79,7 @@ class Reviews:
         """(position, id) of the accepted local answers that nobody checked yet."""
         rows: Iterator[tuple[int, str]] = self._db.execute(
             "SELECT position, record_id FROM outcomes WHERE status = ? AND decided_by = ? "
-            "AND position NOT IN (SELECT position FROM audits)",
+            "AND position NOT IN (SELECT position FROM audits) ORDER BY position",
             (Status.DONE, DecidedBy.LOCAL),
         )
         return rows

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from runner.json_text import compact
 from runner.ledger.attempts import Attempts
 from runner.ledger.audits import Audits
 from runner.ledger.batches import IN_BATCH, Batches
@@ -20,11 +21,14 @@ from runner.ledger.money import from_pico
 from runner.ledger.proof import Proof, prove
 from runner.ledger.queue import Queue
 from runner.ledger.reviews import Reviews
-from runner.ledger.trail import META, OUTCOME, Trail, compact
+from runner.ledger.trail import META, OUTCOME, Trail
 from runner.types import DecidedBy, Outcome, Record, Status
 
 COMMIT_EVERY_ROWS = 500
 COMMIT_EVERY_S = 0.5
+PAGE = 512
+_STATUS = {str(one): one for one in Status}
+_DECIDED_BY: dict[str | None, DecidedBy | None] = {None: None, **{str(d): d for d in DecidedBy}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Ledger(Queue):
         self.audits = Audits(connection, self.trail)
         self.reviews = Reviews(connection, self.trail)
         self._former = self._last_position()
+        self._page: dict[int, tuple[str, str, str, int]] = {}
+        self._page_end = 0
 
     # -- outcomes ---------------------------------------------------------------------------
 
@@ -71,14 +77,21 @@ class Ledger(Queue):
         """What a former run recorded at this input position."""
         if position > self._former:
             return None
-        row = self._db.execute(
-            "SELECT o.record_id, o.digest, o.status, o.reason IN ('teacher', 'redaction_failed') "
-            "OR EXISTS "
-            "(SELECT 1 FROM attempts a WHERE a.position = o.position AND o.status = 'review') "
-            "FROM outcomes o WHERE o.position = ?",
-            (position,),
-        ).fetchone()
+        if not self._page_end - PAGE <= position < self._page_end:
+            # A run that goes on asks for each position in turn.
+            self._page, self._page_end = self._knowns(position, PAGE), position + PAGE
+        row = self._page.get(position) or self._knowns(position, 1).get(position)
         return Known(row[0], row[1], Status(row[2]), bool(row[3])) if row else None
+
+    def _knowns(self, first: int, count: int) -> dict[int, tuple[str, str, str, int]]:
+        rows = self._db.execute(
+            "SELECT o.position, o.record_id, o.digest, o.status, "
+            "o.reason IN ('teacher', 'redaction_failed') OR EXISTS "
+            "(SELECT 1 FROM attempts a WHERE a.position = o.position AND o.status = 'review') "
+            "FROM outcomes o WHERE o.position >= ? AND o.position < ?",
+            (first, first + count),
+        )
+        return {row[0]: row[1:] for row in rows}
 
     def _last_position(self) -> int:
         (last,) = self._db.execute("SELECT MAX(position) FROM outcomes").fetchone()
@@ -86,6 +99,7 @@ class Ledger(Queue):
 
     def forget(self, position: int) -> None:
         """Takes an outcome back, so that its position can be recorded anew."""
+        self._page.pop(position, None)
         with self.trail.writing():
             self._db.execute("DELETE FROM outcomes WHERE position = ?", (position,))
             self.trail.add(OUTCOME, position, None)
@@ -134,6 +148,7 @@ class Ledger(Queue):
     def change(self, outcome: Outcome, *, waits_for: str | None = None) -> None:
         """Replaces the outcome at its position; uncommitted until the next `commit`."""
         position, values = outcome.position, columns(outcome)
+        self._page.pop(position, None)
         with self.trail.writing():
             former = self._db.execute(
                 "SELECT status, reason, decided_by, value FROM outcomes WHERE position=?",
@@ -199,8 +214,9 @@ class Ledger(Queue):
         )
         for p, i, status, value, by, why, c, fc, model, cost, error, estimate in rows:
             yield Outcome(
-                p, i, Status(status), json.loads(value), DecidedBy(by) if by else None, why, c,
-                json.loads(fc), model, from_pico(cost), error, from_pico(estimate),
+                p, i, _STATUS[status], json.loads(value), _DECIDED_BY[by], why, c,
+                json.loads(fc) if fc != "{}" else {}, model, from_pico(cost), error,
+                from_pico(estimate),
             )  # fmt: skip
 
     # -- the whole --------------------------------------------------------------------------

@@ -8,17 +8,16 @@ is in the transaction of what it speaks of: neither ever stands alone.
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from runner.errors import RunFailed
+from runner.json_text import compact
 
 OUTCOME, CALL, AUDIT, REVIEW, META = "outcome", "call", "audit", "review", "meta"
 BATCH = "batch"
@@ -41,8 +40,6 @@ ROWS = {
 CONTENT_BYTES = 16
 START = b"\0" * 32
 FLUSH_EVERY = 500
-compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
-"""JSON without spaces; made once, since `json.dumps` makes such an encoder at every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +77,46 @@ def _chained(former: bytes, *values: Any) -> bytes:
     return hashlib.sha256(former + text.encode()).digest()
 
 
+class _Writing:
+    """Not by `contextlib`: every record passes here more than once."""
+
+    def __init__(self, trail: Trail, where: Path) -> None:
+        self._trail = trail
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        self._trail.undo()
+        if isinstance(error, sqlite3.OperationalError):
+            raise RunFailed(
+                f"cannot write to {self._where}: {error}; what was recorded before is kept: make "
+                "room there and run the same command again"
+            ) from None
+
+
 class Trail:
     """The ``trail`` table. Entries are kept back for a moment, since many at once cost less; the
     ledger writes them before it commits."""
 
     def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
         self._db = connection
-        self._where = where
         self._kept: list[tuple[Any, ...]] = []
         self._last: tuple[int, bytes] | None = None
+        self._writing = _Writing(self, where)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> _Writing:
         """Turns a failed write (a full disk, most likely) into the sentence a person needs."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            # SQLite may have undone the transaction or only the statement: all or nothing, or
-            # else an entry could be left without its row.
-            self._db.rollback()
-            self._kept, self._last = [], None
-            if not isinstance(error, sqlite3.OperationalError):
-                raise
-            raise RunFailed(
-                f"cannot write to {self._where}: {error}; what was recorded before is kept: make "
-                "room there and run the same command again"
-            ) from None
+        return self._writing
+
+    def undo(self) -> None:
+        """Drops all that is not committed. SQLite may have undone the transaction or only the
+        statement: all or nothing, or else an entry could be left without its row."""
+        self._db.rollback()
+        self._kept, self._last = [], None
 
     def add(
         self,

@@ -116,7 +116,7 @@ def _open_text(path: Path) -> io.TextIOWrapper:
     )
 
 
-COUNTED_BYTES = 16 << 20
+COUNTED_BYTES = 4 << 20
 
 
 def count_records(

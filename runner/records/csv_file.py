@@ -36,7 +36,7 @@ class _Lines:
 
 
 def _parse(lines: list[tuple[int, str]], delimiter: str) -> list[str]:
-    rows = list(csv.reader((text for _, text in lines), delimiter=delimiter, strict=True))
+    rows = list(csv.reader([text for _, text in lines], delimiter=delimiter, strict=True))
     if len(rows) != 1:
         raise csv.Error("a quoted value ends in another record")
     return rows[0]

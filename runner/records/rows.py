@@ -26,6 +26,8 @@ def make_record(
         record_id = f"line-{line}"
         problem = problem or f"line {line}: the id column `{id_column}` is empty; give it an id"
     for name, value in fields.items():
+        if name.isascii() and (value.__class__ is str and value.isascii()):
+            continue  # nearly all are
         trouble = unwritable(name) or unwritable(value)
         if trouble is not None:
             problem = problem or f"line {line}: {trouble} (column `{_legible(name)}`)"

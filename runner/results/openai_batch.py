@@ -35,7 +35,7 @@ def batch_lines(ledger: Ledger, job: Job) -> Iterator[dict[str, Any]]:
     for outcome in ledger.outcomes():
         usage = None
         if outcome.decided_by is DecidedBy.CLOSED:
-            usage = _paid(ledger, outcome.position)
+            usage = paid_tokens(ledger, outcome.position)
         elif outcome.decided_by is DecidedBy.LOCAL:
             usage = tokens(outcome.position)
         yield _line(outcome, usage or (0, 0, 0), models(outcome.position))
@@ -46,7 +46,7 @@ def _line(outcome: Outcome, usage: tuple[int, int, int], asked: str | None) -> d
     done = outcome.status is Status.DONE
     response, error = None, None
     if done:
-        body = _completion(outcome, f"chatcmpl-{mark}", usage)
+        body = chat_completion(outcome, f"chatcmpl-{mark}", usage)
         response = {"status_code": 200, "request_id": f"req_{mark}", "body": body}
     else:
         why = f"it {_WAITING[outcome.status]} ({outcome.reason})"
@@ -62,7 +62,9 @@ def _line(outcome: Outcome, usage: tuple[int, int, int], asked: str | None) -> d
     }
 
 
-def _completion(outcome: Outcome, name: str, usage: tuple[int, int, int]) -> dict[str, Any]:
+def chat_completion(outcome: Outcome, name: str, usage: tuple[int, int, int]) -> dict[str, Any]:
+    """The answer as the API's ``chat.completion``. ``usage``: the prompt's tokens, how many of
+    them were cached, and the answer's."""
     value, (prompt, cached, made) = outcome.value, usage
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return {
@@ -108,8 +110,8 @@ def _tokens(ledger: Ledger) -> Iterator[tuple[int, tuple[int, int, int]]]:
             yield position, (counted[0], 0, counted[1])
 
 
-def _paid(ledger: Ledger, position: int) -> tuple[int, int, int] | None:
-    """The same of the call that a record was answered by; its prompt includes what was cached."""
+def paid_tokens(ledger: Ledger, position: int) -> tuple[int, int, int] | None:
+    """``usage`` of the call that a record was answered by; its prompt includes what was cached."""
     found = ledger.query(
         "SELECT usage FROM attempts WHERE position=? AND state='settled' ORDER BY id DESC LIMIT 1",
         (position,),

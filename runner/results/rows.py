@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RunFailed
+from runner.json_text import json_encoder
 from runner.records import file_format
 from runner.types import Outcome
 
@@ -94,7 +94,7 @@ def _jsonl(rows: Iterator[dict[str, Any]], path: Path) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for count, one in enumerate(rows, start=1):  # noqa: B007
-            file.write(json.dumps(one, ensure_ascii=False) + "\n")
+            file.write(_dumps(one) + "\n")
     return count
 
 
@@ -105,8 +105,7 @@ def _flat(one: dict[str, Any]) -> dict[str, Any]:
     return one | {"value": plain, "field_confidence": _dumps(one["field_confidence"])}
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+_dumps = json_encoder((", ", ": "))
 
 
 def _csv(rows: Iterator[dict[str, Any]], path: Path) -> int:

@@ -1,11 +1,12 @@
 """Our tokens per second against vLLM's own `LLM.chat`, on the demo's records that go to the model.
 
-    python scripts/bench/throughput.py [--rounds 3]
+    python scripts/bench/throughput.py [--rounds 5] [--cost]
 
-Each round runs both in fresh processes, one after the other: the same prompts, sampling, schema
-and engine settings. Loading the engine is left out of both; everything behind it is in: for ours
-reading, routing, the check, the ledger, the results and closing the engine, for raw vLLM closing
-nothing.
+Each round runs both in fresh processes, one after the other: the same prompts, sampling, schema,
+logprobs and engine settings. Loading the engine is left out of both; everything behind it is in:
+for ours reading, routing, the check, the ledger, the results and closing the engine, for raw vLLM
+closing nothing. ``--cost`` adds what each part of the check costs, by leaving it out or putting it
+in.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +30,7 @@ from runner.job_file import load_job
 from runner.pipeline import Progress
 from runner.prompts import renderer_of
 from runner.records import read_records
-from runner.run import RunRequest, run_job
+from runner.running import RunRequest, run_job
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo"
 CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "2"}
@@ -61,7 +64,7 @@ def routed(job: Job) -> set[int]:
     return found
 
 
-def raw(job: Job) -> tuple[int, float]:
+def raw(job: Job, *, constrained: bool = True, logprobs: bool = True) -> tuple[int, float]:
     """(tokens, seconds) of one `LLM.chat` over all of them."""
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
@@ -71,9 +74,11 @@ def raw(job: Job) -> tuple[int, float]:
         str(DEMO / "model"), dtype="float32", enforce_eager=True, disable_log_stats=True,
         logprobs_mode="processed_logprobs", generation_config="vllm",
     )  # fmt: skip
+    schema = StructuredOutputsParams(json=job.answer.json_schema) if constrained else None
     params = SamplingParams(
-        temperature=0, max_tokens=job.local.sampling.max_tokens, seed=0, logprobs=0,
-        flat_logprobs=True, structured_outputs=StructuredOutputsParams(json=job.answer.json_schema),
+        temperature=0, max_tokens=job.local.sampling.max_tokens, seed=0,
+        logprobs=job.confidence.top_logprobs if logprobs else None,
+        flat_logprobs=True, structured_outputs=schema,
     )  # fmt: skip
     began = time.monotonic()
     outputs = llm.chat(chats, params, use_tqdm=False)
@@ -92,8 +97,25 @@ def ours(job: Job) -> tuple[int, float]:
         return progress.generated_tokens, time.monotonic() - progress.generating_since
 
 
+def looking(job: Job, **looks: Any) -> tuple[int, float]:
+    """The same, with further looks at every answer."""
+    confidence = job.confidence.model_dump() | {"looks": {"take": "always", **looks}}
+    given = type(job.confidence).model_validate(confidence)
+    return ours(job.model_copy(update={"confidence": given}))
+
+
+WAYS: dict[str, Callable[[Job], tuple[int, float]]] = {
+    "raw": raw,
+    "ours": ours,
+    "raw without logprobs": partial(raw, logprobs=False),
+    "raw without schema or logprobs": partial(raw, constrained=False, logprobs=False),
+    "ours, P(true) of each answer": partial(looking, p_true=True),
+    "ours, five samples of each answer": partial(looking, samples=5),
+}
+
+
 def measure(which: str) -> tuple[int, float]:
-    """One of the two in a process of its own."""
+    """One way in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", which],
         env=os.environ | CPU | QUIET, capture_output=True, text=True, check=True,
@@ -106,12 +128,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", choices=("raw", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         job = load_job(DEMO / "job.yaml").job
-        print(json.dumps({"raw": raw, "ours": ours}[options.one](job)))
+        print(json.dumps(WAYS[options.one](job)))
         return
     ratios = []
     for _ in range(options.rounds):
@@ -122,6 +145,10 @@ def main() -> None:
             print(f"{which}: {tokens:,} tokens in {seconds:.1f} s, {rates[which]:,.0f} tokens/s")
         ratios.append(rates["ours"] / rates["raw"])
     print(f"ratio, median of {len(ratios)}: {median(ratios):.2f}")
+    if options.cost:
+        for which in list(WAYS):
+            tokens, seconds = measure(which)
+            print(f"{which}: {seconds:.1f} s ({tokens:,} tokens)")
 
 
 if __name__ == "__main__":

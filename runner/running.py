@@ -53,7 +53,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         closed.provider.request(Prompt((Message("user", ""),), job.answer.constraint()))
     build.local_model(job)
     with open_ledger(request.run_dir) as ledger:
-        _own(ledger, job, request.run_dir)
+        own(ledger, job, request.run_dir)
         records = build.records(job, request.limit)
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
         audits = closed is not None and has_key(closed)
@@ -86,7 +86,7 @@ def escalate_run(
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
     with open_ledger(run_dir, create=False) as ledger:
-        _keep(ledger, job)
+        keep(ledger, job)
         watch = _watch_of(job, ledger, say)
         half = LocalHalf(build.answering(job, closed, None), watch, iter(()))
         asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say, wait=wait))
@@ -106,13 +106,13 @@ def ask_teacher(
         UsageError: there is no closed model, no key, or not money enough for all of them.
         RunDirError: the run directory has decided some of these records already.
     """
-    closed = build.closed_side(_live(job))
+    closed = build.closed_side(live(job))
     if closed is None or not has_key(closed):
         what = "no API key" if closed is not None else "no `escalation`"
         raise UsageError(f"--teacher: there is {what}, so there is no closed model to ask")
     answering = build.answering(job, closed, None)
     with open_ledger(run_dir) as ledger:
-        _own(ledger, job, run_dir)
+        own(ledger, job, run_dir)
         for record in _unasked(ledger, records, run_dir):
             prompt = answering.renderer.render(record)
             outcome = Outcome(
@@ -136,7 +136,7 @@ def ask_teacher(
     return {o.record_id: label_of(o.value) for o in outcomes if o.status is Status.DONE}
 
 
-def _live(job: Job) -> Job:
+def live(job: Job) -> Job:
     """A sample is small, and somebody waits for it: it does not go in a batch."""
     if job.escalation is None:
         return job
@@ -200,7 +200,7 @@ def job_of(run_dir: Path, ledger: Ledger) -> Job:
     return Job.model_validate(json.loads(text))
 
 
-def _own(ledger: Ledger, job: Job, run_dir: Path) -> None:
+def own(ledger: Ledger, job: Job, run_dir: Path) -> None:
     """Claims a new run directory for the job, or refuses one that is another job's."""
     identity = job.identity()
     known = json.loads(ledger.meta("identity") or "null")
@@ -217,7 +217,7 @@ def _own(ledger: Ledger, job: Job, run_dir: Path) -> None:
             "differ; put the job back as it was, or take a new --run-dir"
         )
     ledger.set_meta("identity", json.dumps(identity))
-    _keep(ledger, job)
+    keep(ledger, job)
 
 
 def _undecided(ledger: Ledger) -> bool:
@@ -231,7 +231,7 @@ def _undecided(ledger: Ledger) -> bool:
     return not ledger.query(decided, reasons)
 
 
-def _keep(ledger: Ledger, job: Job) -> None:
+def keep(ledger: Ledger, job: Job) -> None:
     """Writes the job down, for `job_of` and for the summary."""
     whole = job.model_dump(mode="json", by_alias=True) | {"folder": str(job.folder)}
     ledger.set_meta("job", json.dumps(whole, ensure_ascii=False))

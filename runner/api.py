@@ -1,0 +1,152 @@
+"""A run from Python: a job and records in, a table of results out; the command line uses it too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Union
+
+from runner.errors import UsageError
+from runner.job import Job
+from runner.job_file import load_job, make_job
+from runner.ledger import read_ledger
+from runner.pipeline import Progress
+from runner.records import file_format
+from runner.results import row, write_results
+from runner.running import RunRequest, run_job
+from runner.summary import Summary
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+class DataFrame(Protocol):
+    """A pandas one."""
+
+    columns: Any
+
+
+Given = Union[Path, str, DataFrame, "pyarrow.Table", Iterable[Mapping[str, Any]]]
+RECORDS = "records.parquet"
+"""Where records that come as a table are kept, in the run directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to. ``path``: the results file, one row for each record in input order."""
+
+    summary: Summary
+    run_dir: Path
+    path: Path
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The result rows, streamed: id, status, value, decided_by, reason, confidence, … ."""
+        with read_ledger(self.run_dir) as ledger:
+            yield from map(row, ledger.outcomes())
+
+    def table(self) -> pyarrow.Table:
+        """The same as one table; a ``value`` that is an object is JSON text in it."""
+        import pyarrow.parquet
+
+        path = self.run_dir / "results.parquet"
+        if path != self.path:
+            with read_ledger(self.run_dir) as ledger:
+                write_results(ledger.outcomes(), path, "parquet")
+        return pyarrow.parquet.read_table(path)
+
+
+def run(
+    job: Job | Path | str | Mapping[str, Any],
+    records: Given | None = None,
+    *,
+    run_dir: Path | str | None = None,
+    output: Path | str | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Result:
+    """Runs a job, or goes on with it where its run directory stopped.
+
+    Args:
+        job: a job, a job file, or what one holds.
+        records: other records than the job's: a file, a pandas or pyarrow table, or rows.
+        run_dir: where everything is kept; ``runs/NAME`` by default.
+        output: where the results go; the run directory by default.
+        limit: only the first so many records.
+        progress: is kept up to date while it runs.
+        say: hears what a person should know, such as an alarm; prints it by default.
+
+    Raises:
+        UsageError: the job, the records or the run directory are not as they must be.
+        RunFailed: it could not go on; what was recorded is kept, and the same call goes on.
+    """
+    loaded = _job(job)
+    folder = Path(run_dir) if run_dir is not None else Path("runs") / loaded.name
+    if records is not None:
+        loaded = _with_records(loaded, records, folder)
+    path = output_path(loaded, folder, Path(output) if output is not None else None)
+    request = RunRequest(loaded, folder, path, limit)
+    summary = _outside_any_loop(lambda: run_job(request, progress or Progress(), say or print))
+    return Result(summary, folder, path)
+
+
+def output_path(job: Job, folder: Path, given: Path | None = None) -> Path:
+    """The given file, or the job's usual one in the run directory."""
+    fmt = job.output.format
+    ending = fmt if fmt in ("csv", "parquet") else "jsonl"
+    usual = folder / (job.output.path or f"results.{ending}")
+    file_format(given or usual, fmt)  # an ending that says nothing is refused before the run
+    return given or usual
+
+
+def _job(given: Job | Path | str | Mapping[str, Any]) -> Job:
+    if isinstance(given, Job):
+        return given
+    return make_job(given) if isinstance(given, Mapping) else load_job(Path(given)).job
+
+
+def _with_records(job: Job, given: Given, run_dir: Path) -> Job:
+    """The job over these records. A table becomes a file: a later run goes on by it."""
+    if isinstance(given, Path | str):
+        path = Path(given).absolute()
+    else:
+        path = (run_dir / RECORDS).absolute()
+        _keep(given, path)
+    whole = job.records.model_dump(exclude={"url", "query", "format"}) | {"path": path}
+    records = type(job.records).model_validate(whole)
+    return job.model_copy(update={"records": records})
+
+
+def _keep(given: Any, path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if isinstance(given, pyarrow.Table):
+            table = given
+        elif hasattr(given, "columns"):
+            table = pyarrow.Table.from_pandas(given, preserve_index=False)
+        else:
+            table = pyarrow.Table.from_pylist(list(given))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, path)
+    except (pyarrow.ArrowException, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"`records` is no table: {str(error).splitlines()[0]}; give a file, a pandas or "
+            "pyarrow table, or a list of mappings with the same keys"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _outside_any_loop(call: Callable[[], Summary]) -> Summary:
+    """In a thread of its own where the caller's has an event loop, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return call()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()

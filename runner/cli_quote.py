@@ -1,0 +1,58 @@
+"""`localfirst quote`: what a job will cost and take; a part of `runner.cli`, and as thin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+PILOT = 300
+
+
+@click.command()
+@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
+@click.option("--pilot", metavar="N", type=click.IntRange(min=2), default=PILOT, show_default=True)
+@click.option("--labels", type=_FILE, help="People's labels, by record id: certifies by them.")
+@click.option("-o", "--output", type=_FILE, help="Also as a Markdown file to send.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout instead.")
+def quote(
+    job_file: Path,
+    pilot: int,
+    labels: Path | None,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Runs N random records through the local model and says what all of them would cost, how
+    long they take here, and what error can be certified. Sends nothing."""
+    from rich.console import Console
+
+    from runner.display import Display
+    from runner.job_file import load_job
+    from runner.pipeline import Progress
+    from runner.quote import quote_job
+    from runner.quote.show import as_json as in_json
+    from runner.quote.show import show, write_markdown
+    from runner.validate import check_job
+
+    file = load_job(job_file, overrides)
+    check_job(file, calibrated=False)
+    stderr, progress = Console(stderr=True), Progress()
+    with Display(stderr, progress, None).watching():
+        found = quote_job(
+            file.job,
+            pilot,
+            labels,
+            progress,
+            lambda text: stderr.print(text, style="yellow", markup=False, soft_wrap=True),
+        )
+    if output is not None:
+        write_markdown(found, output)
+        click.echo(f"quote: {output}", err=True)
+    if as_json:
+        click.echo(json.dumps(in_json(found)))
+    else:
+        show(Console(), found)

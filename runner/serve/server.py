@@ -1,0 +1,238 @@
+"""A job and a run directory → a server: engine, ledger, courier and uvicorn, from start to stop.
+
+It ends by SIGTERM or Ctrl-C: nothing new is taken, what was begun is finished and settled. Killed,
+it is started again on the same run directory, and books what its courier brought meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+
+import uvicorn
+
+from escalation.closed import ClosedSide
+from escalation.courier_client import Courier
+from escalation.escalate import Escalator
+from escalation.spend import day_cap
+from runner import build
+from runner.errors import LocalFirstError, RunDirError, UsageError
+from runner.job import Job
+from runner.job_records import BATCH, REQUESTS, Records
+from runner.ledger import Ledger, open_ledger
+from runner.pipeline import Answering
+from runner.running import keep, live, own
+from runner.sending import has_key, settle_open_calls
+from runner.serve.app import Desk, make_app
+from runner.serve.guard import Guard
+from runner.serve.intake import Intake, refuse_unservable
+from runner.serve.options import ServeOptions
+from runner.serve.routing import ServedRouter
+from runner.serve.serving import Sending, Serving
+from runner.types import Message, Outcome, Prompt
+from runner.watch import Say, Watch
+
+SERVED = "served"
+BACKLOG = 2048
+KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, or they ask on a closed one
+
+
+def serve_job(job: Job, options: ServeOptions, say: Say) -> None:
+    """Serves until it is told to stop.
+
+    Raises:
+        UsageError: the job or the options are not as they must be.
+        RunFailed: it cannot go on; what was settled is kept.
+    """
+    Server(job, options, say).run()
+
+
+class Server:
+    """``port`` and ``ready`` are known once it listens; `stop` may be called from any thread."""
+
+    def __init__(self, job: Job, options: ServeOptions, say: Say) -> None:
+        refuse_unservable(job)
+        self._job = job
+        self._served = as_served(job, options.timeout_s)
+        self._options = options
+        self._key = options.key(job)
+        self._say = say
+        self._http: _Http | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed: LocalFirstError | None = None
+        self.port = options.port
+
+    @property
+    def ready(self) -> bool:
+        return self._http is not None and self._http.started
+
+    def run(self) -> None:
+        """Raises what `serve_job` raises."""
+        trusted = build.trust(self._job, traffic=True)
+        closed = build.closed_side(self._served)
+        audits = closed is not None and has_key(closed)
+        if closed is not None and audits:
+            closed.provider.request(Prompt((Message("user", ""),), self._job.answer.constraint()))
+        build.local_model(self._job)
+        with _bound(self._options) as listening, open_ledger(self._options.run_dir) as ledger:
+            self.port = listening.getsockname()[1]
+            self._claim(ledger)
+            ledger.set_meta("certificate", json.dumps(trusted.stated()))
+            watch = build.watch(self._job, trusted, ledger, self._say, audits=audits)
+            answering = build.answering(self._served, closed, trusted.calibration)
+            answering = answering_requests(answering, self._served)
+            asyncio.run(self._both_halves(ledger, answering, watch, closed, listening))
+            ledger.set_meta("audit", watch.stated())
+        if self._failed is not None:
+            raise self._failed
+
+    def stop(self) -> None:
+        """Takes nothing new, finishes what was begun, and ends."""
+        if self._loop is not None and self._http is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._http.stop)
+
+    def _claim(self, ledger: Ledger) -> None:
+        """Makes the run directory this job's, as a served one."""
+        run_dir = self._options.run_dir
+        if ledger.meta(SERVED) is None and ledger.query("SELECT 1 FROM outcomes LIMIT 1"):
+            raise RunDirError(
+                f"{run_dir} holds a batch's records, and requests would stand among them; give "
+                "the server another --run-dir"
+            )
+        own(ledger, self._job, run_dir)
+        keep(ledger, self._served)
+        ledger.set_meta(SERVED, "yes")
+
+    async def _both_halves(
+        self,
+        ledger: Ledger,
+        answering: Answering,
+        watch: Watch,
+        closed: ClosedSide | None,
+        listening: socket.socket,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        if closed is None:
+            await self._listen(Serving(ledger, answering, watch, None), ledger, listening)
+            return
+        run_dir, patience = self._options.run_dir, closed.settings.timeout_s + 10
+        day = day_cap(closed, ledger, run_dir)
+        escalator = Escalator(ledger, closed, _nobody, watch.verdict, day, say=self._say)
+        await settle_open_calls(ledger, escalator, run_dir, patience)
+        sends = has_key(closed)
+        if not sends:
+            self._say(
+                f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go to "
+                f"{closed.settings.model} is answered with an error"
+            )
+        try:
+            async with Courier(run_dir, closed.settings) if sends else nullcontext() as courier:
+                sending = Sending(escalator, courier, closed.settings.concurrency)
+                serving = Serving(ledger, answering, watch, sending)
+                await self._listen(serving, ledger, listening)
+        finally:
+            await settle_open_calls(ledger, escalator, run_dir, patience)
+            ledger.set_meta("stopped", escalator.problem or "")
+
+    async def _listen(self, serving: Serving, ledger: Ledger, listening: socket.socket) -> None:
+        options = self._options
+        try:
+            self._say("loading the model")
+            await serving.load()
+            intake = Intake(self._job, options.on_unsure)
+            desk = Desk(
+                serving, intake, options, self._job.local.model,
+                lambda: float(ledger.attempts.committed_usd()), self._fatal,
+            )  # fmt: skip
+            app = make_app(desk, Guard(self._key, options.host))
+            config = uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", backlog=BACKLOG,
+                server_header=False, timeout_keep_alive=KEEP_ALIVE_S, ws="none",
+            )  # fmt: skip
+            self._http = _Http(config, lambda: self._say(self._welcome()))
+            await self._http.serve([listening])
+        finally:
+            await serving.aclose()
+
+    def _fatal(self, error: LocalFirstError) -> None:
+        if self._failed is None:
+            self._failed = error
+            self.stop()
+
+    def _welcome(self) -> str:
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        who = "with its API key" if self._key else "without a key, for this machine alone"
+        return f"{self._job.name} at http://{host}:{self.port}/v1 ({who}); Ctrl-C ends it"
+
+
+class _Http(uvicorn.Server):
+    """uvicorn that leaves it to us what a signal means: it would raise it again at its end, and
+    SIGTERM would cut short what comes behind. A second signal waits for no client."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    def stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        heard = []
+        for one in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
+                loop.add_signal_handler(one, self.stop)
+                heard.append(one)
+        yield
+        for one in heard:
+            loop.remove_signal_handler(one)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+
+def as_served(job: Job, timeout_s: float) -> Job:
+    """The job as its run directory keeps it: records are requests with their whole prompt, which
+    any later command can send, and nobody waits longer than for one request's time."""
+    records = Records.model_validate({"path": REQUESTS, "format": BATCH})
+    changes: dict[str, object] = {"records": records, "prompt": None}
+    if (closed := live(job).escalation) is not None:
+        patience = min(closed.retry_for_s, timeout_s)
+        changes["escalation"] = closed.model_copy(update={"retry_for_s": patience})
+    return job.model_copy(update=changes)
+
+
+def answering_requests(answering: Answering, job: Job) -> Answering:
+    """The same, by rules that a request may lack fields for."""
+    return replace(answering, router=ServedRouter(job))
+
+
+@contextlib.contextmanager
+def _bound(options: ServeOptions) -> Iterator[socket.socket]:
+    """The address, taken before minutes go into a model."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((options.host, options.port))
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen at {options.host}, port {options.port}: {error.strerror}; give "
+                "another --host or --port"
+            ) from None
+        yield listening
+
+
+def _nobody(outcome: Outcome) -> None:
+    """Hears of outcomes: each request looks for its own."""

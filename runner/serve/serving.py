@@ -1,0 +1,263 @@
+"""A request through the pipeline: decided, settled in the ledger, and only then answered.
+
+What waits is asked for at once, since somebody waits for it, and never later on this server's own
+account: whoever got no answer may have gone elsewhere. It stays in the ledger, for the same request
+under the same name or for `localfirst escalate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from escalation.closed import Sender
+from escalation.escalate import Escalator
+from escalation.policy import Acceptance
+from escalation.standing import STANDS, local_outcome
+from runner.ledger import Ledger
+from runner.pipeline import Answering, Pipeline, Progress
+from runner.results.openai_batch import paid_tokens
+from runner.serve.intake import Asked
+from runner.types import (
+    Answer,
+    DecidedBy,
+    Engine,
+    JSONValue,
+    Outcome,
+    Prompt,
+    Reason,
+    Record,
+    Status,
+)
+from runner.watch import Watch
+
+Gone = Callable[[], Awaitable[bool]]
+"""Whether the client that asked has gone."""
+
+COMMIT_AFTER_S = 0.003
+"""How long a settled answer waits for others: a commit costs as much for many as for one."""
+COOL_DOWN_S = 15.0
+"""After how long a stop of the sending is looked at again: a server has no next run."""
+CLIENT_GONE = "client_gone"
+_NO_TOKENS = (0, 0, 0)
+
+
+class ClientGone(Exception):
+    """Nobody waits for this answer, and nothing was begun for it."""
+
+
+class Taken(Exception):
+    """The record's id is another request's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How a request ended. ``local``: the local model's value, where one was made that may not
+    stand. ``waits_for``: why a waiting record was not sent. ``tokens``: as
+    `runner.results.openai_batch.chat_completion` takes them."""
+
+    outcome: Outcome
+    tokens: tuple[int, int, int] = _NO_TOKENS
+    local: JSONValue = None
+    local_model: str | None = None
+    waits_for: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """The paid part; ``sender`` is None where there is no key."""
+
+    escalator: Escalator
+    sender: Sender | None
+    concurrency: int
+
+
+class Serving(Pipeline):
+    """The pipeline for requests. Begin with `load`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        answering: Answering,
+        watch: Watch,
+        sending: Sending | None,
+    ) -> None:
+        super().__init__(ledger, answering, watch, Progress())
+        self._sending = sending
+        self._turns = asyncio.Semaphore(sending.concurrency if sending is not None else 1)
+        self._stopped_at: float | None = None
+        self._under_way: dict[str, tuple[str, asyncio.Task[Answered]]] = {}
+        self._commit: asyncio.Task[None] | None = None
+        self._counted: dict[int, tuple[int, int, int]] = {}
+        ((last,),) = ledger.query("SELECT MAX(position) FROM outcomes")
+        self._next = 0 if last is None else last + 1
+
+    async def load(self) -> None:
+        """Loads the engine.
+
+        Raises:
+            UsageError, EngineError: it cannot be used.
+        """
+        self._engine = await self._load()
+        self._slots = asyncio.Semaphore(self._engine.window)
+
+    async def aclose(self) -> None:
+        """Once the last request that was begun is settled."""
+        while self._under_way:
+            await asyncio.wait([task for _, task in self._under_way.values()])
+            await asyncio.sleep(0)
+        if self._engine is not None:
+            await self._engine.aclose()
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether confidences are probabilities of being right."""
+        return self._do.judge.calibration is not None
+
+    @property
+    def stopped(self) -> Reason | None:
+        """Why nothing is sent, where that is so."""
+        if self._sending is None:
+            return None
+        return Reason.NO_KEY if self._sending.sender is None else self._sending.escalator.stopped
+
+    async def answer(self, asked: Asked, gone: Gone) -> Answered:
+        """The answer, settled. Cut short, the work goes on and is settled all the same.
+
+        Raises:
+            ClientGone: the client went before anything was begun.
+            Taken: another request has this record's id.
+            RunFailed: the engine or the ledger gave out.
+        """
+        known = self._under_way.get(asked.id)
+        if known is not None and known[0] != asked.mark:
+            raise Taken(asked.id)
+        if known is not None:
+            return await asyncio.shield(known[1])
+        task = asyncio.create_task(self._answer(asked, gone))
+        self._under_way[asked.id] = (asked.mark, task)
+        task.add_done_callback(lambda done: self._over(asked.id, done))
+        return await asyncio.shield(task)
+
+    def _over(self, name: str, task: asyncio.Task[Answered]) -> None:
+        del self._under_way[name]
+        if not task.cancelled():
+            task.exception()  # its client may have gone: then nobody else asks for it
+
+    async def _answer(self, asked: Asked, gone: Gone) -> Answered:
+        position = self._known(asked)
+        if position is None:
+            position = self._next
+            self._next += 1
+            await self._decide(asked, position, gone)
+            self._counted.setdefault(position, _NO_TOKENS)
+        await self._ask(asked, position, gone)
+        await self._kept()
+        return self._answered(asked, position)
+
+    def _known(self, asked: Asked) -> int | None:
+        """Where a former request of this name was recorded. One that was in error is done anew."""
+        if not asked.named:
+            return None
+        found = self._ledger.query(
+            "SELECT position, digest, status FROM outcomes WHERE record_id=? LIMIT 1", (asked.id,)
+        )
+        for position, mark, status in found:
+            if status == Status.ERROR:
+                self._ledger.forget(position)
+                return None
+            if mark != asked.mark:
+                raise Taken(asked.id)
+            return int(position)
+        return None
+
+    async def _decide(self, asked: Asked, position: int, gone: Gone) -> None:
+        record = asked.record(position)
+        routed = self._without_model(record, asked.mark)
+        if routed is None:
+            return
+        await self._slots.acquire()
+        if not asked.named and await gone():
+            self._slots.release()
+            raise ClientGone
+        self._flying[record.id] = position
+        await self._with_model(record, asked.mark, routed, self._slots)
+
+    async def _ask(self, asked: Asked, position: int, gone: Gone) -> None:
+        """Sends the record to the closed model, if it waits for that and may be sent."""
+        held = self._ledger.held(position)
+        if held is None or self._sending is None:
+            return
+        sending = self._sending
+        if sending.sender is None:
+            self._ledger.set_waits_for(position, Reason.NO_KEY)
+        else:
+            async with self._turns:
+                if not asked.named and await gone():
+                    self._ledger.set_waits_for(position, CLIENT_GONE)
+                else:
+                    self._try_again(sending.escalator)
+                    await sending.escalator.ask(sending.sender, position)
+        held = self._ledger.held(position)
+        if held is not None and held.reason in STANDS:
+            paid = self._ledger.attempts.paid_usd(position)
+            self._ledger.change(local_outcome(held, paid))
+
+    async def _judged(
+        self, engine: Engine, record: Record, prompt: Prompt, answer: Answer, rule: Acceptance
+    ) -> Answer:
+        # The trail has them too, and would be read from its start to its end.
+        self._counted[record.position] = (answer.input_tokens, 0, answer.output_tokens)
+        return await super()._judged(engine, record, prompt, answer, rule)
+
+    def _try_again(self, escalator: Escalator) -> None:
+        if escalator.stopped is None:
+            self._stopped_at = None
+            return
+        now = time.monotonic()
+        self._stopped_at = self._stopped_at or now
+        if now - self._stopped_at >= COOL_DOWN_S:
+            escalator.lift()
+            self._stopped_at = None
+
+    async def _kept(self) -> None:
+        """Until what was settled is on the disk."""
+        if self._commit is None:
+            self._commit = asyncio.create_task(self._commit_soon())
+        await asyncio.shield(self._commit)
+
+    async def _commit_soon(self) -> None:
+        await asyncio.sleep(COMMIT_AFTER_S)
+        self._commit = None  # whoever comes from here on needs the next one
+        self._ledger.commit()
+
+    def _answered(self, asked: Asked, position: int) -> Answered:
+        outcome = self._ledger.find(asked.id)
+        assert outcome is not None
+        tokens = self._tokens(outcome)
+        if outcome.status is Status.DONE:
+            return Answered(outcome, tokens)
+        ((waits_for, kept),) = self._ledger.query(
+            "SELECT o.waits_for, h.answer FROM outcomes o LEFT JOIN held h USING (position) "
+            "WHERE o.position=?",
+            (position,),
+        )
+        local: dict[str, Any] = json.loads(kept or "null") or {}
+        return Answered(outcome, tokens, local.get("value"), local.get("model"), waits_for)
+
+    def _tokens(self, outcome: Outcome) -> tuple[int, int, int]:
+        counted = self._counted.pop(outcome.position, None)
+        if outcome.decided_by is DecidedBy.CLOSED:
+            return paid_tokens(self._ledger, outcome.position) or _NO_TOKENS
+        return counted or self._former_tokens(outcome.position)
+
+    def _former_tokens(self, position: int) -> tuple[int, int, int]:
+        """Of an answer that a former process made, or that is asked for once more."""
+        for entry in self._ledger.trail.of(position):
+            if entry.note and (counted := json.loads(entry.note).get("tokens")):
+                return counted[0], 0, counted[1]
+        return _NO_TOKENS
