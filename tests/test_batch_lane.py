@@ -393,6 +393,19 @@ def test_a_deadline_is_a_time_or_a_duration(tmp_path: Path) -> None:
         assert settings.model_dump(mode="json")["deadline"] == then
 
 
+def test_the_key_goes_nowhere_else_for_results(tmp_path: Path, api: StandIn) -> None:
+    path = job(tmp_path, api, SIDES["anthropic"])
+    run(path)
+    with StandIn(tmp_path / "other.jsonl") as other:
+        api.claude_batches.results_host = other.url.removeprefix("http://")
+        ran = collect(path)
+        assert other.bill.requests(None) == []
+    assert "where the key is not sent" in (ran.summary.stopped or "")
+    assert ran.waits_for() == dict.fromkeys(NAMES, "batch")
+    api.claude_batches.results_host = None
+    everything_is_done(collect(path), api)
+
+
 def test_killed_between_sending_a_batch_and_noting_its_id(
     tmp_path: Path, api: StandIn, side: Side
 ) -> None:

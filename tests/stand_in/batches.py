@@ -36,6 +36,7 @@ class ClaudeBatches(Desk):
         self.claude = claude
         self.error = claude.error
         self.most_parts = 100_000
+        self.results_host: str | None = None  # where results are said to be, instead of here
         self.most_bytes = 256 * 10**6
 
     def route(self, method: str, path: str) -> Route | None:
@@ -145,7 +146,8 @@ class ClaudeBatches(Desk):
         going = "canceling" if batch.cancelled else "in_progress"
         over, archived = batch.ended is not None, bool(batch.ended and self.settings.archived)
         states = ("processing", "succeeded", "errored", "canceled", "expired")
-        url = f"http://{call.headers['host']}{PATH}/{batch.id}/results"
+        host = self.results_host or call.headers["host"]
+        url = f"http://{host}{PATH}/{batch.id}/results"
         return {
             "id": batch.id,
             "type": "message_batch",
