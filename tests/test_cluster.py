@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -29,7 +26,6 @@ from tests.fakes import write_job as write_small
 from tests.jobs import NO_KEY, ROOT, Ran, use_engine, wait_until
 from tests.scripted import LOCAL
 from tests.test_engine_death import World, ids
-from tests.test_engine_kills import answered, begin
 
 KILLED_BY_OTHERS = EngineDied("its actor is gone: killed", by_others=True)
 
@@ -340,42 +336,3 @@ def test_an_actor_that_is_killed_is_named_so(ray: Any) -> None:
 def test_what_keeps_a_replica_from_loading_is_said_as_on_one_machine(ray: Any) -> None:
     with pytest.raises(UsageError, match="mend it"):
         on_ray("mend it")
-
-
-# --- the demo's model ---
-
-
-def actors_of(run: subprocess.Popen[str]) -> list[int]:
-    """The replicas' actors: children of Ray's own process, which is the run's child."""
-    parents, found = {}, []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, parent = int(status.parent.name), status.read_text().rpartition(")")[2].split()[1]
-            command = (status.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        parents[pid] = int(parent)
-        if command.startswith(b"ray::Hosted"):
-            found.append(pid)
-    return sorted(pid for pid in found if parents.get(parents[pid]) == run.pid)
-
-
-@pytest.mark.slow
-def test_two_replicas_one_killed_give_the_bytes_of_one_process(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
-    # Few at once, so that there is time to kill it.
-    many = ("--set", "cluster={replicas: 2, address: local}", "--set", "local.window=4")
-    run = begin(killed, "--cluster", *many)
-    wait_until(lambda: answered(killed / "run") >= 60 or run.poll() is not None, 200)
-    victims = actors_of(run)
-    assert victims, (killed / "stderr.txt").read_text()
-    os.kill(victims[0], signal.SIGKILL)
-    assert run.wait(200) == 3  # some records wait for a key
-    assert begin(calm).wait(200) == 3
-    said = (killed / "stderr.txt").read_text()
-    assert said.count("the engine died (its actor is gone: ") == 1, said
-    assert "Traceback" not in said
-    of_killed, of_calm = ((each / "run" / "results.jsonl").read_bytes() for each in (killed, calm))
-    assert of_killed == of_calm
-    assert of_calm.count(b"\n") == 300

@@ -129,7 +129,7 @@ def test_a_page_in_place_of_a_batch_comes_as_a_str(api: StandIn) -> None:
 
 
 def test_slow_for_longer_than_the_client_waits_still_makes_a_batch(api: StandIn) -> None:
-    api.faults.push("slow", endpoint="batch_create", seconds=0.4)
+    api.faults.push("slow", endpoint="batch_create", seconds=2.0)
 
     async def work(client: AsyncAnthropic) -> None:
         with pytest.raises(anthropic.APITimeoutError):
