@@ -5,8 +5,7 @@
 Each round runs both in fresh processes, one after the other: the same prompts, sampling, schema,
 logprobs and engine settings. Loading the engine is left out of both; everything behind it is in:
 for ours reading, routing, the check, the ledger, the results and closing the engine, for raw vLLM
-closing nothing. ``--cost`` adds what each part of the check costs, by leaving it out or putting it
-in.
+closing nothing. ``--cost`` adds what the schema and the logprobs cost, by leaving them out.
 """
 
 from __future__ import annotations
@@ -97,20 +96,11 @@ def ours(job: Job) -> tuple[int, float]:
         return progress.generated_tokens, time.monotonic() - progress.generating_since
 
 
-def looking(job: Job, **looks: Any) -> tuple[int, float]:
-    """The same, with further looks at every answer."""
-    confidence = job.confidence.model_dump() | {"looks": {"take": "always", **looks}}
-    given = type(job.confidence).model_validate(confidence)
-    return ours(job.model_copy(update={"confidence": given}))
-
-
 WAYS: dict[str, Callable[[Job], tuple[int, float]]] = {
     "raw": raw,
     "ours": ours,
     "raw without logprobs": partial(raw, logprobs=False),
     "raw without schema or logprobs": partial(raw, constrained=False, logprobs=False),
-    "ours, P(true) of each answer": partial(looking, p_true=True),
-    "ours, five samples of each answer": partial(looking, samples=5),
 }
 
 
