@@ -25,7 +25,7 @@ from escalation.batches import (
     telling,
 )
 from escalation.openai import client, failed, refused
-from escalation.replies import Key, Reply
+from escalation.replies import Key, Reply, Verdict
 from runner.job import Escalation
 
 MARK = "localfirst"
@@ -89,7 +89,10 @@ class OpenAIBatches:
             batch = await self._client.batches.retrieve(batch_id)
             files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
             if not files:
-                raise ResultsGone(Reply("unknown", problem="it has no results"))
+                # What was done would be in a file, and nothing else is billed.
+                stopped = batch.status in ("cancelled", "expired")
+                verdict: Verdict = "retry" if stopped else "unknown"
+                raise ResultsGone(Reply(verdict, problem=f"{batch.status}, without results"))
             for file in files:
                 content = self._client.files.with_streaming_response.content(file)
                 async with content as response:

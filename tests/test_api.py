@@ -40,7 +40,7 @@ def test_a_job_file_in_and_a_table_out(job: Path) -> None:
 def test_records_as_a_table(job: Path, kind: str) -> None:
     other: Any = pa.Table.from_pylist(jobs.records(["X-1", "X-2", "X-3"], "template"))
     if kind == "pandas":
-        other = pytest.importorskip("pandas").DataFrame(other.to_pylist())
+        other = other.to_pandas()
     elif kind == "rows":
         other = other.to_pylist()
     for _ in range(2):  # the second goes on where nothing is left to do

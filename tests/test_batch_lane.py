@@ -291,6 +291,15 @@ def test_a_batch_that_fails_as_a_whole_says_why(tmp_path: Path, api: StandIn) ->
     everything_is_done(collect(path), api)
 
 
+def test_a_batch_that_expires_without_a_word_is_sent_again(tmp_path: Path, api: StandIn) -> None:
+    api.chat_batches.tells_undone = False
+    api.batches.push("expire")
+    path = job(tmp_path, api, SIDES["openai"])
+    run(path)
+    everything_is_done(collect(path), api)
+    assert made(api) == 2
+
+
 def test_the_cap_holds_and_what_comes_back_is_spent_on_the_rest(
     tmp_path: Path, api: StandIn, side: Side
 ) -> None:

@@ -44,6 +44,7 @@ class ChatBatches(Desk):
         self.files = files
         self.error = chat.error
         self.most_parts = 50_000
+        self.tells_undone = True  # whether what was not done has a row among the errors
 
     def route(self, method: str, path: str) -> Route | None:
         if path != PATH and not path.startswith(f"{PATH}/"):
@@ -75,7 +76,7 @@ class ChatBatches(Desk):
             lines = [rows.dump(self._row(part)) for part in parts]
             if self.settings.shuffled:
                 lines = rows.shuffle(lines, "".join(part.custom_id for part in parts))
-            if lines:
+            if lines and (succeeded or self.tells_undone):
                 file = File(f"{batch.id}_{name}.jsonl", "batch_output", lines=lines)
                 batch.more[name] = self.files.keep(file).id
 
