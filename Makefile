@@ -2,7 +2,7 @@ PYTHON ?= python3
 STACK ?= auto
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format lock model records clean
+.PHONY: help setup demo test check format reference lock model records clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +29,9 @@ check: setup ## format, lint, types and import layers; changes nothing
 format: setup ## formats, and mends what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+reference: setup ## writes docs/reference from the code
+	@$(BIN)/python scripts/make_reference.py
 
 lock: setup ## renews both requirement lists from pyproject.toml
 	$(BIN)/python scripts/lock.py cpu

@@ -54,7 +54,10 @@ class Router:
                 # High-stakes, but it may not leave: nobody but a person is left to decide.
                 return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False, rule=n)
             return Routed(Route(rule.to), rule.reason or Reason.RULE, may_leave, rule=n)
-        return Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=not kept)
+        return _LOCAL[kept]
+
+
+_LOCAL = [Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=not kept) for kept in (False, True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class Decision:
     accept: bool
     escalate: bool
     reason: str
+
+
+_ACCEPTED = Decision(True, False, Reason.CONFIDENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,5 +127,5 @@ def decide(answer: Answer, rule: Acceptance, *, may_leave: bool) -> Decision:
     elif answer.score is not None and answer.score < rule.threshold:
         reason = Reason.UNSURE
     else:
-        return Decision(True, False, Reason.CONFIDENT)
+        return _ACCEPTED
     return Decision(False, may_leave and rule.escalate, reason if may_leave else Reason.KEPT_LOCAL)

@@ -7,8 +7,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from decimal import Decimal
-from functools import partial
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from escalation.anthropic import Anthropic
@@ -23,12 +22,14 @@ from escalation.redact import Redactor
 from escalation.replies import Provider
 from escalation.trust import Trust
 from runner.check import Checker
-from runner.cluster import on_cluster
 from runner.cluster.pool import Pool
-from runner.engines.child import ChildEngine
 from runner.engines.reviving import Reviving
-from runner.errors import MissingExtra, UsageError
-from runner.job import Escalation, Job, Local
+from runner.errors import UsageError
+from runner.job import Escalation, Job
+from runner.loading import engine_name as engine_name
+from runner.loading import load
+from runner.loading import local_model as local_model
+from runner.loading import model_mistake as model_mistake
 from runner.looks import looks_of
 from runner.pipeline import Answering
 from runner.prompts import Expression, Renderer, renderer_of
@@ -67,18 +68,6 @@ def sampling(job: Job) -> Sampling:
     )
 
 
-def engine_name(local: Local) -> str:
-    """What ``engine: auto`` means on this machine."""
-    if local.engine != "auto":
-        return local.engine
-    if local.base_url:
-        return "openai_server"
-    for name in ("vllm", "transformers"):
-        if importlib.util.find_spec(name):
-            return name
-    raise MissingExtra("neither vLLM nor transformers", "cpu", "gpu")
-
-
 def engine(job: Job) -> Engine:
     """Loads the local model, and makes sure that its logprobs mean something; seconds to minutes.
     Not for a thread in which an event loop runs.
@@ -86,7 +75,7 @@ def engine(job: Job) -> Engine:
     Raises:
         UsageError: it gives logprobs that no confidence can be taken from.
     """
-    loaded = _load(job)
+    loaded = load(job)
     if job.answer.text is None and (problem := asyncio.run(_logprob_problem(job, loaded))):
         asyncio.run(loaded.aclose())
         raise UsageError(problem)
@@ -99,68 +88,11 @@ async def _logprob_problem(job: Job, loaded: Engine) -> str | None:
     if engine_name(job.local) != "openai_server":
         return await logprob_problem(loaded)
     # A client's connections belong to the event loop that opened them: this one ends here.
-    client = _load(job)
+    client = load(job)
     try:
         return await logprob_problem(client)
     finally:
         await client.aclose()
-
-
-def _load(job: Job) -> Engine:
-    name = engine_name(job.local)
-    model = local_model(job)
-    if name == "openai_server":
-        if job.cluster is not None:
-            raise UsageError("cluster: local.base_url is one server; leave out one of the two")
-        from runner.engines.openai_server import OpenAIServerEngine
-
-        return OpenAIServerEngine(job.local)
-    make = partial(_maker(name), model, job.local)
-    if job.cluster is not None:
-        return on_cluster(job.cluster, job.local, make)
-    return Reviving(partial(_in_child, make))
-
-
-def _maker(name: str) -> Callable[..., Engine]:
-    if name == "vllm":
-        from runner.engines.vllm import VllmEngine
-
-        return VllmEngine
-    from runner.engines.transformers import TransformersEngine
-
-    return TransformersEngine
-
-
-def _in_child(make: Callable[[int], Engine], thrift: int) -> ChildEngine:
-    return ChildEngine(partial(make, thrift))
-
-
-def local_model(job: Job) -> str:
-    """The model's folder, checked, or the name it has elsewhere.
-
-    Raises:
-        UsageError: the path is no model folder.
-    """
-    path = job.model_path()
-    if path is None:
-        return job.local.model
-    if mistake := model_mistake(path):
-        raise UsageError(f"local.model: {mistake}")
-    return str(path)
-
-
-def model_mistake(path: Path) -> str | None:
-    """What keeps a folder from being a model, in a sentence."""
-    if not path.is_dir():
-        return f"{path} is not there; give a model's folder, or its name on the hub"
-    missing = [n for n in ("config.json", "tokenizer.json") if not (path / n).exists()]
-    if (path / "tokenizer.model").exists() or (path / "vocab.json").exists():
-        missing = [n for n in missing if n != "tokenizer.json"]
-    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-        missing.append("*.safetensors")
-    if missing:
-        return f"{path} is not a model's folder: it has no {' and no '.join(missing)}"
-    return None
 
 
 def closed_side(job: Job) -> ClosedSide | None:
@@ -287,13 +219,19 @@ def _estimate(closed: ClosedSide | None) -> Callable[[Prompt, int], Decimal]:
         return lambda prompt, output_tokens: Decimal(0)
     # Not by building requests: that takes the provider's SDK, seconds before the first record.
     sizes: dict[int, int] = {}
+    priced = lru_cache(4096)(closed.price.estimate)  # records are of few lengths
 
     def estimate(prompt: Prompt, output_tokens: int) -> Decimal:
         around = sizes.get(id(prompt.constraint))
         if around is None:
             around = len(body_bytes(asdict(prompt.constraint))) + AROUND_BYTES
             sizes[id(prompt.constraint)] = around
-        size = sum(len(m.content.encode("utf-8", "replace")) for m in prompt.messages)
-        return closed.price.estimate(around + size, output_tokens or TYPICAL_OUTPUT_TOKENS)
+        for message in prompt.messages:
+            around += _bytes(message.content)
+        return priced(around, output_tokens or TYPICAL_OUTPUT_TOKENS)
 
     return estimate
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -89,8 +89,10 @@ class Checker:
 
     def _parse_json(self, text: str, validator: Validator) -> tuple[JSONValue, str | None]:
         try:
-            value = _decoder.decode(text)
+            value, end = _decoder.raw_decode(text)
         except (ValueError, RecursionError):
+            return text, "the answer is not JSON"
+        if end < len(text):
             return text, "the answer is not JSON"
         if text in self._fitting:
             return value, None

@@ -9,54 +9,39 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner.cli_doctor import doctor, models
-from runner.cli_parts import SOME_UNFINISHED, finish
+from runner.cli_engines import engines, keep_loaded
+from runner.cli_group import Group, log_format
+from runner.cli_parts import SOME_UNFINISHED, finish, watched
 from runner.cli_quote import quote
 from runner.cli_report import report
 from runner.cli_review import review
 from runner.cli_serve import serve
 from runner.cli_status import status
-from runner.errors import LocalFirstError, UsageError
+from runner.errors import UsageError
+from runner.logs import event
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from runner.calibrate import Calibrated
     from runner.job import Job
     from runner.job_file import JobFile
-    from runner.pipeline import Progress
+    from runner.labels import Label
+    from runner.types import Record
 
-INTERRUPTED = 130
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-class _Group(click.Group):
-    """Turns our errors into one sentence and the right exit status; never a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LocalFirstError as error:
-            click.echo(f"localfirst: {error}", err=True)
-            ctx.exit(error.exit_status)
-        except KeyboardInterrupt:
-            click.echo(
-                "localfirst: stopped; what is done is kept: run the same command again to go on",
-                err=True,
-            )
-            ctx.exit(INTERRUPTED)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="localfirst")
+@log_format
 def main() -> None:
     """Runs batches of records through an open-weight model on your own machine, checks each
     answer, and pays a closed model only for the ones it is unsure of."""
@@ -70,7 +55,9 @@ def main() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N records.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 @click.option("--cluster", is_flag=True, help="The local half on all of a Ray cluster's GPUs.")
+@keep_loaded
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
+@log_format
 def run(  # noqa: PLR0913
     job_file: Path,
     run_dir: Path | None,
@@ -79,23 +66,28 @@ def run(  # noqa: PLR0913
     limit: int | None,
     overrides: tuple[str, ...],
     cluster: bool,
+    keep_loaded: float | None,
     as_json: bool,
 ) -> None:
     """Runs the job; the same command again goes on where it stopped."""
-    file = _load(job_file, overrides, records)
+    if keep_loaded is not None:
+        overrides = (*overrides, f"local.keep_loaded={keep_loaded:g}")
+    file = _load(job_file, overrides, records, ahead=None if cluster else (run_dir,))
     from runner import api
     from runner.job import Cluster
+    from runner.telemetry import of_run
 
     job = file.job
     if cluster:
         job = job.model_copy(update={"cluster": job.cluster or Cluster()})
-    console, progress = _watch()
+    display, progress = watched(job, _count(job, limit), run_dir or Path("runs") / job.name)
     where: dict[str, Any] = {"run_dir": run_dir, "output": output, "limit": limit}
     began = time.monotonic()
-    with _displayed(console, progress, file, limit):
-        done = api.run(job, progress=progress, say=_say(console), **where)
+    with display.watching(), of_run(job.name, job.local.model, display.say) as traced:
+        done = api.run(job, progress=progress, say=display.say, **where)
+        traced(done.summary)
     elapsed = time.monotonic() - began
-    finish(console, done.summary, done.path, as_json, elapsed, table=job.output.table)
+    finish(None, done.summary, done.path, as_json, elapsed, table=job.output.table)
 
 
 @main.command()
@@ -115,6 +107,7 @@ def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
 @click.option("-o", "--output", type=_FILE, help="Where it is saved; the job's calibration.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 @click.option("--json", "as_json", is_flag=True, help="The certificates as JSON on stdout.")
+@log_format
 def calibrate(
     job_file: Path,
     labels: Path | None,
@@ -132,21 +125,24 @@ def calibrate(
     from runner.calibrate import calibrate_job
     from runner.running import ask_teacher
 
-    console, progress = _watch()
     folder = run_dir or Path("runs") / job.name
-    found = calibrate_job(
-        job,
-        output or job.calibration_path(),
-        labels,
-        teacher or 0,
-        lambda records: ask_teacher(job, folder, records, progress, _say(console)),
-    )
-    _tell_calibration(found, job, output or job.calibration_path())
+
+    def ask(records: Sequence[Record]) -> Mapping[str, Label]:
+        display, progress = watched(job, len(records), folder)
+        with display.watching():
+            return ask_teacher(job, folder, records, progress, display.say)
+
+    path = output or job.calibration_path()
+    found = calibrate_job(job, path, labels, teacher or 0, ask)
+    _tell_calibration(found, job, path)
     stated = found.trusted.stated() or []
     if as_json:
         click.echo(json.dumps(stated))
-    if any(one["threshold"] is None and not one["all_closed"] for one in stated):
-        sys.exit(SOME_UNFINISHED)
+    nothing = any(one["threshold"] is None and not one["all_closed"] for one in stated)
+    status = SOME_UNFINISHED if nothing else 0
+    event("finished", "calibrated", certificates=stated, saved=path, exit_status=status)
+    if status:
+        sys.exit(status)
 
 
 def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
@@ -188,6 +184,7 @@ def export(run_dir: Path, output: Path) -> None:
 @click.option("--budget", type=str, help="Another spending cap, in US dollars.")
 @click.option("--wait", is_flag=True, help="Until the last batch is back.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
+@log_format
 def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> None:
     """Sends what waits for the closed model, and collects what its batches brought; needs its key,
     and no local model."""
@@ -197,12 +194,14 @@ def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> No
 
     with read_ledger(run_dir) as ledger:
         job = job_of(run_dir, ledger)
+        ((waiting,),) = ledger.query("SELECT COUNT(*) FROM outcomes WHERE status='waiting'")
     if budget is not None and job.escalation is not None:
         job = _with_budget(job, budget)
-    console, progress = _watch()
+    display, progress = watched(job, waiting, run_dir)
     output = output_path(job, run_dir)
-    summary = escalate_run(run_dir, job, output, progress, _say(console), wait=wait)
-    finish(console, summary, output, as_json, table=job.output.table)
+    with display.watching():
+        summary = escalate_run(run_dir, job, output, progress, display.say, wait=wait)
+    finish(None, summary, output, as_json, table=job.output.table)
 
 
 @main.command()
@@ -217,7 +216,12 @@ def init(folder: Path) -> None:
 
 
 def _load(
-    path: Path, overrides: tuple[str, ...], records: Path | None, *, calibrated: bool = True
+    path: Path,
+    overrides: tuple[str, ...],
+    records: Path | None,
+    *,
+    calibrated: bool = True,
+    ahead: tuple[Path | None] | None = None,
 ) -> JobFile:
     from runner.job_file import load_job
     from runner.validate import check_job
@@ -228,6 +232,10 @@ def _load(
             f"records.path={json.dumps(str(records.absolute()), ensure_ascii=False)}",
         )
     file = load_job(path, overrides)
+    if ahead is not None:
+        from runner.loading import starting_ahead
+
+        click.get_current_context().with_resource(starting_ahead(file.job, *ahead))
     check_job(file, calibrated=calibrated)
     return file
 
@@ -245,30 +253,16 @@ def _with_budget(job: Job, budget: str) -> Job:
     return job.model_copy(update={"escalation": settings})
 
 
-def _watch() -> tuple[Console, Progress]:
-    from rich.console import Console
-
-    from runner.pipeline import Progress
-
-    return Console(stderr=True), Progress()
-
-
-def _say(console: Console) -> Callable[[str], None]:
-    # No markup: the words of a provider or a path may hold brackets.
-    return lambda text: console.print(text, style="yellow", markup=False, soft_wrap=True)
-
-
-def _displayed(console: Console, progress: Progress, file: JobFile, limit: int | None) -> Any:
-    from runner.display import Display
+def _count(job: Job, limit: int | None) -> int | None:
+    """How many records a run has, if that is quick to find out."""
     from runner.records.source import job_count
 
-    total = job_count(file.job)
-    if total is not None and limit is not None:
-        total = min(total, limit)
-    return Display(console, progress, total).watching()
+    total = job_count(job)
+    return total if total is None or limit is None else min(total, limit)
 
 
 main.add_command(doctor)
+main.add_command(engines)
 main.add_command(models)
 main.add_command(quote)
 main.add_command(report)

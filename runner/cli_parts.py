@@ -1,4 +1,4 @@
-"""What commands share: where a run's results go, and how a command about a run ends."""
+"""What commands share: who watches a run, where its results go, and how a command about it ends."""
 
 from __future__ import annotations
 
@@ -10,16 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner import logs
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from runner.display import Display
+    from runner.display_log import EventDisplay
+    from runner.job import Job
+    from runner.meter import Counted
     from runner.summary import Summary
 
 SOME_UNFINISHED = 3
 
 
+def watched(
+    job: Job, total: int | None, run_dir: Path | None = None
+) -> tuple[Display | EventDisplay, Counted]:
+    """Who shows a run of ``total`` records (None: nobody knows), on stderr, and what it reads."""
+    from runner.meter import Counted, Meter
+
+    progress = Counted()
+    meter = Meter(progress, total)
+    if logs.structured():
+        from runner.display_log import EventDisplay
+
+        logs.bind(job=job.name, **({"run_dir": run_dir} if run_dir is not None else {}))
+        return EventDisplay(meter), progress
+    from runner.display import Display
+
+    closed = job.escalation
+    batches = closed is not None and closed.lane == "batch"
+    name = closed.model if closed is not None else None
+    return Display(stderr(), meter, job.name, name, batches=batches), progress
+
+
+def stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 def finish(
-    console: Console,
+    console: Console | None,
     summary: Summary,
     output: Path,
     as_json: bool,
@@ -27,7 +60,25 @@ def finish(
     more: Mapping[str, Any] | None = None,
     table: str | None = None,
 ) -> None:
-    """Shows what the run came to; ends with status 3 where some of its records are unfinished."""
+    """Shows what the run came to; ends with status 3 where some of its records are unfinished.
+    ``console``: another than stderr."""
+    status = SOME_UNFINISHED if summary.unfinished else 0
+    whole = {**summary.as_json(), "results": str(output), **(more or {})}
+    if logs.structured():
+        done = f"{summary.records - summary.unfinished:,} of {summary.records:,} records are done"
+        took = None if elapsed_s is None else round(elapsed_s, 3)
+        logs.event("finished", done, **whole, table=table, seconds=took, exit_status=status)
+    else:
+        _show(console or stderr(), summary, output, elapsed_s, table)
+    if as_json:
+        click.echo(json.dumps(whole))
+    if status:
+        sys.exit(status)
+
+
+def _show(
+    console: Console, summary: Summary, output: Path, elapsed_s: float | None, table: str | None
+) -> None:
     from runner.display import show_summary
 
     show_summary(console, summary, elapsed_s)
@@ -36,7 +87,3 @@ def finish(
     entries, head = summary.trail
     trail = f"audit trail: {entries:,} entries, the last {head}"
     console.print(trail, highlight=False, markup=False, soft_wrap=True)
-    if as_json:
-        click.echo(json.dumps({**summary.as_json(), "results": str(output), **(more or {})}))
-    if summary.unfinished:
-        sys.exit(SOME_UNFINISHED)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import click
 
+from runner.cli_group import log_format
+from runner.cli_parts import watched
+from runner.logs import event
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 PILOT = 300
 
@@ -18,6 +22,7 @@ PILOT = 300
 @click.option("-o", "--output", type=_FILE, help="Also as a Markdown file to send.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout instead.")
+@log_format
 def quote(
     job_file: Path,
     pilot: int,
@@ -30,9 +35,7 @@ def quote(
     long they take here, and what error can be certified. Sends nothing."""
     from rich.console import Console
 
-    from runner.display import Display
     from runner.job_file import load_job
-    from runner.pipeline import Progress
     from runner.quote import quote_job
     from runner.quote.show import as_json as in_json
     from runner.quote.show import show, write_markdown
@@ -40,19 +43,15 @@ def quote(
 
     file = load_job(job_file, overrides)
     check_job(file, calibrated=False)
-    stderr, progress = Console(stderr=True), Progress()
-    with Display(stderr, progress, None).watching():
-        found = quote_job(
-            file.job,
-            pilot,
-            labels,
-            progress,
-            lambda text: stderr.print(text, style="yellow", markup=False, soft_wrap=True),
-        )
+    display, progress = watched(file.job, pilot)
+    with display.watching():
+        found = quote_job(file.job, pilot, labels, progress, display.say)
     if output is not None:
         write_markdown(found, output)
         click.echo(f"quote: {output}", err=True)
+    whole = in_json(found)
+    event("finished", "quoted", quote=whole, exit_status=0)
     if as_json:
-        click.echo(json.dumps(in_json(found)))
+        click.echo(json.dumps(whole))
     else:
         show(Console(), found)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner import logs
+from runner.cli_group import log_format
 from runner.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
               type=click.Choice(["error", "answer"]),
               help="For an answer that may not stand, unless a request says.")  # fmt: skip
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@log_format
 def serve(job_file: Path, run_dir: Path | None, overrides: tuple[str, ...], **given: Any) -> None:
     """Serves the job as OpenAI's /v1/chat/completions; a request is a record."""
     job = _load(job_file, overrides)
@@ -43,7 +47,9 @@ def serve(job_file: Path, run_dir: Path | None, overrides: tuple[str, ...], **gi
         raise
     folder = run_dir or Path("runs") / f"{job.name}-served"
     options = ServeOptions(folder, **given)
-    serve_job(job, options, lambda text: click.echo(text, err=True))
+    logs.bind(job=job.name, run_dir=folder)
+    said = logs.say if logs.structured() else partial(click.echo, err=True)
+    serve_job(job, options, said)
     click.echo(f"stopped; `localfirst status {folder}` says what was answered", err=True)
 
 

@@ -1,99 +1,231 @@
 """The run as a person watches it: a live panel on a terminal, plain lines elsewhere.
 
-All of it goes to stderr; stdout is for what other programs read.
+All of it goes to stderr; stdout is for what other programs read. `runner.display_log` has the same
+face for machines.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.pipeline import Progress
+from runner.logs import diverted, is_real_stderr
+from runner.meter import Meter, Phase, Reading
 from runner.summary import Summary, lines
 
 PLAIN_EVERY_S = 10.0
 LIVE_EVERY_S = 0.25
+WIDEST = 120
+_AROUND = 4  # the panel's own columns
 
-_NAMES = {
-    "local": "local",
-    "template": "template",
-    "closed": "closed",
-    "waiting": "waiting",
-    "review": "review",
-    "error": "errors",
+# Who decides or what it waits for → how it is called here, and its colour.
+_ENDS = {
+    "local": ("local", "green"),
+    "template": ("template", "cyan"),
+    "closed": ("closed", "blue"),
+    "waiting": ("waiting", "yellow"),
+    "review": ("review", "magenta"),
+    "error": ("errors", "red"),
 }
 
 
 class Display:
-    """Shows `Progress` while a run goes on. ``total`` is the number of records, if known."""
+    """Shows what ``meter`` reads while a run goes on. ``name``: the job's; ``closed``: its closed
+    model; ``batches``: whether that one answers in batches."""
 
-    def __init__(self, console: Console, progress: Progress, total: int | None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        meter: Meter,
+        name: str = "",
+        closed: str | None = None,
+        *,
+        batches: bool = False,
+    ) -> None:
         self._console = console
-        self._progress = progress
-        self._total = total
-        self._began = time.monotonic()
+        self._meter = meter
+        self._name = name
+        self._closed = closed
+        self._batches = batches
+
+    def say(self, sentence: str) -> None:
+        """Says it above the panel, to stay, and keeps it in the panel while it is the last."""
+        self._meter.heard(sentence)
+        # No markup: the words of a provider or a path may hold brackets.
+        self._console.print(sentence, style="yellow", markup=False, soft_wrap=True)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Shows it until the block ends."""
-        stop = threading.Event()
-        show = self._live if self._console.is_terminal else self._plain
-        thread = threading.Thread(target=show, args=(stop,), name="display", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        console = self._console
+        if not console.is_terminal or console.is_dumb_terminal:
+            with _thread(self._plain):
+                yield
+            return
+        if not is_real_stderr(usual := console.file):
+            with _thread(self._live):
+                yield
+            return
+        # What an engine writes to stderr would tear the panel: it is printed above it.
+        with diverted(self._of_others) as true:
+            console.file = true
+            try:
+                with _thread(self._live):
+                    yield
+            finally:
+                console.file = usual
+
+    def _of_others(self, line: str) -> None:
+        self._console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def _live(self, stop: threading.Event) -> None:
-        with Live(self._panel(), console=self._console, auto_refresh=False, transient=True) as live:
+        with Live(self.panel(), console=self._console, auto_refresh=False, transient=True) as live:
             while not stop.wait(LIVE_EVERY_S):
-                live.update(self._panel(), refresh=True)
+                live.update(self.panel(), refresh=True)
 
     def _plain(self, stop: threading.Event) -> None:
         while not stop.wait(PLAIN_EVERY_S):
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
 
-    def _facts(self) -> list[str]:
-        p = self._progress
-        done = p.resumed + sum(p.by.values())
-        of = f" of {self._total:,}" if self._total else ""
-        facts = [f"{done:,}{of} records"]
-        if p.loading:
-            facts.append(f"loading the model, {time.monotonic() - self._began:.0f} s")
-        elapsed = time.monotonic() - (p.generating_since or self._began)
-        if p.generated_tokens:
-            facts.append(f"{p.generated_tokens / elapsed:,.0f} tokens/s")
-        facts += [f"{words} {p.by[key]:,}" for key, words in _NAMES.items() if p.by.get(key)]
-        if p.money is not None:
-            spent, cap = p.money()
-            facts.append(f"spent ${spent:.4f} of ${cap:.2f}")
-        fresh = done - p.resumed
-        if self._total and fresh > 0 and p.generated_tokens and done < self._total:
-            facts.append(f"about {duration((self._total - done) * elapsed / fresh)} left")
-        return facts
+    def line(self) -> str:
+        """Where it is, on one line."""
+        now = self._meter.read()
+        of = f" of {now.total:,}" if now.total else ""
+        facts = [f"{now.records:,}{of} records"]
+        if now.phase in (Phase.LOADING, Phase.SENDING):
+            facts.append(self._phase(now))
+        facts += _rates(now)
+        facts += [f"{name} {now.by[key]:,}" for key, (name, _) in _ENDS.items() if key in now.by]
+        if now.spent_usd is not None:
+            facts.append(f"spent ${now.spent_usd:.4f} of ${now.cap_usd:.2f}")
+        facts += [f"saved about {_usd(now.saved_usd)}"] if now.saved_usd else []
+        facts += [_restarts(now)] if now.engine_restarts else []
+        return "  ".join(facts)
 
-    def _line(self) -> str:
-        return "  ".join(self._facts())
+    def panel(self) -> RenderableType:
+        """All of it, for at least 80 columns."""
+        now, width = self._meter.read(), min(self._console.width, WIDEST)
+        rows: list[RenderableType] = [self._bar(now)]
+        if rates := _rates(now):
+            rows.append(Text("   ".join(rates)))
+        if now.by and not self._console.no_color:  # without colours it would say nothing
+            rows.append(_shares(now, width - _AROUND))
+        rows += [_ends(now)] if now.by else []
+        rows += self._money(now)
+        if now.engine_restarts:
+            rows.append(Text(_restarts(now), style="red"))
+        if now.last_warning:
+            rows.append(Text(now.last_warning, style="yellow"))
+        title = Text(self._name or "localfirst", style="bold")
+        return Panel(
+            Group(*rows), title=title, title_align="left", subtitle=self._phase(now),
+            subtitle_align="right", width=width, border_style="dim",
+        )  # fmt: skip
 
-    def _panel(self) -> Table:
-        p = self._progress
-        done = p.resumed + sum(p.by.values())
-        grid = Table.grid()
-        grid.add_row(
-            ProgressBar(total=self._total, completed=done, width=60, pulse=not self._total)
-        )
-        grid.add_row(Text("  ".join(self._facts())))
+    def _phase(self, now: Reading) -> str:
+        closed = f"{self._closed}'s batches" if self._batches else self._closed
+        for_s = duration(now.phase_s)
+        return {
+            Phase.STARTING: "starting",
+            Phase.LOADING: f"loading the model, {for_s}",
+            Phase.RUNNING: f"running, {duration(now.elapsed_s)}",
+            Phase.SENDING: f"waiting for {closed or 'the closed model'}, {for_s}",
+            Phase.WRITING: "writing the results",
+        }[now.phase]
+
+    def _bar(self, now: Reading) -> RenderableType:
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(ratio=1)
+        grid.add_column(justify="right", no_wrap=True)
+        bar = ProgressBar(total=now.total, completed=now.records, pulse=not now.total)
+        count = f"{now.records:,} records"
+        if now.total:
+            # Rounded down: 100 % is when the last one is there.
+            part = int(1000 * min(1, now.records / now.total)) / 10
+            count = f"{now.records:,} of {now.total:,}  {part:.1f}%"
+        grid.add_row(bar, Text(count))
         return grid
+
+    def _money(self, now: Reading) -> list[RenderableType]:
+        if now.spent_usd is None or now.cap_usd is None:
+            return []
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(width=24)
+        grid.add_column(no_wrap=True)
+        cap, spent = float(now.cap_usd), float(now.spent_usd)
+        full = "red" if spent >= 0.9 * cap else "yellow"
+        bar = ProgressBar(total=cap or 1, completed=spent, complete_style=full)
+        grid.add_row("spent", bar, f"${spent:.4f} of ${cap:.2f}")
+        rows: list[RenderableType] = [grid]
+        if now.all_closed_usd:
+            share = float(now.saved_usd / now.all_closed_usd)
+            bar = ProgressBar(total=1, completed=share, complete_style="green")
+            words = f"about {_usd(now.saved_usd)} of {_usd(now.all_closed_usd)} all closed"
+            grid.add_row("saved", bar, words)
+        return rows
+
+
+@contextmanager
+def _thread(show: Callable[[threading.Event], None]) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=show, args=(stop,), name="display", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _rates(now: Reading) -> list[str]:
+    facts = [f"{now.records_per_s:,.1f} records/s"] if now.records_per_s else []
+    facts += [f"{now.tokens_per_s:,.0f} tokens/s"] if now.tokens_per_s else []
+    facts += [f"about {duration(now.left_s)} left"] if now.left_s else []
+    return facts
+
+
+def _restarts(now: Reading) -> str:
+    times = "once" if now.engine_restarts == 1 else f"{now.engine_restarts:,} times"
+    return f"the engine died and was started again {times}"
+
+
+def _ends(now: Reading) -> RenderableType:
+    whole = sum(now.by.values())
+    facts = [
+        Text.assemble(
+            (f"{name} ", colour), f"{now.by[key]:,} ", (f"{now.by[key] / whole:.1%}", "dim")
+        )
+        for key, (name, colour) in _ENDS.items()
+        if key in now.by
+    ]
+    return Columns(facts, padding=(0, 3))
+
+
+def _shares(now: Reading, width: int) -> RenderableType:
+    """One bar of all shares; each that is there has a cell of its own at least."""
+    whole, bar = sum(now.by.values()), Text(no_wrap=True)
+    shown = [(key, colour) for key, (_, colour) in _ENDS.items() if key in now.by]
+    left = width - len(shown)
+    cells = [1 + int(left * now.by[key] / whole) for key, _ in shown]
+    cells[0] += width - sum(cells)
+    for (_, colour), count in zip(shown, cells, strict=True):
+        bar.append("━" * count, colour)
+    return bar
+
+
+def _usd(amount: Decimal) -> str:
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
 
 
 def duration(seconds: float) -> str:

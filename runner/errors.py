@@ -18,17 +18,21 @@ from __future__ import annotations
 
 
 class LocalFirstError(Exception):
-    """Root of the tree; ``exit_status`` is what the command line ends with."""
+    """Root of the tree: whoever catches it catches all of them. ``exit_status`` is what the command
+    line ends with."""
 
     exit_status = 1
 
 
 class UsageError(LocalFirstError):
+    """Before anything is done, or where the engine or a server says that it was asked for what it
+    does not have. Mend what the sentence names; nothing is lost."""
+
     exit_status = 2
 
 
 class JobError(UsageError):
-    """All the mistakes of a job file at once, one line each."""
+    """All the mistakes of a job file at once, one line each, by `load_job` and `make_job`."""
 
     def __init__(self, path: str, mistakes: list[str]) -> None:
         self.path = path
@@ -38,14 +42,18 @@ class JobError(UsageError):
 
 
 class InputError(UsageError):
-    pass
+    """The records, the labels or a review file cannot be read as a whole, or lack a column that
+    they must have. A broken line of the records spoils that record alone."""
 
 
 class RunDirError(UsageError):
-    pass
+    """Another localfirst is at work in the run directory, it belongs to another job or other
+    records, it is of another version, or nothing can be written there."""
 
 
 class MissingExtra(UsageError):
+    """An engine, a server or a database is asked for whose package is not there."""
+
     def __init__(self, what: str, *extras: str) -> None:
         stacks = [extra for extra in extras if extra in ("cpu", "gpu", "transformers")]
         make = " or ".join(f"`make setup STACK={stack}`" for stack in stacks) or "`make setup`"
@@ -57,15 +65,18 @@ class MissingExtra(UsageError):
 
 
 class RunFailed(LocalFirstError):
-    pass
+    """A full disk, a database that went away, an audit trail that was changed. What was recorded is
+    kept: the same command goes on from there."""
 
 
 class EngineError(RunFailed):
-    pass
+    """The local engine cannot load the model, no server answers, or its logprobs are none that a
+    confidence could be made of."""
 
 
 class EngineDied(EngineError):
-    """``lacked_memory``: so far as can be told, that was the cause. ``by_others``: it was killed
+    """The engine's own process is gone; the run starts another, until none comes up any more.
+    ``lacked_memory``: so far as can be told, that was the cause. ``by_others``: it was killed
     from outside, and did nothing wrong itself."""
 
     def __init__(

@@ -9,179 +9,60 @@ from __future__ import annotations
 
 import hashlib
 import json
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import validator_for
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from runner.job_answer import AnswerSpec as AnswerSpec
+from runner.job_answer import PromptTemplates as PromptTemplates
 from runner.job_cluster import Cluster as Cluster
 from runner.job_confidence import Confidence, Part
 from runner.job_escalation import Escalation as Escalation
 from runner.job_escalation import Price as Price
 from runner.job_escalation import default_spend_file
+from runner.job_local import Local as Local
+from runner.job_local import SamplingSpec as SamplingSpec
 from runner.job_records import BATCH, Output, Records
+from runner.job_routes import Privacy as Privacy
+from runner.job_routes import RouteRule as RouteRule
 from runner.json_text import json_encoder
-from runner.types import Constraint
 
 # Of ``confidence``, what no answer and no threshold depends on.
 _PACE = ("audit", "reference", "looks", "strata")
 # And of ``local``.
-_NO_PART_IN_ANSWERS = ("base_url", "window", "gpu_usd_per_hour")
+_NO_PART_IN_ANSWERS = ("base_url", "window", "gpu_usd_per_hour", "keep_loaded")
 
 
-class PromptTemplates(Part):
-    """Jinja2 templates over the record's fields; ``record['First name']`` names any column."""
-
-    system: str | None = None
-    user: str
-
-
-class AnswerSpec(Part):
-    """Exactly one of ``schema`` (JSON Schema of an object), ``labels``, ``text: true``."""
-
-    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
-    labels: list[str] | None = None
-    text: Literal[True] | None = None
-
-    @model_validator(mode="after")
-    def exactly_one(self) -> Self:
-        given = [self.json_schema is not None, self.labels is not None, self.text is not None]
-        if sum(given) != 1:
-            raise ValueError("give exactly one of `schema`, `labels` and `text: true`")
-        return self
-
-    @field_validator("labels")
-    @classmethod
-    def labels_differ(cls, labels: list[str] | None) -> list[str] | None:
-        if labels is None:
-            return None
-        if len(labels) < 2 or len(set(labels)) != len(labels) or not all(labels):
-            raise ValueError("needs at least two labels, none empty and none given twice")
-        return labels
-
-    @field_validator("json_schema")
-    @classmethod
-    def schema_is_one(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
-        if schema is None:
-            return None
-        try:
-            validator_for(schema).check_schema(schema)
-        except SchemaError as error:
-            raise ValueError(f"is not a JSON Schema: {error.message}") from None
-        if schema.get("type") != "object":
-            raise ValueError("must describe an object: `type: object` with `properties`")
-        return schema
-
-    def constraint(self) -> Constraint:
-        return Constraint(
-            schema=self.json_schema, labels=tuple(self.labels) if self.labels else None
-        )
-
-
-class SamplingSpec(Part):
-    """``temperature`` and ``max_tokens`` for every engine; other keys pass through to it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    temperature: float = Field(default=0.0, ge=0.0)
-    max_tokens: int = Field(default=256, ge=1)
-    seed: int | None = 0
-
-
-class Local(Part):
-    """The local model and its engine.
-
-    ``engine_args`` go to the engine unchanged (vLLM's ``EngineArgs``, transformers'
-    ``from_pretrained``). ``cpu_threads``: 1 makes answers independent of what else is in the
-    batch, to the last bit; more is faster for models of a billion parameters and up.
-    ``gpu_usd_per_hour``: what this machine costs, for the report alone.
-    """
-
-    model: str
-    engine: Literal["auto", "vllm", "transformers", "openai_server"] = "auto"
-    sampling: SamplingSpec = SamplingSpec()
-    engine_args: dict[str, Any] = Field(default_factory=dict)
-    chat_template_args: dict[str, Any] = Field(default_factory=dict)
-    reasoning_parser: str | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
-    cpu_threads: int | None = Field(default=None, ge=1)
-    window: int | None = Field(default=None, ge=1)
-    gpu_usd_per_hour: Decimal | None = Field(default=None, ge=0)
-
-    @field_validator("gpu_usd_per_hour", mode="before")
-    @classmethod
-    def exact(cls, value: object) -> object:
-        return str(value) if isinstance(value, float) else value
-
-    @model_validator(mode="after")
-    def server_has_address(self) -> Self:
-        if self.engine == "openai_server" and not self.base_url:
-            raise ValueError("`engine: openai_server` needs `base_url`, the address up to /v1")
-        return self
-
-
-def _answer_text(value: object) -> object:
-    return value if value is None or isinstance(value, (str, dict)) else json.dumps(value)
-
-
-class RouteRule(Part):
-    """The first rule whose ``when`` (a Jinja2 expression over the record) holds decides."""
-
-    when: str
-    to: Literal["template", "local", "closed", "review"]
-    answer: Annotated[str | dict[str, Any] | None, BeforeValidator(_answer_text)] = None
-    reason: str | None = None
-    keep_local: bool = False
-
-    @model_validator(mode="after")
-    def template_has_answer(self) -> Self:
-        if (self.to == "template") != (self.answer is not None):
-            raise ValueError("`answer` belongs to `to: template`, and a template rule needs one")
-        if self.to == "closed" and self.keep_local:
-            raise ValueError("`to: closed` and `keep_local` contradict each other")
-        return self
-
-
-class Privacy(Part):
-    """What the closed model must not see: the values of the ``redact`` fields, wherever they occur,
-    whatever fits one of the ``patterns``, and at all, the records for which ``keep_local`` holds.
-    """
-
-    redact: list[str] = Field(default_factory=list)
-    patterns: tuple[Literal["email", "phone", "iban", "card"], ...] = (
-        "email", "phone", "iban", "card",
-    )  # fmt: skip
-    keep_local: str | None = None
+def _as_a_file(schema: dict[str, Any]) -> None:
+    """What a file may hold, which is put in order before it is checked here."""
+    del schema["properties"]["folder"]
+    # Requests are a served job's records; a batch file brings its prompt and answer.
+    schema["required"] = ["name", "local"]
+    schema["properties"]["answer"] = {"anyOf": [schema["properties"]["answer"], {"const": "text"}]}
 
 
 class Job(Part):
-    """A whole job. ``folder`` is where relative paths start: the job file's folder. ``prompt`` is
-    None where the records are an OpenAI batch file's, which has its own."""
+    """A whole job."""
+
+    model_config = ConfigDict(json_schema_extra=_as_a_file)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the job; its run directory is `runs/NAME` unless `--run-dir` says otherwise."""
     records: Records
     prompt: PromptTemplates | None = Field(default=None, validate_default=True)
     answer: AnswerSpec
     local: Local
     routes: list[RouteRule] = Field(default_factory=list)
+    """Rules; without one that holds, a record goes to the local model."""
     confidence: Confidence = Confidence()
     escalation: Escalation | None = None
     privacy: Privacy = Privacy()
     output: Output = Output()
     cluster: Cluster | None = None
     folder: Path = Field(default=Path(), exclude=True)
+    """Where relative paths start: the job file's folder. No key of the file."""
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -204,6 +85,17 @@ class Job(Part):
         if records is not None and not own and prompt is None:
             raise PydanticCustomError("missing", "Field required")
         return prompt
+
+    @field_validator("cluster")
+    @classmethod
+    def nothing_kept(cls, cluster: Cluster | None, known: ValidationInfo) -> Cluster | None:
+        local = known.data.get("local")
+        if cluster is not None and local is not None and local.keep_loaded is not None:
+            raise ValueError(
+                "its engines end with the run, and `local.keep_loaded` would keep one; leave out "
+                "one of the two"
+            )
+        return cluster
 
     @model_validator(mode="after")
     def table_has_database(self) -> Self:

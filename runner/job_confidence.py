@@ -14,61 +14,77 @@ ErrorRate = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class Part(BaseModel):
-    """Any part of a job: unknown keys are mistakes, and nothing changes after reading."""
+    """Any part of a job: unknown keys are mistakes, and nothing changes after reading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    The text under a key is what the reference says of it, and what an editor shows.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class Looks(Part):
-    """Further looks at an answer, each a signal of its own for the calibration to weigh.
-
-    ``p_true``: the model is asked whether its answer is right (Kadavath et al., 2022).
-    ``wordings``: it answers again under other system instructions. ``samples``: it answers that
-    many times at temperature 1. ``take: auto`` takes them only where they can still change the
-    decision.
-    """
+    """Further looks at an answer, each a signal of its own for the calibration to weigh."""
 
     p_true: bool = False
+    """The model is asked whether its answer is right (Kadavath et al., 2022)."""
     wordings: list[str] = Field(default_factory=list)
+    """It answers again under each of these system instructions: Jinja2 templates, as
+    `prompt.system` is."""
     samples: int = Field(default=0, ge=0, le=64)
+    """It answers so many times more at temperature 1."""
     take: Literal["auto", "always"] = "auto"
+    """`auto` takes looks only where they can still change the decision."""
 
     def any(self) -> bool:
         return self.p_true or bool(self.wordings) or self.samples > 0
 
 
 class Audit(Part):
-    """``rate`` of the accepted answers, drawn at random, is checked by the closed model too; when
-    they turn out wrong more often than certified, the run ``stop``s accepting or ``tighten``s."""
+    """The running check that a certificate still holds, by an anytime-valid test."""
 
     rate: Probability = 0.0
+    """The share of the accepted answers, drawn at random, that the closed model checks too."""
     on_alarm: Literal["stop", "tighten"] = "stop"
+    """What follows when more of them are wrong than certified: nothing more is accepted, or, the
+    first time, only surer answers are."""
 
 
 class Confidence(Part):
-    """Accept a local answer whose confidence reaches ``threshold``; ``below`` says what happens
-    to the others. ``target_error`` instead: the threshold at which, with probability 1 − ``delta``,
-    at most that share of the accepted answers is wrong, from the labels in ``calibration``;
-    ``target_error_overall``: at most that share of all that is delivered, the closed model's own
-    mistakes included. ``fields``: targets of single fields, on top. ``strata``: an expression over
-    the record; each of its values gets a threshold and a certificate of its own.
-    ``reference``: how many further records of the batch `localfirst calibrate` answers, unlabelled,
-    to tell the usual from the odd. ``policy: budget`` instead: spend the whole budget where a
-    dollar prevents most expected loss: (1 − confidence) × ``stakes``, a number from the record.
-    """
+    """Which local answers stand. One of `threshold`, `target_error`, `target_error_overall` and
+    `policy: budget` says by what; without any, it is a threshold of 0.9."""
 
     threshold: Probability | None = None
+    """A local answer of this confidence or more stands. Uncalibrated: nothing is certified."""
     target_error: ErrorRate | None = None
+    """At most this share of the accepted local answers is wrong, with probability 1 − `delta`: the
+    threshold is what the labels in `calibration` certify for it."""
     target_error_overall: ErrorRate | None = None
+    """The same for all that is delivered, the closed model's own mistakes included."""
     fields: dict[str, ErrorRate] = Field(default_factory=dict)
+    """Further targets, of single fields of the answer, among the same accepted answers."""
     strata: str | None = None
+    """A Jinja2 expression over the record; each of its values gets a threshold and a certificate
+    of its own, and all certificates hold at once. With `target_error` alone."""
     delta: ErrorRate = 0.1
+    """The chance, over the draw of the labels, that a certificate is broken."""
     calibration: Path = Path("calibration.json")
+    """The file that `localfirst calibrate` writes; relative to the job file."""
     policy: Literal["error", "budget"] = "error"
+    """`budget` spends the whole budget, over the whole batch, where a dollar prevents most expected
+    loss: (1 − confidence) × `stakes`."""
     stakes: str | None = None
+    """What a wrong answer to a record costs, in any unit: a Jinja2 expression that gives a number
+    from 0 up; left out, 1 for each. With `policy: budget`."""
     below: Literal["escalate", "review"] = "escalate"
+    """Where an answer goes that does not stand: to the closed model, or to a person."""
     reference: int = Field(default=2000, ge=0)
+    """How many further records of the batch `localfirst calibrate` answers, unlabelled, to tell
+    the usual from the odd."""
     top_logprobs: int = Field(default=5, ge=0, le=20)
+    """How many alternatives of each token the engine gives; with them, other spellings of the same
+    value count into its probability."""
     looks: Looks = Looks()
     audit: Audit = Audit()
 

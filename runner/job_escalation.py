@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from runner.job_confidence import Part
 
@@ -50,68 +50,93 @@ class Price(Part):
     """US dollars per million tokens."""
 
     input: Decimal = Field(ge=0)
+    """A prompt's tokens."""
     output: Decimal = Field(ge=0)
+    """An answer's tokens, what the model thinks before it included."""
     cache_write_5m: Decimal | None = Field(default=None, ge=0)
+    """Tokens kept for five minutes; left out, twice the price of input."""
     cache_write_1h: Decimal | None = Field(default=None, ge=0)
+    """Tokens kept for an hour; left out, twice the price of input."""
     cache_read: Decimal | None = Field(default=None, ge=0)
+    """Tokens that were kept; left out, the price of input."""
     batch: Decimal = Field(default=Decimal(1), gt=0, le=1)
     """What a request in a provider's batch costs, as a share of these prices."""
 
 
 class BatchLane(Part):
-    """How requests go in a provider's batches.
-
-    A batch has at most ``max_requests``. It is asked about every ``poll_s`` seconds. One whose
-    sending was cut short is looked for among the provider's batches; where it does not stand there
-    ``listed_within_s`` seconds after it was begun, it was never made.
-
-    With a deadline, a batch is expected to be back within ``expect_s``, and ``live_s`` before the
-    deadline what is not back is cancelled and asked live.
-    """
+    """How requests go in a provider's batches."""
 
     max_requests: int = Field(default=10_000, ge=1, le=50_000)
+    """A batch has at most so many."""
     poll_s: float = Field(default=60.0, gt=0)
+    """Seconds between two questions whether a batch is back."""
     listed_within_s: float = Field(default=600.0, ge=0)
+    """Seconds. A batch whose sending was cut short is looked for among the provider's; where it
+    does not stand there so long after it was begun, it was never made."""
     expect_s: float = Field(default=3600.0, ge=0)
+    """Seconds within which a batch is expected to be back; with a deadline."""
     live_s: float = Field(default=1800.0, ge=0)
+    """Seconds before the deadline at which what is not back is cancelled and asked live."""
+
+
+def _needs_only_what_is_unusual(schema: dict[str, Any]) -> None:
+    """In a job file the usual model and key need not stand, and a duration is `10h`."""
+    del schema["required"]
+    schema["properties"]["deadline"]["anyOf"] = [{"type": "string"}, {"type": "null"}]
 
 
 class Escalation(Part):
-    """The closed model and what may be spent on it in this run directory.
+    """The closed model and what may be spent on it in this run directory. Left out, nothing is
+    ever sent."""
 
-    ``provider: openai`` is also, at a ``base_url``, whoever else speaks OpenAI's API: Gemini, say.
-    ``local`` is a larger open-weight model on a server of one's own that does; it costs nothing,
-    and needs a key only where ``api_key_env`` names one. ``max_tokens`` includes what a model
-    thinks before it answers.
-
-    ``daily_budget_usd`` is over all runs of a UTC day whose jobs have such a cap and share the
-    ``spend_file`` (unless given, one for each user of this machine). A record that could cost more
-    than ``max_usd_per_record`` goes to a person instead.
-
-    ``lane: batch`` sends in the provider's batches, at a lower price and back within a day;
-    ``auto`` does as long as a batch can be back by the ``deadline`` (a time, or as in ``10h`` how
-    long after the run's start), and asks live for what cannot.
-    """
+    model_config = ConfigDict(json_schema_extra=_needs_only_what_is_unusual)
 
     provider: Literal["anthropic", "openai", "local"] = "anthropic"
+    """`openai` is also, at a `base_url`, whoever else speaks OpenAI's API: Gemini, say. `local` is
+    a larger open-weight model on a server of your own that does; it costs nothing."""
     model: str
+    """The model's name at the provider; left out, the usual one of Claude's, OpenAI's or Gemini's
+    API."""
     lane: Literal["live", "batch", "auto"] = "live"
+    """`batch` sends in the provider's batches, at a lower price and back within a day; `auto` does
+    as long as a batch can be back by the `deadline`, and asks live for what cannot."""
     deadline: datetime | timedelta | None = None
+    """A time (without a zone, this machine's), or how long after the run's start: `90m`, `10h`,
+    `1d`. With `lane: auto`."""
     batch: BatchLane = BatchLane()
     budget_usd: Decimal = Field(default=Decimal(0), ge=0)
+    """The cap of this run directory, in US dollars; it is never passed."""
     daily_budget_usd: Decimal | None = Field(default=None, ge=0)
+    """A cap, in US dollars, over all runs of a UTC day whose jobs have one and share the
+    `spend_file`."""
     spend_file: Path | None = None
+    """Where the day's spending is kept; left out, one file for each user of this machine."""
     max_usd_per_record: Decimal | None = Field(default=None, gt=0)
+    """A record that could cost more, in US dollars, goes to a person instead."""
     base_url: str | None = None
+    """The API's address up to its version, as in `http://big-box:8000/v1`; left out, the
+    provider's own."""
     api_key_env: str | None
+    """The environment variable that holds the key; left out, the provider's usual one. Without a
+    key in it nothing is sent, and records wait; `local` needs none."""
     max_tokens: int = Field(default=512, ge=1)
+    """The longest answer, in tokens, what the model thinks before it included."""
     effort: Literal["low", "medium", "high"] | None = None
+    """How hard the model thinks; left out, `low` at OpenAI and Gemini, elsewhere what the
+    API does."""
     concurrency: int = Field(default=16, ge=1, le=256)
+    """Requests in flight at once."""
     requests_per_minute: int | None = Field(default=None, ge=1)
+    """No more requests than so many; left out, what the provider's rate-limit headers say."""
     timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds to wait for one reply."""
     max_attempts: int = Field(default=6, ge=1)
+    """How often one record's request is sent at most; then it waits for the next run, or, where it
+    went in batches, goes to a person."""
     retry_for_s: float = Field(default=300.0, gt=0)
+    """Seconds to go on trying while the provider is overloaded."""
     price: Price | None = None
+    """For a model that the price list does not have, or where its prices have changed."""
 
     @model_validator(mode="before")
     @classmethod

@@ -34,11 +34,17 @@ class Records(Part):
     ``url``, in which ``${NAME}`` is the environment variable of that name."""
 
     path: Path | None = None
+    """The file: CSV, JSONL or Parquet, each also as `.gz`; relative to the job file."""
     id: str = "id"
+    """The column that names a record; no two records may have the same value."""
     format: Literal["auto", "csv", "jsonl", "parquet", "openai_batch"] = "auto"
+    """`auto` goes by the file's ending, and knows an OpenAI batch file by its first line."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """What parts a CSV file's columns."""
     url: str | None = None
+    """A database, as SQLAlchemy writes its address; the password as `${NAME}`, never itself."""
     query: str | None = None
+    """What the database is asked: one SELECT with an ORDER BY."""
 
     @field_validator("url")
     @classmethod
@@ -80,9 +86,14 @@ class Output(Part):
     With ``table`` also that table, of the database at ``url`` or else of the records' own."""
 
     path: Path | None = None
+    """The results file; left out, `results` with the format's ending."""
     format: Literal["auto", "jsonl", "csv", "parquet", "openai_batch"] = "auto"
+    """`auto` goes by the ending of `path`: JSONL where there is none, and for an OpenAI batch file
+    its own output form."""
     url: str | None = None
+    """The table's database, where it is not `records.url`."""
     table: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")
+    """`NAME` or `SCHEMA.NAME`: also gets the rows, and is made where it is not there."""
 
     @field_validator("url")
     @classmethod

@@ -32,3 +32,10 @@ def json_encoder(
 
 compact = json_encoder()
 """JSON without spaces."""
+
+_read = json.JSONDecoder().raw_decode
+
+
+def read_compact(text: str) -> Any:
+    """What `compact` wrote, without a look for spaces around it."""
+    return _read(text)[0]

@@ -26,17 +26,8 @@ from runner.ledger import Ledger
 from runner.looks import Looks
 from runner.prompts import Renderer
 from runner.settling import Settling, Stakes
-from runner.types import (
-    Answer,
-    Engine,
-    Outcome,
-    Prompt,
-    Reason,
-    Record,
-    Route,
-    Sampling,
-    Status,
-)
+from runner.slowest import Slowest
+from runner.types import Answer, Engine, Outcome, Prompt, Reason, Record, Route, Sampling, Status
 from runner.watch import Say, Watch
 
 # How many records pass without a model before other work (replies, the display) gets a turn.
@@ -63,9 +54,10 @@ class Progress:
     looks_changed: int = 0
     looks_s: float = 0.0
     """Answers that got further looks, decisions these changed, and their requests' seconds."""
+    slowest: Slowest = field(default_factory=Slowest)
 
     def count(self, outcome: Outcome) -> None:
-        key = str(outcome.decided_by or outcome.status)
+        key = outcome.decided_by or outcome.status
         self.by[key] = self.by.get(key, 0) + 1
 
     def resettle(self, outcome: Outcome) -> None:
@@ -107,13 +99,9 @@ class Pipeline:
         self._more = asyncio.Event()
         self._local_done = False
         self._settling = Settling(
-            ledger,
-            progress.count,
-            self._more.set,
-            watch,
-            can_escalate=answering.can_escalate,
-            division=answering.division,
-        )
+            ledger, progress.count, self._more.set, watch,
+            can_escalate=answering.can_escalate, division=answering.division,
+        )  # fmt: skip
 
     async def run(
         self, records: Iterable[Record], escalator: Escalator | None, sender: Sender | None
@@ -130,10 +118,12 @@ class Pipeline:
                 if escalator is not None:
                     tasks.create_task(escalator.drain(sender, self._more, lambda: self._local_done))
             await self._divide_the_rest(escalator, sender)
+            self._ledger.commit()  # not below, where nobody would hear that it failed
         except ExceptionGroup as group:
             raise _first(group) from None
         finally:
             with contextlib.suppress(Exception):
+                self.progress.slowest.keep(self._ledger)
                 self._ledger.commit()
             if self._engine is not None:
                 await self._engine.aclose()
@@ -234,7 +224,9 @@ class Pipeline:
         try:
             prompt = self._do.renderer.render(record)
             rule = self._watch.rule.of(record)
+            began = time.monotonic()
             completion = await self._engine.generate(prompt, prompt.sampling(self._do.sampling))
+            self.progress.slowest.saw(record.position, time.monotonic() - began)
             self.progress.generated_tokens += completion.usage.output_tokens
             answer = self._do.checker.check(completion)
             answer = await self._judged(self._engine, record, prompt, answer, rule)
@@ -251,6 +243,9 @@ class Pipeline:
     ) -> Answer:
         """The answer with its score, after the looks that can still matter to it."""
         judge, looks = self._do.judge, self._do.looks
+        if judge.calibration is None:
+            self._watch.saw(record, answer)
+            return answer
         signals = judge.signals(answer, prompt.messages[-1].content, record.id)
         judged = judge.judged(answer, signals)
         self._watch.saw(record, judged)

@@ -62,13 +62,11 @@ class Layers(Part):
 
 
 class Mode(Part):
-    """How a model is asked, thinking or not. ``sampling`` is what its makers recommend;
-    ``constrained`` is false where an answer that is held to a schema would not think first."""
+    """How a model is asked, thinking or not. ``sampling`` is what its makers recommend."""
 
     sampling: dict[str, Any] = Field(default_factory=dict)
     chat_template_args: dict[str, Any] = Field(default_factory=dict)
     reasoning_parser: str | None = None
-    constrained: bool = True
 
 
 class Variant(Part):
@@ -236,14 +234,13 @@ def resolved(whole: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(local, dict) or "preset" not in local:
         return whole
     chosen = choose(local["preset"])
-    held = _constrained(whole.get("answer"))
     engine = local.get("engine", "auto")
     if engine == "auto" and local.get("base_url"):
         engine = "openai_server"
-    _check(chosen, engine, held)
+    _check(chosen, engine)
     given = {key: value for key, value in local.items() if key != "preset"}
     filled = _for_engine(chosen.local(), engine)
-    if chosen.mode == "direct" and held:
+    if chosen.mode == "direct" and _constrained(whole.get("answer")):
         # The confidence is the answer's probability: a top-p of 0.8 would call 0.81 certain.
         filled["sampling"] = {"temperature": 0}
     merged = {**filled, **given}
@@ -253,7 +250,7 @@ def resolved(whole: dict[str, Any]) -> dict[str, Any]:
     return {**whole, "local": merged}
 
 
-def _check(chosen: Chosen, engine: object, held: bool) -> None:
+def _check(chosen: Chosen, engine: object) -> None:
     name = chosen.preset.name
     if engine == "openai_server":
         return  # it knows which template the prompt was made by, and splits what it made
@@ -262,11 +259,6 @@ def _check(chosen: Chosen, engine: object, held: bool) -> None:
             f"the reasoning of `{name}` can be split from its answers in vLLM's server alone: "
             f"start `vllm serve {chosen.preset.variants[chosen.variant].model}`, and add "
             "`engine: openai_server` with `base_url`"
-        )
-    if held and not chosen.preset.modes[chosen.mode].constrained:
-        raise ValueError(
-            f"`{name}/{chosen.mode}` would not think before an answer that is held to a schema or "
-            "labels; take it without `/thinking`, or `answer: {text: true}`"
         )
 
 

@@ -22,21 +22,28 @@ _environment = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
 )
 _environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
+# Names that mean something else to Jinja2 or here.
+_NOT_PLAIN = {
+    "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None",
+    "record", "self", "loop",
+}  # fmt: skip
+_CODE = re.compile(r"\{[{%](.*?)(?:[}%]\}|$)", re.DOTALL)
 
 
 class Template:
-    """One template text of a job; ``where`` is its key there (``prompt.user``)."""
+    """One template text of a job; ``where`` is its key there (``prompt.user``). ``constant``: no
+    field of the record is in it; ``plain``: its text, where nothing at all is to be filled in."""
 
     def __init__(self, text: str, where: str) -> None:
         self.where = where
-        self._template = _quick(_environment.from_string(text))
+        self._template = _environment.from_string(text)
         self.constant = not meta.find_undeclared_variables(_environment.parse(text))
-        self._plain = self._template.render() if "{" not in text else None
+        self.plain = self._template.render() if "{" not in text else None
 
     def render(self, record: Record) -> str:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
-        if self._plain is not None:
-            return self._plain
+        if self.plain is not None:
+            return self.plain
         try:
             return "".join(self._template.root_render_func(_context(self._template, record)))
         except Exception as error:  # whatever a job's own template does, one record pays for it
@@ -48,8 +55,7 @@ class Expression:
 
     def __init__(self, text: str, where: str) -> None:
         self.where = where
-        compiled = _environment.compile_expression(text, undefined_to_none=False)
-        self._template = _quick(compiled._template)
+        self._template = _environment.compile_expression(text, undefined_to_none=False)._template
 
     def evaluate(self, record: Record) -> Any:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
@@ -64,16 +70,11 @@ class Expression:
             raise _failure(error, self.where, record) from None
 
 
-def _quick(template: JinjaTemplate) -> JinjaTemplate:
-    """With its globals in a plain dict: Jinja2 goes over them at every rendering, and over its own
-    chain of dicts that takes longer than the template."""
-    template.globals = dict(_environment.globals)
-    return template
-
-
 def _context(template: JinjaTemplate, record: Record) -> Context:
+    # Not by `template.new_context`, which goes over all globals again: that is for imports, and
+    # there is nothing to import here.
     names = {**_environment.globals, **record.fields, "record": record.fields}
-    return template.new_context(names, shared=True)
+    return Context(_environment, names, template.name, template.blocks)
 
 
 def _failure(error: Exception, where: str, record: Record) -> RecordError:
@@ -94,7 +95,29 @@ def _missing(message: str, where: str, record: Record) -> str:
 
 def _hint(name: str, fields: Mapping[str, Any] | Sequence[str]) -> str:
     near = difflib.get_close_matches(name, [str(f) for f in fields], n=1)
-    return f"; did you mean `{near[0]}`?" if near else f" (it has: {', '.join(map(str, fields))})"
+    if near:
+        return f"; did you mean `{in_template(near[0])}`?"
+    return f" (it has: {', '.join(map(str, fields))})"
+
+
+def in_template(column: str) -> str:
+    """How a template names a column: as it is, or as ``record['First name']``."""
+    plain = column.isidentifier() and column not in _NOT_PLAIN
+    return column if plain else f"record[{column!r}]"
+
+
+def _odd_column(source: str, columns: Sequence[str] | None) -> tuple[str, str]:
+    """A column that stands in a template as none can name it, and the mend; or two empty texts."""
+    code = " ".join(_CODE.findall(source))
+    bare = re.sub(r"""'[^']*'|"[^"]*\"""", "", code)
+    odd = [c for c in columns or () if c and in_template(c) != c]
+    found = [c for c in odd if re.search(rf"(?<!\w){re.escape(c)}(?!\w)", bare)]
+    if found:
+        column = max(found, key=len)
+        return column, f"the column `{column}` is written `{in_template(column)}`"
+    if columns is None and re.search(r"^\s*\w+[ \t]+\w+\s*$", bare):
+        return "", "a column whose name has a space is written `record['Customer message']`"
+    return "", ""
 
 
 def template_mistakes(
@@ -113,14 +136,20 @@ def template_mistakes(
             _environment.from_string(text)
         undeclared = meta.find_undeclared_variables(_environment.parse(source))
     except TemplateSyntaxError as error:
-        return [f"`{where}` is not a Jinja2 {_kind(expression)}: {error.message}"]
+        _, mend = _odd_column(source, columns)
+        mend = f"; {mend}" if mend else ""
+        return [f"`{where}` is not a Jinja2 {_kind(expression)}: {error.message}{mend}"]
     if columns is None or re.search(r"\bdefined\b|\bdefault\(|\bd\(", text):
         return []
     unknown = sorted(undeclared - {*columns, "record"})
     unknown = [name for name in unknown if name not in _environment.globals]
-    return [
+    column, mend = _odd_column(source, columns)
+    parts = set(re.findall(r"\w+", column)).intersection(unknown)
+    found = [f"`{where}`: {mend}"] if parts else []
+    return found + [
         f"`{where}` names the field `{name}`, which the records lack{_hint(name, columns)}"
         for name in unknown
+        if name not in parts
     ]
 
 
@@ -135,13 +164,19 @@ class Renderer:
         self._system = Template(system, "prompt.system") if system is not None else None
         self._user = Template(user, "prompt.user")
         self._constraint = constraint
+        self._first: Message | None = None
+        if self._system is not None and self._system.plain is not None:
+            self._first = Message("system", self._system.plain, cacheable=True)
 
     def render(self, record: Record) -> Prompt:
-        messages = [Message("user", self._user.render(record))]
-        if self._system is not None:
-            system = self._system.render(record)
-            messages.insert(0, Message("system", system, cacheable=self._system.constant))
-        return Prompt(tuple(messages), self._constraint)
+        user = Message("user", self._user.render(record))
+        if self._system is None:
+            return Prompt((user,), self._constraint)
+        system = self._first
+        if system is None:
+            text = self._system.render(record)
+            system = Message("system", text, cacheable=self._system.constant)
+        return Prompt((system, user), self._constraint)
 
 
 class LineRenderer(Renderer):

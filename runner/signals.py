@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public in CPython, not in stubs
-from statistics import fmean
 
-from runner.types import Alternatives, Completion
+from runner.types import Alternatives, Completion, frozen
 
 Span = tuple[int, int]
 
 _decoder = json.JSONDecoder()
 _SPACE = " \t\r\n"
 _OF_A_NUMBER = "0123456789.eE+-"
+_SHORT = 1000
 
 
 def value_spans(text: str) -> dict[str, Span]:
@@ -44,6 +44,10 @@ def value_spans(text: str) -> dict[str, Span]:
         at = _expect(text, at, ",")
 
 
+# Few short answers are given again and again.
+_known_spans = lru_cache(1024)(value_spans)
+
+
 def _skip(text: str, at: int) -> int:
     while at < len(text) and text[at] in _SPACE:
         at += 1
@@ -56,7 +60,7 @@ def _expect(text: str, at: int, character: str, *, skip: bool = True) -> int:
     return _skip(text, at + 1) if skip else at + 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Value:
     """One value's tokens. ``text`` begins where the first of them does, and ends with the value,
     which itself begins at ``offset``.
@@ -84,25 +88,28 @@ def field_values(completion: Completion, options: Options | None = None) -> dict
 
     The completion's tokens join to its text, and each has its logprob. ``options``: by field.
     """
-    spans, listed = value_spans(completion.text), options or {}
+    text, listed = completion.text, options or {}
+    spans = _known_spans(text) if len(text) <= _SHORT else value_spans(text)
     return {name: _in_span(completion, span, listed.get(name)) for name, span in spans.items()}
 
 
 def _in_span(completion: Completion, span: Span, options: frozenset[str] | None) -> Value:
     assert completion.logprobs is not None
-    found: list[int] = []
-    begin = start = 0
+    first = behind = begin = start = 0
     for index, piece in enumerate(completion.tokens):
+        if start >= span[1]:
+            break
         end = start + len(piece)
-        if start < span[1] and end > span[0]:
-            begin = begin if found else start
-            found.append(index)
+        if end > span[0]:
+            if not behind:
+                first, begin = index, start
+            behind = index + 1
         start = end
     return Value(
         completion.text[begin : span[1]],
-        tuple(completion.tokens[i] for i in found),
-        tuple(completion.logprobs[i] for i in found),
-        tuple(completion.top[i] for i in found) if _has_top(completion) else (),
+        completion.tokens[first:behind],
+        completion.logprobs[first:behind],
+        completion.top[first:behind] if _has_top(completion) else (),
         delimited=True,
         offset=span[0] - begin,
         options=options,
@@ -134,17 +141,18 @@ def value_signals(value: Value) -> dict[str, float]:
     tokens, and ``entropy``, the greatest entropy of a token, what is left of its mass counted as
     one more outcome. For ``probability`` see there. None without tokens.
     """
-    if not value.logprobs:
+    logprobs = value.logprobs
+    if not logprobs:
         return {}
+    sequence = sequence_probability(logprobs)
     found = {
-        "probability": probability(value),
-        "sequence_probability": sequence_probability(value.logprobs),
-        "least_probability": min(1.0, math.exp(min(value.logprobs))),
-        "mean_probability": min(1.0, math.exp(fmean(value.logprobs))),
-        "quartile_probability": _lower_quartile([math.exp(p) for p in value.logprobs]),
+        "probability": probability(value) if value.top else sequence,
+        "sequence_probability": sequence,
+        "least_probability": min(1.0, math.exp(min(logprobs))),
+        "mean_probability": min(1.0, math.exp(math.fsum(logprobs) / len(logprobs))),
+        "quartile_probability": _lower_quartile([math.exp(p) for p in logprobs]),
     }
-    outcomes = [_outcomes(each) for each in value.top if each]
-    if outcomes:
+    if outcomes := [_outcomes(each) for each in value.top if each]:
         found["margin"] = min(p[0] - p[1] for p in outcomes)
         found["entropy"] = max(
             0.0 - math.fsum(x * math.log(x) for x in p if x > 0) for p in outcomes
@@ -154,10 +162,10 @@ def value_signals(value: Value) -> dict[str, float]:
 
 def _lower_quartile(probabilities: list[float]) -> float:
     """The quantile at 1/4, linear between neighbours (numpy's default)."""
-    ordered = sorted(min(1.0, p) for p in probabilities)
-    low, share = divmod((len(ordered) - 1) / 4, 1)
-    following = ordered[min(int(low) + 1, len(ordered) - 1)]
-    return ordered[int(low)] + share * (following - ordered[int(low)])
+    ordered, last = sorted(probabilities), len(probabilities) - 1
+    low, share = last // 4, last % 4 / 4
+    this, following = min(1.0, ordered[low]), min(1.0, ordered[min(low + 1, last)])
+    return this + share * (following - this)
 
 
 def _outcomes(options: Alternatives) -> list[float]:
@@ -278,10 +286,12 @@ class _Paths:
 
 def usable(values: Mapping[str, Value]) -> bool:
     """False where any logprob is not a finite number at most 0 (to rounding): such mislead."""
-    return all(math.isfinite(p) and p <= 1e-3 for value in values.values() for p in _all(value))
+    return all(
+        _usable(value.logprobs)
+        and all(_usable([logprob for _, logprob in options]) for options in value.top)
+        for value in values.values()
+    )
 
 
-def _all(value: Value) -> Iterator[float]:
-    yield from value.logprobs
-    for options in value.top:
-        yield from (logprob for _, logprob in options)
+def _usable(logprobs: Iterable[float]) -> bool:
+    return all(-math.inf < p <= 1e-3 for p in logprobs)

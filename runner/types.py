@@ -10,72 +10,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, dataclass_transform
+
+from runner.reasons import DecidedBy as DecidedBy
+from runner.reasons import Reason as Reason
+from runner.reasons import Route as Route
+from runner.reasons import Status as Status
 
 JSONValue = Any
 """Whatever `json.loads` gives: str, int, float, bool, None, list or dict."""
 
-
-class Status(StrEnum):
-    """How a record ends (the ``status`` of a result row)."""
-
-    DONE = "done"
-    WAITING = "waiting"
-    REVIEW = "review"
-    ERROR = "error"
+T = TypeVar("T")
 
 
-class DecidedBy(StrEnum):
-    """Who gave the answer that stands (the ``decided_by`` of a result row)."""
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(cls: type[T]) -> type[T]:
+    """A dataclass with slots that is frozen to the type checker alone.
 
-    TEMPLATE = "template"
-    LOCAL = "local"
-    CLOSED = "closed"
-    HUMAN = "human"
-
-
-class Route(StrEnum):
-    """Where a record goes before any model has seen it."""
-
-    TEMPLATE = "template"
-    LOCAL = "local"
-    CLOSED = "closed"
-    REVIEW = "review"
+    Where Python is to see to it as well, it sets every field by a call: of a record's way through a
+    run that was a tenth. For what each record has several of.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
-class Reason(StrEnum):
-    """Why an outcome is what it is. A route rule's own ``reason:`` may stand instead."""
-
-    TEMPLATE = "template"
-    CONFIDENT = "confident"
-    UNSURE = "unsure"
-    INVALID = "invalid_answer"
-    NO_CONFIDENCE = "no_confidence"
-    UNCERTIFIED = "nothing_certified"
-    AUDIT = "audit"
-    ALARM = "audit_alarm"
-    TEACHER = "teacher"
-    EXPECTED_LOSS = "expected_loss"
-    BUDGET_ELSEWHERE = "budget_elsewhere"
-    RULE = "rule"
-    KEPT_LOCAL = "kept_local"
-    NO_KEY = "no_key"
-    BUDGET = "budget"
-    DAILY_BUDGET = "daily_budget"
-    RECORD_TOO_DEAR = "record_too_dear"
-    PROVIDER_HALTED = "provider_halted"
-    PROVIDER_BUSY = "provider_busy"
-    REPLY_LOST = "reply_lost"
-    REJECTED = "rejected_by_provider"
-    CLOSED_INVALID = "closed_invalid"
-    REDACTION = "redaction_failed"
-    BAD_RECORD = "bad_record"
-    BAD_PROMPT = "bad_prompt"
-    ENGINE_DIED = "engine_died"
-
-
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """One input record. ``position`` counts from 0 in input order; ``line`` from 1 in the file.
 
@@ -90,7 +48,7 @@ class Record:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """``cacheable``: the same for every record, so that a provider may keep it between calls."""
 
@@ -124,7 +82,7 @@ class Sampling:
     n: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """``own``: what its record itself asks of the sampling (`Sampling`'s names; ``extra`` is added
     to)."""
@@ -141,7 +99,7 @@ class Prompt:
         return replace(usual, **{**self.own, "extra": extra})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Tokens as the engine or provider counted them; the cache counts are Anthropic's notion:
     prompt = ``input_tokens + cache_write_5m + cache_write_1h + cache_read``."""
@@ -157,7 +115,7 @@ Alternatives = tuple[tuple[str, float], ...]
 """What could have stood in one token's place: (text piece, natural logprob), best first."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completion:
     """One generated answer.
 
@@ -199,7 +157,7 @@ class Engine(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """A completion, parsed and judged.
 
@@ -223,19 +181,33 @@ class Answer:
     input_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
-    """How one record ended. ``closed_estimate`` is what the closed model would have cost."""
+    """How one record ended. The texts are the reference's, of the result row's columns."""
 
     position: int
+    """The record's place in the input, from 0; rows stand in this order."""
     record_id: str
+    """The record's id, as text."""
     status: Status
+    """How it ended, or what it waits for."""
     value: JSONValue = None
+    """The answer: an object by `answer.schema`, else text; null until there is one."""
     decided_by: DecidedBy | None = None
+    """Who gave the answer; null until there is one."""
     reason: str | None = None
+    """Why it ended so: one of the reasons below, or a rule's own."""
     confidence: float | None = None
+    """Of the local answer, from 0 to 1, to four digits, whoever decided in the end: a probability
+    of being right where the job is calibrated. Null without a local answer, or without logprobs."""
     field_confidence: Mapping[str, float] = field(default_factory=dict)
+    """The same for each field of an object; empty for labels and text."""
     model: str | None = None
+    """The model whose answer it is, or, while it waits, whose answer did not stand; null where no
+    model was asked."""
     cost_usd: Decimal = Decimal(0)
+    """What was paid for it at the closed model, in US dollars, lost replies included."""
     error: str | None = None
+    """One sentence: what is wrong and what mends it; null where nothing is."""
     closed_estimate: Decimal = Decimal(0)
+    """What the closed model would have cost, in US dollars; no column."""

@@ -123,6 +123,13 @@ TINY: dict[str, Tiny] = {
         "gemma4",
         {**_WINDOWED, "global_head_dim": 64, "hidden_size_per_layer_input": 0},
     ),
+    # In vLLM, Gemma 4 12B's language model is the same class.
+    "Gemma4UnifiedForConditionalGeneration": Tiny(
+        "gemma4_text",
+        "Gemma4ForCausalLM",
+        "gemma4",
+        {**_WINDOWED, "global_head_dim": 64, "hidden_size_per_layer_input": 0},
+    ),
     "GptOssForCausalLM": Tiny(
         "gpt_oss",
         "GptOssForCausalLM",

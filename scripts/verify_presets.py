@@ -109,11 +109,8 @@ def verify(
 def known_problem(architecture: str) -> str | None:
     """What keeps its thinking from being verified, where the preset itself refuses it."""
     for preset in presets().values():
-        if preset.architecture == architecture:
-            if preset.server_only:
-                return "its reasoning can be split off in vLLM's server alone"
-            if "thinking" in preset.modes and not preset.modes["thinking"].constrained:
-                return "an answer that is held to labels would not think first"
+        if preset.architecture == architecture and preset.server_only:
+            return "its reasoning can be split off in vLLM's server alone"
     return None
 
 

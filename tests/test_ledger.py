@@ -68,7 +68,11 @@ def test_outcomes_come_back_as_they_went_in(tmp_path: Path) -> None:
         assert ledger.take_waiting(10) == []
 
 
-def test_rows_are_committed_in_groups_and_money_at_once(tmp_path: Path, ledger: Ledger) -> None:
+def test_rows_are_committed_in_groups_and_money_at_once(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.ledger.store.COMMIT_EVERY_S", 3600.0)  # rows alone, however slow
+
     def seen() -> int:
         with read_ledger(tmp_path) as reader:
             return int(reader.query("SELECT COUNT(*) FROM outcomes")[0][0])

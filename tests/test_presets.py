@@ -183,16 +183,12 @@ def test_a_wrong_name_is_a_mistake_with_its_line_and_the_mend(
     assert f"`local.preset`: {said}" in mistake
 
 
-def test_what_could_not_be_split_or_would_not_think_is_refused_with_the_mend() -> None:
+def test_what_could_not_be_split_is_refused_with_the_mend() -> None:
     labels = {"answer": {"labels": ["a", "b"]}}
     with pytest.raises(ValueError, match="start `vllm serve openai/gpt-oss-20b`, and add"):
         resolved({"local": {"preset": "gpt-oss-20b"}, **labels})
     served = {"preset": "gpt-oss-20b", "engine": "openai_server", "base_url": "http://x/v1"}
     assert resolved({"local": served, **labels})["local"]["model"] == "openai/gpt-oss-20b"
-    with pytest.raises(ValueError, match="would not think before an answer that is held"):
-        resolved({"local": {"preset": "gemma-4-31b/thinking"}, **labels})
-    free = resolved({"local": {"preset": "gemma-4-31b/thinking"}, "answer": {"text": True}})
-    assert free["local"]["reasoning_parser"] == "gemma4"
 
 
 def test_without_a_mode_it_does_not_think_unless_it_must() -> None:

@@ -173,7 +173,10 @@ def test_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert served.get("/v1/chat/completions").status_code == 405
         served.ask()
         text = served.get("/metrics").text
-        assert 'localfirst_requests_total{decided_by="local",status="done"} 1.0' in text
+        assert (
+            'localfirst_requests_total{decided_by="local",reason="confident",status="done"} 1.0'
+            in text
+        )
         assert "localfirst_request_seconds_count 1.0" in text
 
 

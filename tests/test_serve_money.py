@@ -352,7 +352,13 @@ def test_a_certified_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
                 reply = served.post(body() | {"messages": messages})
                 assert code(reply) == (400, "invalid_request")
                 assert "certificate" in reply.json()["error"]["message"]
+            shown = served.get("/metrics").text
+            assert "localfirst_audited 3.0" in shown and "localfirst_audited_wrong 1.0" in shown
+            assert "localfirst_audit_alarms 0.0" in shown
+            while "localfirst_audit_alarms 0.0" in served.get("/metrics").text:
+                assert own(served.ask("<sure-and-wrong> where"))["reason"] == "audit"
+            assert "localfirst_audit_alarms 1.0" in served.get("/metrics").text
         api.wait_idle()
         assert spent_usd(served.run_dir) == api.bill.total_usd()
         stated = json.loads(query(served.run_dir, "SELECT value FROM meta WHERE key='audit'")[0][0])
-        assert (stated["checked"], stated["wrong"]) == (3, 1)
+        assert (stated["checked"] - stated["wrong"], stated["alarms"]) == (2, 1)

@@ -417,7 +417,7 @@ def test_nothing_new_to_do_leaves_the_head_where_it_was(tmp_path: Path) -> None:
 
 
 def test_verified_while_it_runs_and_after_a_kill(tmp_path: Path) -> None:
-    names = [f"T-{n}" for n in range(20_000)]
+    names = [f"T-{n}" for n in range(40_000)]
     job = jobs.write_job(tmp_path, "http://localhost:1", jobs.records(names, "template"))
     run, seen = tmp_path / "run", set[int]()
     process = jobs.start(job, "--set", jobs.NO_KEY)
@@ -451,7 +451,7 @@ def test_a_full_disk_leaves_no_row_without_its_entry(tmp_path: Path) -> None:
                 ledger.commit()
 
     with pytest.raises(RunFailed, match="cannot write to"):
-        fill(300)
+        fill(1_000)
     proved = whole(tmp_path)
     assert 0 < proved["entries"] < 20_000
 

@@ -25,7 +25,7 @@ from runner.cluster.nodes import Plan
 from runner.cluster.pool import NoPlace, Starting
 from runner.engines.child import ChildEngine
 from runner.engines.death import lacks_memory
-from runner.engines.host import failure, told
+from runner.engines.wire import failure, told
 from runner.errors import EngineDied, EngineError, LocalFirstError, UsageError
 from runner.types import Completion, Engine, Prompt, Sampling
 

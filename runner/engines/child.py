@@ -10,22 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from multiprocessing import Pipe
 from typing import Any
 
 from runner.engines.death import death, kernel_kills
-from runner.engines.host import GONE, KINDS, Asks, Kind, failure
+from runner.engines.process import Process, Started
+from runner.engines.wire import GONE, KINDS, RELEASE, Asks, Kind, Ready, failure
 from runner.errors import EngineDied, EngineError
 from runner.types import Completion, Engine, Prompt, Sampling
 
-_KEPT_STDERR_BYTES = 1 << 16
 _CLOSING_S = 20.0
 
 Waiting = tuple[asyncio.Future[Completion], asyncio.AbstractEventLoop]
@@ -36,55 +31,39 @@ class ChildEngine:
 
     Args:
         make: what makes the engine over there; it travels there by pickle.
+        process: the process for it, where that is another than a new one of the run's own.
 
     Raises:
         EngineError, UsageError: it cannot be loaded.
         EngineDied: its process ended while it loaded.
     """
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
-        self._connection, theirs = Pipe()
+    def __init__(self, make: Callable[[], Engine], process: Process | None = None) -> None:
         self._kills = kernel_kills()
-        # A session of its own: Ctrl-C is the run's to hear, and the group can be ended as a whole.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "runner.engines.host", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        theirs.close()
-        self._stderr = b""
-        self._is_ended = False
+        self._process = process if process is not None else Started()
+        self._connection = self._process.connection
         self.death: EngineError | None = None
         self._waiting: dict[int, Waiting] = {}
         self._numbers = itertools.count()
         self._kinds: dict[int, Kind] = {}
         self._kinds_sent = 0
         self._outbox: queue.SimpleQueue[tuple[int, Prompt, Sampling] | None] = queue.SimpleQueue()
-        self._threads = [_thread(self._keep_stderr)]
-        self.window, self.asks_for = self._load(make)
-        self._threads += [_thread(self._send), _thread(self._receive)]
+        ready = self._load(make)
+        self.window, self.asks_for, self.note = ready.window, ready.asks_for, self._process.note
+        self._threads = [_thread(self._send), _thread(self._receive)]
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def _load(self, make: Callable[[], Engine]) -> tuple[int, str]:
+    def _load(self, make: Callable[[], Engine]) -> Ready:
         try:
-            self._connection.send(sys.path)
-            self._connection.send(make)
-            ready = self._connection.recv()
+            return self._process.load(make)
         except (EOFError, OSError):
             raise self._ended(None, None) from None
         except BaseException:
-            self._end()
+            self._process.end()
             raise
-        if len(ready) == 3:
-            self._end()
-            raise failure(ready)
-        window, asks_for = ready
-        return window, asks_for
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         loop = asyncio.get_running_loop()
@@ -105,9 +84,10 @@ class ChildEngine:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_CLOSING_S)
-        self._end()
+        if self._process.is_kept:
+            self._process.leave()
+        else:
+            self._process.join(_CLOSING_S)
         for thread in self._threads:
             thread.join(_CLOSING_S)
         self._connection.close()
@@ -125,7 +105,7 @@ class ChildEngine:
                 if asked := [one for one in taken if one is not None]:
                     self._connection.send(self._asks(asked))
                 if over:
-                    self._connection.send(None)
+                    self._connection.send(RELEASE if self._process.is_kept else None)
 
     def _asks(self, asked: list[tuple[int, Prompt, Sampling]]) -> Asks:
         """Constraints are large and few: they are not sent with every request."""
@@ -172,39 +152,15 @@ class ChildEngine:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_resolve, given)
 
-    def _keep_stderr(self) -> None:
-        """A thread: passes on what the process writes there, and keeps the end of it."""
-        assert self._process.stderr is not None
-        with self._process.stderr as stderr:
-            while chunk := os.read(stderr.fileno(), 1 << 16):
-                self._stderr = (self._stderr + chunk)[-_KEPT_STDERR_BYTES:]
-                with contextlib.suppress(OSError):
-                    os.write(2, chunk)
-
     def _ended(self, said: str | None, status: int | None) -> EngineDied:
         """Ends what is left of it, and says how it came to its end: by its own words, or by the
         status of the process that ended first, if that was another than the one started here."""
         if said is None and status is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = self._process.wait(1.0)
-        self._end()
-        self._threads[0].join(1.0)
+            status = self._process.status(1.0)
+        self._process.end()
         return death(
-            said,
-            status,
-            self._stderr.decode("utf-8", "replace"),
-            kernel_killed=kernel_kills() > self._kills,
+            said, status, self._process.stderr(), kernel_killed=kernel_kills() > self._kills
         )
-
-    def _end(self) -> None:
-        # The engine's own processes outlive it, and hold the memory that the next one needs. But
-        # once: later the number may be another's.
-        if self._is_ended:
-            return
-        self._is_ended = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 def _thread(run: Callable[[], None]) -> threading.Thread:

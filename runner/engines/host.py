@@ -1,79 +1,111 @@
 """The process that an engine lives in: ``python -m runner.engines.host FD``.
 
 It is `runner.engines.child`'s other end. Where the run is gone, this process goes too, and takes
-along whatever processes the engine has started: they are of its group.
+along whatever processes the engine has started: they are of its group. An engine that is to be kept
+stays, and serves one run after the other, until none has come for so long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import queue
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from multiprocessing import active_children
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from runner.errors import EngineError, LocalFirstError, RecordError, UsageError
-from runner.types import Constraint, Engine, Message, Prompt, Sampling
+from runner.engines.keeper import Keeper
+from runner.engines.wire import GONE, KINDS, RELEASE, Asks, Kind, Ready, Reply, told
+from runner.errors import RecordError, UsageError
+from runner.types import Engine, Prompt, Sampling
 
-Kind = tuple[Constraint, Sampling]
-Ask = tuple[int, tuple[Message, ...], int, Kind | None]
-"""(number, messages, the kind's number, and the kind itself where it is new)."""
-Asks = list[Ask]
-KINDS = 8
-"""So many of the latest kinds are remembered at both ends."""
-GONE = "gone"
-"""The kind of failure where one of the engine's processes has ended; its status is the sentence."""
 WATCH_S = 0.5
-Reply = tuple[int, Any]
-"""(number, a completion, or a failure as `told` gives it)."""
-
-
-def told(error: BaseException) -> tuple[str, str, str]:
-    """An error as (kind, sentence, reason): not every one of ours survives pickling."""
-    if isinstance(error, RecordError):
-        return "record", str(error), str(error.reason)
-    if isinstance(error, UsageError):
-        return "usage", str(error), ""
-    if isinstance(error, LocalFirstError):
-        return "engine", str(error), ""
-    traceback.print_exception(error)
-    return "engine", f"{type(error).__name__}: {error}".splitlines()[0], ""
+Inbox = queue.SimpleQueue[Any]
 
 
 def main() -> None:
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     os.dup2(2, 1)  # stdout is for what the run prints there
+    # What the libraries make while they are imported stays: to look through it again and again for
+    # garbage is a fifth of the import.
+    gc.disable()
     sys.path[:] = connection.recv()
-    make: Callable[[], Engine] = connection.recv()
-    inbox: queue.SimpleQueue[Asks | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    ahead: Callable[[], object] | None = connection.recv()
+    inbox = _heard(connection)
+    if ahead is not None:
+        with contextlib.suppress(Exception):  # it comes again, and is told, when the engine is made
+            ahead()
+    gc.freeze()
+    make, keep = inbox.get()
+    keeper: Keeper | None = None
     try:
-        engine = make()
+        keeper = Keeper.claim(keep) if keep is not None else None
+        engine: Engine = make()
     except BaseException as error:
+        if keeper is not None:
+            keeper.close()  # before the run hears of it, and ends this process
         connection.send(told(error))
-        return
-    _children.extend(active_children())
-    connection.send((engine.window, getattr(engine, "asks_for", "")))
-    asyncio.run(_Host(engine, connection).serve(inbox))
+    else:
+        gc.freeze()
+        gc.enable()
+        _children.extend(active_children())
+        asyncio.run(_serve(engine, connection, inbox, keeper))
+    if keeper is not None:
+        keeper.close()
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 
-def _listen(connection: Connection[Any, Any], inbox: queue.SimpleQueue[Asks | None]) -> None:
+async def _serve(
+    engine: Engine, connection: Connection[Any, Any], inbox: Inbox, keeper: Keeper | None
+) -> None:
+    """One run after the other, where the engine is kept."""
+    if keeper is not None:
+        _keepers.append(keeper)
+    ready = Ready(engine.window, getattr(engine, "asks_for", ""), os.getpid(), bool(keeper))
+    while True:
+        host = _Host(engine, connection)
+        host.send(ready)
+        released = await host.serve(inbox)
+        if keeper is None or not released:
+            return
+        if (renew := getattr(engine, "renew", None)) is not None:
+            await renew()
+        connection.close()  # the run waits for it
+        following = await keeper.wait(lambda: _ended_child() is not None)
+        if following is None:
+            return
+        connection, inbox = following, _heard(following)
+
+
+def _heard(connection: Connection[Any, Any]) -> Inbox:
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    return inbox
+
+
+def _listen(connection: Connection[Any, Any], inbox: Inbox) -> None:
     try:
-        while True:
-            asks = connection.recv()
+        while (asks := connection.recv()) != RELEASE:
             inbox.put(asks)
             if asks is None:
                 return
     except (EOFError, OSError):
+        pass
+    if not _keepers:
         os.killpg(0, signal.SIGKILL)
+    _keepers[0].release()
+    inbox.put(RELEASE)
+
+
+_keepers: list[Keeper] = []
 
 
 def _ended_child() -> int | None:
@@ -93,13 +125,16 @@ class _Host:
         self._replies: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
+        self._released = self._died = False
 
-    async def serve(self, inbox: queue.SimpleQueue[Asks | None]) -> None:
+    async def serve(self, inbox: Inbox) -> bool:
+        """Answers a run until it is through; whether the engine is free for another then."""
         loop = asyncio.get_running_loop()
 
         def hand_on() -> None:
-            while (asks := inbox.get()) is not None:
+            while isinstance(asks := inbox.get(), list):
                 loop.call_soon_threadsafe(self._begin, asks)
+            self._released = asks == RELEASE
             loop.call_soon_threadsafe(self._over.set)
 
         threading.Thread(target=hand_on, daemon=True).start()
@@ -108,9 +143,13 @@ class _Host:
         watch.cancel()
         for task in self._tasks:
             task.cancel()
+        if self._released and not self._died:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            return True
         # Taking a big library apart takes seconds; only processes of its own are to be let go.
         if _children:
             await self._engine.aclose()
+        return False
 
     def _begin(self, asks: Asks) -> None:
         for number, messages, kind, new in asks:
@@ -140,12 +179,13 @@ class _Host:
     def _die(self, error: Exception | None) -> None:
         if self._over.is_set():
             return
+        self._died = True
         self._flush()
         status = _ended_child()
         if status is not None:
-            self._send((GONE, str(status), ""))
+            self.send((GONE, str(status), ""))
         elif error is not None:
-            self._send(told(error))
+            self.send(told(error))
         self._over.set()
 
     async def _watch(self) -> None:
@@ -156,21 +196,11 @@ class _Host:
 
     def _flush(self) -> None:
         replies, self._replies = self._replies, []
-        self._send(replies)
+        self.send(replies)
 
-    def _send(self, what: object) -> None:
-        try:
+    def send(self, what: object) -> None:
+        with contextlib.suppress(OSError):  # the run is gone: `_listen` sees to that
             self._connection.send(what)
-        except OSError:
-            self._over.set()
-
-
-def failure(reply: tuple[str, str, str]) -> LocalFirstError:
-    """The error that `told` told of."""
-    kind, said, reason = reply
-    if kind == "record":
-        return RecordError(said, reason)
-    return UsageError(said) if kind == "usage" else EngineError(said)
 
 
 if __name__ == "__main__":

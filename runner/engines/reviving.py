@@ -200,9 +200,12 @@ class Reviving:
 
     def _first(self) -> Mortal:
         try:
-            return self._start(self._thrift)
+            engine = self._start(self._thrift)
         except EngineDied as death:
             return self._next(death, 0)
+        if note := getattr(engine, "note", ""):
+            self._tell(note)
+        return engine
 
     def _start_again(self, death: EngineDied, flying: int) -> None:
         asyncio.run(self._engine.aclose())

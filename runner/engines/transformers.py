@@ -70,7 +70,7 @@ class TransformersEngine:
         self._ends = end_tokens(self._tokenizer, self._model.generation_config)
         # A checkpoint's own top-k would silently drop labels.
         self._model.generation_config = library.GenerationConfig()
-        self._parser = _reasoning_parser(local.reasoning_parser, self._tokenizer)
+        self._parser = _reasoning_parser(local, self._tokenizer)
         self._tokens = Tokens(self._tokenizer, local.chat_template_args)
         info = self._xgrammar.TokenizerInfo.from_huggingface(
             self._tokenizer, vocab_size=text.vocab_size
@@ -244,8 +244,8 @@ def _batch_size(given: object) -> int:
     return given
 
 
-def _reasoning_parser(name: str | None, tokenizer: Any) -> Any:
-    if name is None:
+def _reasoning_parser(local: Local, tokenizer: Any) -> Any:
+    if (name := local.reasoning_parser) is None:
         return None
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
@@ -254,8 +254,9 @@ def _reasoning_parser(name: str | None, tokenizer: Any) -> Any:
         what = f"vLLM ({error}), whose parsers `reasoning_parser: {name}` names,"
         raise MissingExtra(what, "cpu", "gpu") from None
     try:
-        return ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
-    except (KeyError, RuntimeError, ValueError) as error:
+        parser = ReasoningParserManager.get_reasoning_parser(name)
+        return parser(tokenizer, chat_template_kwargs=local.chat_template_args)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"local.reasoning_parser: {first_line(error)}") from None
 
 

@@ -19,7 +19,7 @@ from runner.engines.choosing import first_line
 from runner.engines.tokens import Tokens, split_reasoning
 from runner.engines.vllm_cpu import SEEDED_DRAWS
 from runner.engines.vllm_setup import arguments, check_arguments, classes, environment, offline
-from runner.engines.vllm_thrift import asks_for, thrifty
+from runner.engines.vllm_thrift import asks_for, fitting, thrifty
 from runner.errors import EngineError, RecordError, UsageError
 from runner.job import Local
 from runner.types import Alternatives, Completion, Constraint, Prompt, Reason, Sampling, Usage
@@ -33,6 +33,12 @@ class _Request:
     loop: asyncio.AbstractEventLoop
 
 
+@dataclass(slots=True)
+class _Renewal:
+    future: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+
+
 class VllmEngine:
     """Loads the model at once; raises `EngineError` or `UsageError` with a sentence if it cannot.
 
@@ -43,13 +49,17 @@ class VllmEngine:
     """
 
     def __init__(self, model: str, local: Local, thrift: int = 0) -> None:
-        environment(local)
+        own_cache = environment(local)
         EngineArgs, LLMEngine = classes()
         check_arguments(local, EngineArgs)
         self._name = local.model
         self._parser_name = local.reasoning_parser
+        self._parser_args = {"chat_template_kwargs": local.chat_template_args}
         try:
-            given = EngineArgs(model=model, **thrifty(arguments(local), thrift))
+            wanted = arguments(local)
+            if own_cache:
+                wanted = fitting(wanted, model)
+            given = EngineArgs(model=model, **thrifty(wanted, thrift))
             self._engine = LLMEngine.from_engine_args(given, usage_context=offline())
             if given.worker_extension_cls == SEEDED_DRAWS:
                 self._engine.collective_rpc("mend_seeded_draws")
@@ -64,7 +74,7 @@ class VllmEngine:
         self._parser = self._reasoning_parser(tokenizer)
         self._ends = _end_tokens(tokenizer, config.model_config)
         self._params: list[tuple[Constraint, Sampling, Any]] = []
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request | _Renewal | None] = queue.SimpleQueue()
         self._death: str | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
@@ -76,8 +86,9 @@ class VllmEngine:
         from vllm.reasoning import ReasoningParserManager
 
         try:
-            return ReasoningParserManager.get_reasoning_parser(self._parser_name)(tokenizer)
-        except (KeyError, RuntimeError, ValueError) as error:
+            parser = ReasoningParserManager.get_reasoning_parser(self._parser_name)
+            return parser(tokenizer, **self._parser_args)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"local.reasoning_parser: {first_line(error)}") from None
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
@@ -91,6 +102,13 @@ class VllmEngine:
         if self._closed:  # perhaps too late for the thread's last look at the queue
             raise EngineError(self._death or "vLLM was closed")
         return self._completion(await future, sampling)
+
+    async def renew(self) -> None:
+        """Drops what is in flight and what is cached of prompts: as if it had just been loaded."""
+        loop = asyncio.get_running_loop()
+        renewal = _Renewal(loop.create_future(), loop)
+        self._requests.put(renewal)
+        await renewal.future
 
     async def aclose(self) -> None:
         self._requests.put(None)
@@ -176,6 +194,9 @@ class VllmEngine:
                 for request in self._take(block=not flying):
                     if request is None:
                         return
+                    if isinstance(request, _Renewal):
+                        self._renew(request, flying)
+                        continue
                     name = next(names)
                     flying[name] = request
                     self._add(name, request, flying)
@@ -186,11 +207,19 @@ class VllmEngine:
             _fail(list(flying.values()), EngineError(self._death))
         finally:
             self._closed = True
-            _fail([r for r in self._take(block=False) if r], EngineError("vLLM was closed"))
+            left = [r for r in self._take(block=False) if isinstance(r, _Request)]
+            _fail(left, EngineError("vLLM was closed"))
             self._engine.engine_core.shutdown()
 
-    def _take(self, *, block: bool) -> list[_Request | None]:
-        taken: list[_Request | None] = []
+    def _renew(self, renewal: _Renewal, flying: dict[str, _Request]) -> None:
+        self._engine.abort_request(list(flying))
+        flying.clear()
+        self._engine.reset_prefix_cache()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            renewal.loop.call_soon_threadsafe(renewal.future.set_result, None)
+
+    def _take(self, *, block: bool) -> list[_Request | _Renewal | None]:
+        taken: list[_Request | _Renewal | None] = []
         try:
             taken.append(self._requests.get(block=block))
             while True:
@@ -201,8 +230,16 @@ class VllmEngine:
     def _add(self, name: str, request: _Request, flying: dict[str, _Request]) -> None:
         from vllm.inputs import tokens_input
 
+        prompt: Any = tokens_input(request.token_ids)
         try:
-            self._engine.add_request(name, tokens_input(request.token_ids), request.params)
+            if self._parser is not None:
+                # What holds the answer to its schema has a parser of its own: for one that is not
+                # told of the chat template's arguments, some models have never begun to think.
+                prompt = self._engine.input_processor.process_inputs(
+                    name, prompt, request.params, self._engine.get_supported_tasks()
+                )
+                prompt.reasoning_parser_kwargs = self._parser_args
+            self._engine.add_request(name, prompt, request.params)
         except (ValueError, TypeError) as error:
             del flying[name]
             problem = f"vLLM refuses the prompt: {first_line(error)}"

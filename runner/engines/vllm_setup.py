@@ -49,8 +49,16 @@ def on_cpu() -> bool:
         return False
 
 
-def environment(local: Local) -> None:
-    """vLLM and OpenMP read these once, at import; what the user has set stays."""
+def prepare(local: Local) -> None:
+    """All of the start that needs no model: seconds of imports."""
+    environment(local)
+    classes()
+
+
+def environment(local: Local) -> bool:
+    """vLLM and OpenMP read these once, at import; what the user has set stays. Returns whether the
+    size of the CPU's cache is left to us."""
+    own_cache = on_cpu() and CACHE_GIB not in os.environ
     defaults = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
@@ -71,6 +79,7 @@ def environment(local: Local) -> None:
             os.environ["OMP_NUM_THREADS"] = str(local.cpu_threads)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    return own_cache
 
 
 def check_arguments(local: Local, known_to: Any) -> None:

@@ -12,8 +12,10 @@ from runner.types import Outcome
 
 def columns(outcome: Outcome) -> tuple[Any, ...]:
     """Of ``outcomes``, but for the first three and ``waits_for``."""
+    by, why = outcome.decided_by, outcome.reason
     return (
-        outcome.status, compact(outcome.value), outcome.decided_by, outcome.reason,
+        # As plain text: SQLite's module looks for an adapter of whatever is not quite a text.
+        str(outcome.status), compact(outcome.value), by and str(by), why and str(why),
         real(outcome.confidence), _by_field(outcome), outcome.model,
         to_pico(outcome.cost_usd), outcome.error, to_pico(outcome.closed_estimate),
     )  # fmt: skip

@@ -35,8 +35,8 @@ class _Lines:
         self._back.extendleft(reversed(lines))
 
 
-def _parse(lines: list[tuple[int, str]], delimiter: str) -> list[str]:
-    rows = list(csv.reader([text for _, text in lines], delimiter=delimiter, strict=True))
+def _parse(lines: Iterable[str], delimiter: str) -> list[str]:
+    rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
     if len(rows) != 1:
         raise csv.Error("a quoted value ends in another record")
     return rows[0]
@@ -48,17 +48,16 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str |
         number, text = first
         if not text.strip("\r\n"):
             continue
-        gathered = [first]
         try:
-            yield number, _parse(gathered, delimiter), None
+            yield number, _parse((text,), delimiter), None
             continue
         except csv.Error:
-            quotes = text.count('"')
+            gathered, quotes = [first], text.count('"')
         while quotes % 2 and len(gathered) < MOST_LINES and (more := lines.take()) is not None:
             gathered.append(more)
             quotes += more[1].count('"')
         try:
-            yield number, _parse(gathered, delimiter), None
+            yield number, _parse([text for _, text in gathered], delimiter), None
         except csv.Error as error:
             lines.put_back(gathered[1:])
             cells = [cell.strip('"') for cell in text.rstrip("\r\n").split(delimiter)]

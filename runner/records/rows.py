@@ -50,7 +50,7 @@ def unwritable(value: Any) -> str | None:
 
 
 def _legible(text: str) -> str:
-    return _UNWRITABLE.sub("�", text)
+    return text if text.isascii() else _UNWRITABLE.sub("�", text)
 
 
 def check_header(path: Path | str, columns: list[str], id_column: str) -> None:

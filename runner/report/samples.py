@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from runner.job import Job, digest
 from runner.ledger import Ledger
 from runner.records.source import job_records
 from runner.report.texts import Shown, Texts
+from runner.slowest import slowest
 from runner.types import Record
 
 MOST = 20
@@ -33,24 +34,31 @@ class Sample:
     decided_by: str | None
     reason: str
     confidence: float | None
+    seconds: float | None = None
+    """From handing its prompt to the engine until its answer was there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """``unsure``: the least confident of all; ``narrow``: the least confident that stand."""
+    """``unsure``: the least confident of all; ``narrow``: the least confident that stand;
+    ``slow``: those that the local model took longest for."""
 
     unsure: list[Sample]
     narrow: list[Sample]
+    slow: list[Sample]
     queue: list[Sample]
 
 
 def samples(ledger: Ledger, job: Job, texts: Texts) -> Samples:
     unsure = _least(ledger, "o.confidence IS NOT NULL")
     narrow = _least(ledger, "o.confidence IS NOT NULL AND o.decided_by = 'local'")
-    again = _reread(job, [row for row in (*unsure, *narrow) if row[9] is None])
+    times = dict(slowest(ledger))
+    slow = _at(ledger, times)
+    again = _reread(job, [row for row in (*unsure, *narrow, *slow) if row[9] is None])
     return Samples(
         [_sample(row, again, texts) for row in unsure],
         [_sample(row, again, texts) for row in narrow],
+        [replace(_sample(row, again, texts), seconds=times[row[0]]) for row in slow],
         _queue(ledger, texts),
     )
 
@@ -61,6 +69,16 @@ def _least(ledger: Ledger, where: str) -> list[tuple[Any, ...]]:
         f"WHERE {where} ORDER BY o.confidence, o.position LIMIT ?",
         (MOST,),
     )
+
+
+def _at(ledger: Ledger, times: Mapping[int, float]) -> list[tuple[Any, ...]]:
+    """The outcomes at these positions, those of the longest times first."""
+    rows = ledger.query(
+        f"SELECT {_COLUMNS} FROM outcomes o LEFT JOIN held h USING (position) "
+        f"WHERE o.position IN ({','.join('?' * len(times))})",
+        tuple(times),
+    )
+    return sorted(rows, key=lambda row: -times[row[0]])
 
 
 def _reread(job: Job, rows: Iterable[tuple[Any, ...]]) -> dict[int, Record]:

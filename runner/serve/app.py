@@ -15,12 +15,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from runner.errors import LocalFirstError
+from runner.serve.answered import Answered
 from runner.serve.guard import Guard
 from runner.serve.intake import Asked, Intake
 from runner.serve.metrics import CONTENT_TYPE, Metrics
 from runner.serve.options import ServeOptions
 from runner.serve.replies import Refusal, chunks, completion, own_headers, own_words, refusal
-from runner.serve.serving import Answered, ClientGone, Serving, Taken
+from runner.serve.serving import ClientGone, Serving, Taken
+from runner.serve.telling import End, attributes, log
 
 Fatal = Callable[[LocalFirstError], None]
 BUSY_S = 1
@@ -35,31 +37,47 @@ class Desk:
         serving: Serving,
         intake: Intake,
         options: ServeOptions,
-        model: str,
-        spent_usd: Callable[[], float],
+        metrics: Metrics,
         fatal: Fatal,
     ) -> None:
         self.serving = serving
         self.intake = intake
         self.options = options
-        self.model = model
+        self.model = intake.model
         self.begun = int(time.time())
         self.at_work = 0
-        self.metrics = Metrics(spent_usd, lambda: self.at_work)
+        self.metrics = metrics
         self._fatal = fatal
 
     async def completion(self, request: Request) -> Response:
         began = time.monotonic()
+        with self.serving.tracing.request("chat", request.headers) as span:
+            asked, end = await self._ended(request)
+            if isinstance(end, Answered):
+                reply = self._reply(asked, end)
+            else:
+                reply = refused(end) if end else Response(status_code=CLIENT_CLOSED)
+            seconds = time.monotonic() - began
+            if span is not None:
+                span.set_attributes(attributes(self.model, reply.status_code, end))
+        self.metrics.replied(reply.status_code, seconds if isinstance(end, Answered) else None)
+        log(reply.status_code, seconds, end, private=self.intake.private)
+        return reply
+
+    async def _ended(self, request: Request) -> tuple[Asked, End]:
+        """Without an answer, with why not, or with nothing: then its client has gone."""
+        asked: Any = None
         try:
             with self._room():
                 asked = await self._asked(request)
-                answered = await self._answered(asked, request)
+                return asked, await self._answered(asked, request)
         except Refused as error:
             self.metrics.refused(error.refusal.status)
-            return refused(error.refusal)
+            return asked, error.refusal
         except ClientGone:
-            return Response(status_code=CLIENT_CLOSED)
-        self.metrics.answered(answered, time.monotonic() - began)
+            return asked, None
+
+    def _reply(self, asked: Asked, answered: Answered) -> Response:
         own = own_words(answered, calibrated=self.serving.calibrated)
         said = refusal(asked, answered, own)
         if said is not None:
@@ -80,7 +98,8 @@ class Desk:
             raise Refused(429, "too_many_requests", message, again=True, retry_after_s=BUSY_S)
         self.at_work += 1
         try:
-            yield
+            with self.metrics.in_flight.track_inprogress():
+                yield
         finally:
             self.at_work -= 1
 

@@ -58,6 +58,16 @@ class Intake:
         self._own: Renderer | None = renderer_of(job) if job.prompt is not None else None
         self._sure_of_prompt = self._own is not None and job.confidence.certifies
 
+    @property
+    def model(self) -> str:
+        """What is served, whatever a request asks for."""
+        return self._job.local.model
+
+    @property
+    def private(self) -> bool:
+        """Whether an id might be what the job redacts."""
+        return bool(self._job.privacy.redact or self._job.privacy.patterns)
+
     def asked(self, body: object, headers: Mapping[str, str]) -> Asked:
         """Raises ValueError with the sentence for a request that cannot be done as asked."""
         if not isinstance(body, dict):

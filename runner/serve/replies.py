@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from runner.results.openai_batch import chat_completion
 from runner.results.rows import row
+from runner.serve.answered import Answered
 from runner.serve.intake import OWN_PREFIX, Asked
-from runner.serve.serving import Answered
 from runner.types import DecidedBy, Reason, Status
 
 _OWN = ("status", "decided_by", "reason", "confidence", "field_confidence", "cost_usd")

@@ -26,15 +26,21 @@ from runner.errors import LocalFirstError, RunDirError, UsageError
 from runner.job import Job
 from runner.job_records import BATCH, REQUESTS, Records
 from runner.ledger import Ledger, open_ledger
+from runner.logs import ENGINE_DIED, event_of
 from runner.pipeline import Answering
 from runner.running import keep, live, own
 from runner.sending import has_key, settle_open_calls
+from runner.serve.answered import Sending
 from runner.serve.app import Desk, make_app
+from runner.serve.gauges import gauges
 from runner.serve.guard import Guard
 from runner.serve.intake import Intake, refuse_unservable
+from runner.serve.metrics import Metrics
 from runner.serve.options import ServeOptions
 from runner.serve.routing import ServedRouter
-from runner.serve.serving import Sending, Serving
+from runner.serve.serving import Serving
+from runner.telemetry import Off, Tracing
+from runner.telemetry import begin as begin_tracing
 from runner.types import Message, Outcome, Prompt
 from runner.watch import Say, Watch
 
@@ -66,6 +72,8 @@ class Server:
         self._http: _Http | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failed: LocalFirstError | None = None
+        self._tracing: Tracing = Off()
+        self._deaths = 0
         self.port = options.port
 
     @property
@@ -84,13 +92,24 @@ class Server:
             self.port = listening.getsockname()[1]
             self._claim(ledger)
             ledger.set_meta("certificate", json.dumps(trusted.stated()))
-            watch = build.watch(self._job, trusted, ledger, self._say, audits=audits)
+            watch = build.watch(self._job, trusted, ledger, self._heard, audits=audits)
             answering = build.answering(self._served, closed, trusted.calibration)
             answering = answering_requests(answering, self._served)
-            asyncio.run(self._both_halves(ledger, answering, watch, closed, listening))
+            self._tracing = begin_tracing(self._say)
+            answering = self._tracing.answering(answering, self._job.local.model)
+            try:
+                asyncio.run(self._both_halves(ledger, answering, watch, closed, listening))
+            finally:
+                self._tracing.close()
             ledger.set_meta("audit", watch.stated())
         if self._failed is not None:
             raise self._failed
+
+    def _heard(self, sentence: str) -> None:
+        """Counts the engine's deaths, those while it is loaded too."""
+        if event_of(sentence) == ENGINE_DIED:
+            self._deaths += 1
+        self._say(sentence)
 
     def stop(self) -> None:
         """Takes nothing new, finishes what was begun, and ends."""
@@ -120,7 +139,8 @@ class Server:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         if closed is None:
-            await self._listen(Serving(ledger, answering, watch, None), ledger, listening)
+            serving = Serving(ledger, answering, watch, None, self._tracing)
+            await self._listen(serving, ledger, watch, listening)
             return
         run_dir, patience = self._options.run_dir, closed.settings.timeout_s + 10
         day = day_cap(closed, ledger, run_dir)
@@ -134,23 +154,25 @@ class Server:
             )
         try:
             async with Courier(run_dir, closed.settings) if sends else nullcontext() as courier:
-                sending = Sending(escalator, courier, closed.settings.concurrency)
-                serving = Serving(ledger, answering, watch, sending)
-                await self._listen(serving, ledger, listening)
+                sending = Sending(escalator, courier, closed.settings)
+                serving = Serving(ledger, answering, watch, sending, self._tracing)
+                await self._listen(serving, ledger, watch, listening)
         finally:
             await settle_open_calls(ledger, escalator, run_dir, patience)
             ledger.set_meta("stopped", escalator.problem or "")
 
-    async def _listen(self, serving: Serving, ledger: Ledger, listening: socket.socket) -> None:
+    async def _listen(
+        self, serving: Serving, ledger: Ledger, watch: Watch, listening: socket.socket
+    ) -> None:
         options = self._options
         try:
             self._say("loading the model")
             await serving.load()
             intake = Intake(self._job, options.on_unsure)
-            desk = Desk(
-                serving, intake, options, self._job.local.model,
-                lambda: float(ledger.attempts.committed_usd()), self._fatal,
-            )  # fmt: skip
+            reasons = (rule.reason for rule in self._job.routes if rule.reason)
+            metrics = Metrics(reasons, gauges(ledger, serving, watch), lambda: self._deaths)
+            serving.heard = metrics.settled
+            desk = Desk(serving, intake, options, metrics, self._fatal)
             app = make_app(desk, Guard(self._key, options.host))
             config = uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", backlog=BACKLOG,

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from escalation.budget import Budget
 from escalation.closed import Sender
 from escalation.escalate import Escalator
 from escalation.policy import Acceptance
@@ -21,12 +22,13 @@ from escalation.standing import STANDS, local_outcome
 from runner.ledger import Ledger
 from runner.pipeline import Answering, Pipeline, Progress
 from runner.results.openai_batch import paid_tokens
+from runner.serve.answered import NO_TOKENS, Answered, Sending, Took, paid_since
 from runner.serve.intake import Asked
+from runner.telemetry import Off, Tracing
 from runner.types import (
     Answer,
     DecidedBy,
     Engine,
-    JSONValue,
     Outcome,
     Prompt,
     Reason,
@@ -43,7 +45,6 @@ COMMIT_AFTER_S = 0.003
 COOL_DOWN_S = 15.0
 """After how long a stop of the sending is looked at again: a server has no next run."""
 CLIENT_GONE = "client_gone"
-_NO_TOKENS = (0, 0, 0)
 
 
 class ClientGone(Exception):
@@ -54,30 +55,9 @@ class Taken(Exception):
     """The record's id is another request's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """How a request ended. ``local``: the local model's value, where one was made that may not
-    stand. ``waits_for``: why a waiting record was not sent. ``tokens``: as
-    `runner.results.openai_batch.chat_completion` takes them."""
-
-    outcome: Outcome
-    tokens: tuple[int, int, int] = _NO_TOKENS
-    local: JSONValue = None
-    local_model: str | None = None
-    waits_for: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """The paid part; ``sender`` is None where there is no key."""
-
-    escalator: Escalator
-    sender: Sender | None
-    concurrency: int
-
-
 class Serving(Pipeline):
-    """The pipeline for requests. Begin with `load`."""
+    """The pipeline for requests. Begin with `load`. ``heard`` is told of each settled request;
+    ``queued`` is how many wait for the local model and for the closed one."""
 
     def __init__(
         self,
@@ -85,14 +65,19 @@ class Serving(Pipeline):
         answering: Answering,
         watch: Watch,
         sending: Sending | None,
+        tracing: Tracing | None = None,
     ) -> None:
         super().__init__(ledger, answering, watch, Progress())
         self._sending = sending
-        self._turns = asyncio.Semaphore(sending.concurrency if sending is not None else 1)
+        self._turns = asyncio.Semaphore(sending.settings.concurrency if sending else 1)
         self._stopped_at: float | None = None
         self._under_way: dict[str, tuple[str, asyncio.Task[Answered]]] = {}
         self._commit: asyncio.Task[None] | None = None
-        self._counted: dict[int, tuple[int, int, int]] = {}
+        self._took: dict[int, Took] = {}
+        self.tracing = tracing or Off()
+        self._settling = self.tracing.each(self._settling, "answered", "decide")
+        self.heard: Callable[[Answered], None] = lambda answered: None
+        self.queued = {"local": 0, "closed": 0}
         ((last,),) = ledger.query("SELECT MAX(position) FROM outcomes")
         self._next = 0 if last is None else last + 1
 
@@ -110,8 +95,19 @@ class Serving(Pipeline):
         while self._under_way:
             await asyncio.wait([task for _, task in self._under_way.values()])
             await asyncio.sleep(0)
+        self.progress.slowest.keep(self._ledger)
         if self._engine is not None:
             await self._engine.aclose()
+
+    @property
+    def window(self) -> int:
+        return self._engine.window if self._engine is not None else 0
+
+    @property
+    def budget(self) -> Callable[[], Budget] | None:
+        """Looks at the budget, where there is one."""
+        sending = self._sending
+        return None if sending is None else lambda: sending.escalator.budget
 
     @property
     def calibrated(self) -> bool:
@@ -149,15 +145,21 @@ class Serving(Pipeline):
             task.exception()  # its client may have gone: then nobody else asks for it
 
     async def _answer(self, asked: Asked, gone: Gone) -> Answered:
-        position = self._known(asked)
+        position, took = self._known(asked), Took()
         if position is None:
-            position = self._next
+            position, took.anew = self._next, True
             self._next += 1
-            await self._decide(asked, position, gone)
-            self._counted.setdefault(position, _NO_TOKENS)
-        await self._ask(asked, position, gone)
-        await self._kept()
-        return self._answered(asked, position)
+        self._took[position] = took
+        try:
+            if took.anew:
+                await self._decide(asked, position, gone)
+            await self._ask(asked, position, gone)
+            await self._kept()
+        finally:
+            del self._took[position]
+        answered = self._answered(asked, position, took)
+        self.heard(answered)
+        return answered
 
     def _known(self, asked: Asked) -> int | None:
         """Where a former request of this name was recorded. One that was in error is done anew."""
@@ -180,12 +182,23 @@ class Serving(Pipeline):
         routed = self._without_model(record, asked.mark)
         if routed is None:
             return
-        await self._slots.acquire()
+        with self._queue("local"):
+            await self._slots.acquire()
         if not asked.named and await gone():
             self._slots.release()
             raise ClientGone
         self._flying[record.id] = position
+        began = time.monotonic()
         await self._with_model(record, asked.mark, routed, self._slots)
+        self._took[position].local_s = time.monotonic() - began
+
+    @contextmanager
+    def _queue(self, model: str) -> Iterator[None]:
+        self.queued[model] += 1
+        try:
+            yield
+        finally:
+            self.queued[model] -= 1
 
     async def _ask(self, asked: Asked, position: int, gone: Gone) -> None:
         """Sends the record to the closed model, if it waits for that and may be sent."""
@@ -196,22 +209,43 @@ class Serving(Pipeline):
         if sending.sender is None:
             self._ledger.set_waits_for(position, Reason.NO_KEY)
         else:
-            async with self._turns:
+            with self._queue("closed"):
+                await self._turns.acquire()
+            try:
                 if not asked.named and await gone():
                     self._ledger.set_waits_for(position, CLIENT_GONE)
                 else:
                     self._try_again(sending.escalator)
-                    await sending.escalator.ask(sending.sender, position)
+                    await self._escalate(sending, sending.sender, position)
+            finally:
+                self._turns.release()
         held = self._ledger.held(position)
         if held is not None and held.reason in STANDS:
             paid = self._ledger.attempts.paid_usd(position)
             self._ledger.change(local_outcome(held, paid))
 
+    async def _escalate(self, sending: Sending, sender: Sender, position: int) -> None:
+        took, first = self._took[position], self._ledger.attempts.next_id()
+        began = time.monotonic()
+        asked = {
+            "gen_ai__operation__name": "chat",
+            "gen_ai__provider__name": sending.settings.provider,
+            "gen_ai__request__model": sending.settings.model,
+        }
+        with self.tracing.span("escalate", **asked) as span:
+            await sending.escalator.ask(sender, position)
+            took.closed_tokens = paid_since(self._ledger, first, position)
+            if span is not None:
+                span.set_attribute("gen_ai.usage.input_tokens", took.closed_tokens[0])
+                span.set_attribute("gen_ai.usage.output_tokens", took.closed_tokens[1])
+        took.closed_s = time.monotonic() - began
+
     async def _judged(
         self, engine: Engine, record: Record, prompt: Prompt, answer: Answer, rule: Acceptance
     ) -> Answer:
         # The trail has them too, and would be read from its start to its end.
-        self._counted[record.position] = (answer.input_tokens, 0, answer.output_tokens)
+        took = self._took[record.position]
+        took.local_tokens = (answer.input_tokens, answer.output_tokens)
         return await super()._judged(engine, record, prompt, answer, rule)
 
     def _try_again(self, escalator: Escalator) -> None:
@@ -235,29 +269,30 @@ class Serving(Pipeline):
         self._commit = None  # whoever comes from here on needs the next one
         self._ledger.commit()
 
-    def _answered(self, asked: Asked, position: int) -> Answered:
+    def _answered(self, asked: Asked, position: int, took: Took) -> Answered:
         outcome = self._ledger.find(asked.id)
         assert outcome is not None
-        tokens = self._tokens(outcome)
+        tokens = self._tokens(outcome, took)
         if outcome.status is Status.DONE:
-            return Answered(outcome, tokens)
+            return Answered(outcome, tokens, took=took)
         ((waits_for, kept),) = self._ledger.query(
             "SELECT o.waits_for, h.answer FROM outcomes o LEFT JOIN held h USING (position) "
             "WHERE o.position=?",
             (position,),
         )
         local: dict[str, Any] = json.loads(kept or "null") or {}
-        return Answered(outcome, tokens, local.get("value"), local.get("model"), waits_for)
+        return Answered(outcome, tokens, local.get("value"), local.get("model"), waits_for, took)
 
-    def _tokens(self, outcome: Outcome) -> tuple[int, int, int]:
-        counted = self._counted.pop(outcome.position, None)
+    def _tokens(self, outcome: Outcome, took: Took) -> tuple[int, int, int]:
         if outcome.decided_by is DecidedBy.CLOSED:
-            return paid_tokens(self._ledger, outcome.position) or _NO_TOKENS
-        return counted or self._former_tokens(outcome.position)
+            return paid_tokens(self._ledger, outcome.position) or NO_TOKENS
+        if not took.anew:
+            return self._former_tokens(outcome.position)
+        return took.local_tokens[0], 0, took.local_tokens[1]
 
     def _former_tokens(self, position: int) -> tuple[int, int, int]:
         """Of an answer that a former process made, or that is asked for once more."""
         for entry in self._ledger.trail.of(position):
             if entry.note and (counted := json.loads(entry.note).get("tokens")):
                 return counted[0], 0, counted[1]
-        return _NO_TOKENS
+        return NO_TOKENS

@@ -39,12 +39,15 @@ pytestmark = SLOW
 def thinking_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The demo model with two of the tokens that it says in JSON renamed to think tags: it thinks
     `intent": "…` and answers ` "domain": "…"}`."""
-    folder = tmp_path_factory.mktemp("thinker")
+    return thinker(tmp_path_factory.mktemp("thinker"), "<think>", "</think>")
+
+
+def thinker(folder: Path, begins: str, ends: str) -> str:
     shutil.copytree(MODEL, folder, dirs_exist_ok=True)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text("utf-8"))
     vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
-    renamed = {'{"': "<think>", '",': "</think>"}
+    renamed = {'{"': begins, '",': ends}
     pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
     kept = [p for p in pairs if not renamed.keys() & {*p, "".join(p)}]
     tokenizer["model"]["merges"] = [list(pair) for pair in kept]
@@ -81,6 +84,23 @@ def test_a_thinking_model(make: Callable[[str, Local], Engine], thinking_model: 
             assert options[0][0] == piece
     assert len(drawn.samples) == 3 and set(drawn.samples) <= {*INTENTS, ""}
     assert (cut.text, cut.finish_reason, cut.logprobs) == ("", "length", None)
+
+
+@pytest.mark.parametrize("make", [TransformersEngine, VllmEngine])
+def test_a_model_whose_template_is_told_that_it_thinks(
+    make: Callable[[str, Local], Engine], tmp_path: Path
+) -> None:
+    local = Local(
+        model="thinker", engine_args={"dtype": "float32"}, cpu_threads=1,
+        reasoning_parser="gemma4", chat_template_args={"enable_thinking": True},
+    )  # fmt: skip
+    engine = make(thinker(tmp_path, "<|channel>", "<channel|>"), local)
+    messages_ = (Message("system", AS_JSON_SYSTEM), Message("user", "my card was declined"))
+    held = Prompt(messages_, Constraint(labels=INTENTS))
+    [completion] = answers(engine, [held], Sampling(max_tokens=64))
+    asyncio.run(engine.aclose())
+    assert completion.text in INTENTS
+    assert completion.reasoning == 'intent": "card_declined'
 
 
 def test_a_model_that_cannot_think(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""How a request ended, what that took, and the paid part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from escalation.closed import Sender
+from escalation.escalate import Escalator
+from runner.job import Escalation
+from runner.ledger import Ledger
+from runner.types import JSONValue, Outcome
+
+NO_TOKENS = (0, 0, 0)
+
+
+@dataclass(slots=True)
+class Took:
+    """What one settled request took. ``local_s``: from handing it to the engine until it was
+    decided, ``closed_s``: all of its calls and the pauses between them; None where there was no
+    such thing. Tokens are (prompt, answer) and count what was paid or generated for this very
+    request; further looks are not in them."""
+
+    local_s: float | None = None
+    closed_s: float | None = None
+    local_tokens: tuple[int, int] = (0, 0)
+    closed_tokens: tuple[int, int] = (0, 0)
+    anew: bool = False
+    """Whether it was decided by this request, and not by a former one of its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How a request ended. ``local``: the local model's value, where one was made that may not
+    stand. ``waits_for``: why a waiting record was not sent. ``tokens``: as
+    `runner.results.openai_batch.chat_completion` takes them."""
+
+    outcome: Outcome
+    tokens: tuple[int, int, int] = NO_TOKENS
+    local: JSONValue = None
+    local_model: str | None = None
+    waits_for: str | None = None
+    took: Took = field(default_factory=Took)
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """The paid part; ``sender`` is None where there is no key."""
+
+    escalator: Escalator
+    sender: Sender | None
+    settings: Escalation
+
+
+def paid_since(ledger: Ledger, first: int, position: int) -> tuple[int, int]:
+    """(prompt, answer) tokens of a record's calls from that attempt on, those of a cache too."""
+    ((read, said),) = ledger.query(
+        "SELECT SUM(json_extract(usage, '$.input_tokens') "
+        "+ json_extract(usage, '$.cache_write_5m') + json_extract(usage, '$.cache_write_1h') "
+        "+ json_extract(usage, '$.cache_read')), SUM(json_extract(usage, '$.output_tokens')) "
+        "FROM attempts WHERE position=? AND id>=? AND usage IS NOT NULL",
+        (position, first),
+    )
+    return read or 0, said or 0
