@@ -141,9 +141,9 @@ def test_what_a_run_says_of_its_table(tmp_path: Path, base: Base) -> None:
     assert "results.jsonl and the table answers" in said.replace("\n", "")
 
 
-def test_the_readme_s_job_is_one(tmp_path: Path) -> None:
-    text = (jobs.ROOT / "README.md").read_text("utf-8")
-    [_, rest] = text.split("\n### Databases\n")
+def test_the_document_s_job_is_one(tmp_path: Path) -> None:
+    text = (jobs.ROOT / "docs" / "files-and-databases.md").read_text("utf-8")
+    [_, rest] = text.split("\n## Databases\n")
     given = yaml.safe_load(rest.split("```yaml\n")[1].split("```")[0])
     base = Base(given["records"]["url"], lambda sql: [], "postgresql")
     whole = load_job(job(tmp_path, base, **given)).job

@@ -117,9 +117,9 @@ def test_a_batch_file_becomes_the_matching_output_file(tmp_path: Path, engine: E
     assert (tmp_path / "other" / "results.jsonl").read_bytes() == written
 
 
-def test_the_readme_s_job_runs_such_a_file(tmp_path: Path, engine: Engine) -> None:
-    text = (jobs.ROOT / "README.md").read_text("utf-8")
-    [_, rest] = text.split("\n### OpenAI batch files\n")
+def test_the_document_s_job_runs_such_a_file(tmp_path: Path, engine: Engine) -> None:
+    text = (jobs.ROOT / "docs" / "files-and-databases.md").read_text("utf-8")
+    [_, rest] = text.split("\n## OpenAI batch files\n")
     job = write(tmp_path, ask("a"))
     job.write_text(rest.split("```yaml\n")[1].split("```")[0], "utf-8")
     [line] = run(job, "--set", f"local.model={DEMO_MODEL}")

@@ -1,0 +1,132 @@
+"""results.md: the columns of a result row, its statuses and reasons, and where it is kept."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+
+from reference.text import LackingError, code, said, table, under
+from runner.job_records import Output
+from runner.ledger import attempts as calls
+from runner.ledger import audits, batches, reviews, store, trail
+from runner.ledger.opening import LEDGER, SCHEMA
+from runner.reasons import DecidedBy, Reason, Status
+from runner.results import COLUMNS
+from runner.summary import CAUSES
+from runner.types import Outcome
+
+_COLUMN = {"id": "record_id"}
+FORMATS = {
+    "jsonl": "One JSON object a line, keys in this order.",
+    "csv": "A header line; `value` is JSON text where it is no plain text, `field_confidence` "
+    "always; null is an empty cell.",
+    "parquet": "`confidence` and `cost_usd` are doubles, all others text as in CSV.",
+    "openai_batch": "The output file of OpenAI's batch API; what localfirst says stands in each "
+    "line's `localfirst`.",
+}
+TABLES = {
+    "meta": "What belongs to the run as a whole: the job, its identity, the certificate.",
+    "outcomes": said(store.__doc__, "runner.ledger.store"),
+    "held": "What a record that waits, or is in review, needs to be decided without its file.",
+    "audits": said(audits.__doc__, "runner.ledger.audits"),
+    "reviews": said(reviews.__doc__, "runner.ledger.reviews"),
+    "attempts": said(calls.__doc__, "runner.ledger.attempts"),
+    "batches": said(batches.__doc__, "runner.ledger.batches"),
+    "trail": said((trail.__doc__ or "").partition("\n\n")[0], "runner.ledger.trail"),
+}
+_REASONS = """## reason
+
+Why a record ended so, or went where it did: one that the closed model or a person decided keeps
+the reason for which it went there. A rule's own `reason` may stand instead.
+"""
+_WAITS = """## What a waiting record waits for
+
+Not in the row, but in the counts of `localfirst run` and `localfirst status`.
+"""
+_LEDGER = f"""## The ledger
+
+`{LEDGER}` in the run directory, in SQLite; money is in 10⁻¹² US dollars there. Read it, and let
+localfirst write it: every entry is chained to the one before, and `localfirst status --verify`
+tells what was changed.
+"""
+
+
+def columns() -> dict[str, str]:
+    """Column → what it holds.
+
+    Raises:
+        LackingError: a column has no description.
+    """
+    texts = under(Outcome)
+    return {name: texts[_COLUMN.get(name, name)] for name in COLUMNS}
+
+
+def reasons() -> dict[Reason, tuple[str, str, str]]:
+    """Reason → its words, what causes it, what mends it ("" where nothing need be).
+
+    Raises:
+        LackingError: a reason has no description, or one without a cause.
+    """
+    found = {}
+    for name, text in under(Reason).items():
+        rest, _, mend = text.partition(" Mend: ")
+        words, _, cause = rest.partition(". ")
+        if not cause:
+            raise LackingError(f"runner.reasons.Reason.{name} has no cause after its words")
+        found[Reason[name]] = words, cause, mend[:1].upper() + mend[1:]
+    return found
+
+
+def page() -> str:
+    told = reasons()
+    ends = {reason: row for reason, row in told.items() if reason not in CAUSES}
+    waits = {reason: row for reason, row in told.items() if reason in CAUSES}
+    head = ("reason", "in words", "caused by", "what mends it")
+    return "\n".join([
+        "# Results\n",
+        "One row for each record, in input order; a rerun writes the same bytes where nothing "
+        "changed.\n",
+        table(("column", "what it holds"), ((code(n), t) for n, t in columns().items())),
+        *_enum(Status, "status"),
+        *_enum(DecidedBy, "decided_by"),
+        _REASONS,
+        table(head, ((code(reason), *row) for reason, row in ends.items())),
+        _WAITS,
+        table(head, ((code(reason), *row) for reason, row in waits.items())),
+        table(("also", "in words"), ((code(c), w) for c, w in CAUSES.items() if c not in told)),
+        "## Formats\n",
+        f"{_said_of_output('format')} `output.table`: {_said_of_output('table')}\n",
+        table(("format", "is"), ((code(name), text) for name, text in FORMATS.items())),
+        _LEDGER,
+        table(("table", "holds", "columns"), _tables()),
+    ])  # fmt: skip
+
+
+def _enum(kind: type[Status] | type[DecidedBy], name: str) -> Iterator[str]:
+    rows = ((code(kind[member]), text) for member, text in under(kind).items())
+    yield f"## {name}\n"
+    yield table((name, "means"), rows)
+
+
+def _said_of_output(name: str) -> str:
+    return said(Output.model_fields[name].description, f"output.{name}")
+
+
+def _tables() -> Iterator[tuple[str, str, str]]:
+    for name, names in tables().items():
+        if name not in TABLES:
+            raise LackingError(f"the ledger's table `{name}` has no description")
+        yield code(name), TABLES[name], ", ".join(map(code, names))
+
+
+def tables() -> dict[str, list[str]]:
+    """The ledger's tables and their columns, as SQLite has them."""
+    database = sqlite3.connect(":memory:")
+    try:
+        database.executescript(SCHEMA)
+        names = re.findall(r"CREATE TABLE (\w+)", SCHEMA)
+        ask = "SELECT name FROM pragma_table_info(?)"
+        return {name: [row[0] for row in database.execute(ask, (name,))] for name in names}
+    finally:
+        database.close()
