@@ -15,32 +15,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import aiohttp
-from throughput import CPU, DEMO, QUIET, conversations, routed
-
-from runner.job import Job
-from runner.job_file import load_job
-
-PORT = 8137
-URL = f"http://127.0.0.1:{PORT}"
-READY_S = 180
-TOP = 5  # as many as the check asks for
-STOP_S = 60
-VLLM = [
-    sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DEMO / "model"),
-    "--dtype", "float32", "--enforce-eager", "--generation-config", "vllm", "--port", str(PORT),
-    "--disable-log-stats", "--logprobs-mode", "processed_logprobs", "--uvicorn-log-level", "error",
-]  # fmt: skip
+from engines.server import PORT, URL, VLLM, server
+from engines.work import DEMO, Work
 
 
 def ours(folder: str) -> list[str]:
@@ -50,50 +34,10 @@ def ours(folder: str) -> list[str]:
     return [*command, "--max-concurrent", "4096"]
 
 
-def bodies(job: Job, count: int) -> list[dict[str, Any]]:
+def bodies(count: int, *, logprobs: bool) -> list[dict[str, Any]]:
     """Requests as both servers take them; every one is another record's."""
-    schema = {"name": "answer", "schema": job.answer.json_schema, "strict": True}
-    shared = {
-        "model": str(DEMO / "model"),
-        "temperature": 0,
-        "seed": 0,
-        "max_tokens": job.local.sampling.max_tokens,
-        "response_format": {"type": "json_schema", "json_schema": schema},
-    }
-    chats = conversations(job, routed(job))
-    return [{"messages": chats[n % len(chats)], **shared} for n in range(count)]
-
-
-@contextmanager
-def server(command: list[str]) -> Iterator[None]:
-    """Up and answering, until the block is over."""
-    quiet = {
-        name: value for name, value in QUIET.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"
-    }
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command, env=os.environ | CPU | quiet, stdout=said, stderr=said, start_new_session=True
-        )
-        try:
-            asyncio.run(_answers(process))
-            yield
-        finally:
-            process.terminate()
-            process.wait(STOP_S)
-
-
-async def _answers(process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + READY_S
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < until and process.poll() is None:
-            try:
-                async with session.get(f"{URL}/health") as reply:
-                    if reply.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.5)
-    raise SystemExit(f"{process.args!r} does not serve")
+    found = Work(None, Path(), Path()).bodies(logprobs=logprobs)
+    return [found[n % len(found)] for n in range(count)]
 
 
 async def load(asked: list[dict[str, Any]], clients: int) -> tuple[float, list[float], int]:
@@ -139,8 +83,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    asked = bodies(load_job(DEMO / "job.yaml").job, options.clients + options.requests)
-    with_logprobs = [body | {"logprobs": True, "top_logprobs": TOP} for body in asked]
+    count = options.clients + options.requests
+    asked, with_logprobs = (bodies(count, logprobs=wanted) for wanted in (False, True))
     found: dict[str, list[dict[str, float]]] = {"vllm": [], "vllm, logprobs": [], "ours": []}
     for _ in range(options.rounds):
         for which, rounds in found.items():
