@@ -7,6 +7,7 @@ are in error, waiting or in review; 130 stopped by Ctrl-C, to be resumed.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,7 @@ def run(  # noqa: PLR0913
         done = api.run(job, progress=progress, say=display.say, **where)
         traced(done.summary)
     elapsed = time.monotonic() - began
-    finish(None, done.summary, done.path, as_json, elapsed, table=job.output.table)
+    finish(done.run_dir, done.summary, done.path, as_json, elapsed, table=job.output.table)
 
 
 @main.command()
@@ -201,18 +202,24 @@ def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> No
     output = output_path(job, run_dir)
     with display.watching():
         summary = escalate_run(run_dir, job, output, progress, display.say, wait=wait)
-    finish(None, summary, output, as_json, table=job.output.table)
+    finish(run_dir, summary, output, as_json, table=job.output.table)
 
 
 @main.command()
 @click.argument("folder", metavar="DIR", type=_FOLDER)
-def init(folder: Path) -> None:
-    """Writes a new job to start from."""
+@click.option("--records", type=_FILE, help="The file that the job is for.")
+def init(folder: Path, records: Path | None) -> None:
+    """Writes a new job to start from: with five records, or over a file of one's own."""
     from runner.starter import write_starter
 
-    for path in write_starter(folder):
+    started = write_starter(folder, records)
+    for path in started.paths:
         click.echo(f"wrote {path}", err=True)
-    click.echo(f"next: localfirst validate {folder / 'job.yaml'}", err=True)
+    for guessed in started.guessed:
+        click.echo(f"guessed {guessed}", err=True)
+    if records is not None:
+        click.echo("mend what is wrong, and what is marked EXAMPLE", err=True)
+    click.echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)
 
 
 def _load(
@@ -231,8 +238,8 @@ def _load(
             *overrides,
             f"records.path={json.dumps(str(records.absolute()), ensure_ascii=False)}",
         )
-    file = load_job(path, overrides)
-    if ahead is not None:
+    file = load_job(path, overrides, strict=False)
+    if ahead is not None and not file.mistakes:
         from runner.loading import starting_ahead
 
         click.get_current_context().with_resource(starting_ahead(file.job, *ahead))

@@ -52,7 +52,7 @@ def stderr() -> Console:
 
 
 def finish(
-    console: Console | None,
+    run_dir: Path,
     summary: Summary,
     output: Path,
     as_json: bool,
@@ -60,27 +60,32 @@ def finish(
     more: Mapping[str, Any] | None = None,
     table: str | None = None,
 ) -> None:
-    """Shows what the run came to; ends with status 3 where some of its records are unfinished.
-    ``console``: another than stderr."""
+    """Shows what the run came to, and what may follow; ends with status 3 where some of its records
+    are unfinished."""
+    from runner.summary import next_steps
+
     status = SOME_UNFINISHED if summary.unfinished else 0
     whole = {**summary.as_json(), "results": str(output), **(more or {})}
+    steps = next_steps(summary, run_dir)
     if logs.structured():
         done = f"{summary.records - summary.unfinished:,} of {summary.records:,} records are done"
         took = None if elapsed_s is None else round(elapsed_s, 3)
-        logs.event("finished", done, **whole, table=table, seconds=took, exit_status=status)
+        facts = {"table": table, "seconds": took, "next": steps, "exit_status": status}
+        logs.event("finished", done, **whole, **facts)
     else:
-        _show(console or stderr(), summary, output, elapsed_s, table)
+        _show(summary, output, elapsed_s, table)
+        for step in steps:
+            click.echo(step, err=True)
     if as_json:
         click.echo(json.dumps(whole))
     if status:
         sys.exit(status)
 
 
-def _show(
-    console: Console, summary: Summary, output: Path, elapsed_s: float | None, table: str | None
-) -> None:
+def _show(summary: Summary, output: Path, elapsed_s: float | None, table: str | None) -> None:
     from runner.display import show_summary
 
+    console = stderr()
     show_summary(console, summary, elapsed_s)
     where = f"{output} and the table {table}" if table else str(output)
     console.print(f"results: {where}", highlight=False, markup=False, soft_wrap=True)

@@ -17,7 +17,8 @@ PILOT = 300
 
 @click.command()
 @click.argument("job_file", metavar="JOB.yaml", type=_FILE)
-@click.option("--pilot", metavar="N", type=click.IntRange(min=2), default=PILOT, show_default=True)
+@click.option("--pilot", metavar="N", type=click.IntRange(min=2), default=PILOT, show_default=True,
+              help="Records to try.")  # fmt: skip
 @click.option("--labels", type=_FILE, help="People's labels, by record id: certifies by them.")
 @click.option("-o", "--output", type=_FILE, help="Also as a Markdown file to send.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
@@ -41,7 +42,7 @@ def quote(
     from runner.quote.show import show, write_markdown
     from runner.validate import check_job
 
-    file = load_job(job_file, overrides)
+    file = load_job(job_file, overrides, strict=False)
     check_job(file, calibrated=False)
     display, progress = watched(file.job, pilot)
     with display.watching():

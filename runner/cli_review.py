@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,14 @@ def export(run_dir: Path, file: Path, audit: int | None, sample: int | None, see
     count = export_reviews(run_dir, job, records(job), file, draw)
     click.echo(f"{count:,} records in {file}", err=True)
     if count:
-        click.echo(f"decide, then: localfirst review import {run_dir} {file}", err=True)
+        click.echo(_next(run_dir, file, labels=sample is not None), err=True)
+
+
+def _next(run_dir: Path, file: Path, *, labels: bool) -> str:
+    path = shlex.quote(str(file))
+    if labels:
+        return f"decide every row, then: localfirst calibrate JOB.yaml --labels {path}"
+    return f"decide, then: localfirst review import {shlex.quote(str(run_dir))} {path}"
 
 
 @review.command("import")
@@ -53,8 +61,6 @@ def export(run_dir: Path, file: Path, audit: int | None, sample: int | None, see
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 def import_(run_dir: Path, file: Path, by: str | None, as_json: bool) -> None:
     """Takes the decisions in FILE back; with a mistake in it, none of them."""
-    from rich.console import Console
-
     from runner.api import output_path
     from runner.review import import_reviews
 
@@ -66,7 +72,7 @@ def import_(run_dir: Path, file: Path, by: str | None, as_json: bool) -> None:
     click.echo(f"{file}: {told or 'no rows'}", err=True)
     if imported.alarm:
         click.echo(imported.alarm, err=True)
-    finish(Console(stderr=True), summary, results, as_json, more={"review": counts})
+    finish(run_dir, summary, results, as_json, more={"review": counts})
 
 
 def _job(run_dir: Path) -> Job:

@@ -23,7 +23,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("job_file", metavar="JOB.yaml", type=_FILE)
 @click.option("--run-dir", type=_FOLDER, help="Where everything is kept; runs/NAME-served.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need a key.")
-@click.option("--port", default=8088, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--port", default=8088, show_default=True, type=click.IntRange(0, 65535),
+              help="Where it listens; 0 takes a free one.")  # fmt: skip
 @click.option("--api-key-env", metavar="NAME", help="The variable with the key clients must send.")
 @click.option("--max-concurrent", default=512, show_default=True, type=click.IntRange(min=1),
               help="More requests than these at once get 429.")  # fmt: skip
@@ -58,6 +59,6 @@ def _load(path: Path, overrides: tuple[str, ...]) -> Job:
     from runner.job_file import load_job
     from runner.validate import check_job
 
-    file = load_job(path, overrides, served=True)
+    file = load_job(path, overrides, served=True, strict=False)
     check_job(file, served=True)
     return file.job

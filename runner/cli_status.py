@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,16 +91,33 @@ def _show_curve(ledger: Ledger, as_json: bool) -> None:
 
 
 def _show_egress(ledger: Ledger, as_json: bool) -> None:
-    if not as_json:
-        click.echo("\t".join(_COLUMNS))
+    if as_json:
+        for call in ledger.attempts.sent():
+            click.echo(json.dumps(call.as_json(), ensure_ascii=False))
+        return
+    rows = _egress_rows(ledger)
+    if sys.stdout.isatty():
+        rows = _aligned(list(rows))
+    for row in rows:
+        click.echo("\t".join(row))
+
+
+def _egress_rows(ledger: Ledger) -> Iterator[Sequence[str]]:
+    yield _COLUMNS
     for call in ledger.attempts.sent():
-        row = call.as_json()
-        if as_json:
-            click.echo(json.dumps(row, ensure_ascii=False))
-        else:
-            row["cost_usd"] = f"{call.cost_usd.normalize():f}"
-            # An id may hold what would break a table.
-            click.echo("\t".join(re.sub(r"\s", " ", str(row[name])) for name in _COLUMNS))
+        row = call.as_json() | {"cost_usd": f"{call.cost_usd.normalize():f}"}
+        # An id may hold what would break a table.
+        yield [re.sub(r"\s", " ", str(row[name])) for name in _COLUMNS]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """For a person's eyes; programs split at the tabs."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [c + " " * (w - cell_len(c)) for c, w in zip(row, widths, strict=True)]
+        yield ["  ".join(cells).rstrip()]
 
 
 def _show_record(ledger: Ledger, record: str, as_json: bool) -> None:

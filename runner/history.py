@@ -223,16 +223,18 @@ def _routed_words(told: History) -> str:
 
 def _local_words(local: Mapping[str, Any]) -> Iterator[str]:
     yield f"answered  locally: {_text(local['answer'])}"
+    score, confidence = local["score"], local["confidence"]
     if "expected_loss" in local:
         against = f"an expected loss of {local['expected_loss']:.6g}, to be paid for or not"
     elif local["threshold"] is None:
         against = "nothing could be accepted"
     else:
-        against = f"accepted from {local['threshold']:.6g} on"
-    score = "none" if local["score"] is None else f"{local['score']:.6g}"
-    confidence = local["confidence"]
-    calibrated = "" if confidence is None else f", confidence {confidence:.6g}"
-    yield f"judged    score {score}{calibrated}; {against}"
+        against = f"a score is accepted from {local['threshold']:.6g} on"
+    yield f"judged    score {'none' if score is None else f'{score:.6g}'}; {against}"
+    if confidence is not None and confidence != score:
+        # It can be the smaller one of an accepted answer, which must not look like a mistake.
+        right = f"by the labels, {confidence:.1%} of such answers are right"
+        yield f"          confidence {confidence:.6g}: {right}; it is the score that decides"
     if signals := local.get("signals"):
         yield f"signals   {', '.join(f'{name} {value:g}' for name, value in signals.items())}"
 

@@ -15,9 +15,13 @@ from pydantic import BaseModel, ValidationError
 from runner.errors import JobError, UsageError
 from runner.job import Job
 from runner.job_records import for_requests, with_batch_file
+from runner.job_sound import sound_job
 from runner.presets import resolved
 
 Location = tuple[str | int, ...]
+
+_UNKNOWN = "extra_forbidden"
+"""What pydantic calls a key that is not there."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,15 +41,22 @@ class JobFile:
     path: Path
     job: Job
     lines: Mapping[Location, int]
+    mistakes: Sequence[str] = ()
+    """Found already, where it was not read strictly; ``job`` is then without them."""
+    broken: frozenset[str] = frozenset()
+    """The parts of ``job`` that they were in, which are not what was meant."""
 
     def at(self, location: Location, message: str) -> str:
         """The message, with the line of the key (or the nearest one above it)."""
         return _at(location, message, self.lines)
 
 
-def load_job(path: Path, overrides: Sequence[str] = (), *, served: bool = False) -> JobFile:
+def load_job(
+    path: Path, overrides: Sequence[str] = (), *, served: bool = False, strict: bool = True
+) -> JobFile:
     """Reads a job. ``overrides`` are ``KEY=VALUE`` with dotted keys and YAML values. ``served``:
-    requests will be its records, and need not be described.
+    requests will be its records, and need not be described. Without ``strict``, a job with mistakes
+    is for `runner.validate.check_job`, which finds the others and raises them all.
 
     Raises:
         JobError: with all mistakes found, each naming its line.
@@ -67,7 +78,12 @@ def load_job(path: Path, overrides: Sequence[str] = (), *, served: bool = False)
     for override in overrides:
         _override(data, override, lines)
     whole = {**data, "folder": path.resolve().parent}
-    return JobFile(path, _job(str(path), whole, lines, mistakes, served=served), lines)
+    job, found, broken = _job(whole, lines, served=served)
+    mistakes += found
+    if mistakes and (strict or job is None):
+        raise JobError(str(path), sorted(mistakes, key=line_number))
+    assert job is not None
+    return JobFile(path, job, lines, mistakes, broken)
 
 
 def make_job(given: Mapping[str, Any], folder: Path | None = None) -> Job:
@@ -76,44 +92,46 @@ def make_job(given: Mapping[str, Any], folder: Path | None = None) -> Job:
     Raises:
         JobError: with all mistakes found.
     """
-    return _job("the job", {**given, "folder": (folder or Path()).resolve()}, {}, [])
+    job, mistakes, _ = _job({**given, "folder": (folder or Path()).resolve()}, {})
+    if mistakes or job is None:
+        raise JobError("the job", mistakes)
+    return job
 
 
 def _job(
-    name: str,
-    whole: dict[str, Any],
-    lines: Mapping[Location, int],
-    mistakes: list[str],
-    *,
-    served: bool = False,
-) -> Job:
+    whole: dict[str, Any], lines: Mapping[Location, int], *, served: bool = False
+) -> tuple[Job | None, list[str], frozenset[str]]:
+    """The job, the mistakes in it and the parts that they are in. With mistakes it is what is left
+    without them, or None."""
+    mistakes: list[str] = []
+    broken: set[str] = set()
     if served:
         whole["records"] = for_requests(whole)
     try:
         whole = with_batch_file(whole)
     except ValueError as error:
         mistakes.append(_at(("records",), f"`records`: {error}", lines))
-    whole = _with_preset(whole, lines, mistakes)
+        broken |= {"records", "answer"}
     try:
-        job = Job.model_validate(whole)
-    except ValidationError as error:
-        mistakes += [_mistake(dict(e), lines) for e in error.errors()]
-        raise JobError(name, sorted(mistakes, key=line_number)) from None
-    if mistakes:
-        raise JobError(name, mistakes)
-    return job
-
-
-def _with_preset(
-    whole: dict[str, Any], lines: Mapping[Location, int], mistakes: list[str]
-) -> dict[str, Any]:
-    try:
-        return resolved(whole)
+        whole = resolved(whole)
     except ValueError as error:
         mistakes.append(_at(("local", "preset"), f"`local.preset`: {error}", lines))
+        broken.add("local")
         # The other mistakes are looked for all the same.
         local = {key: value for key, value in whole["local"].items() if key != "preset"}
-        return {**whole, "local": {"model": "-", **local}}
+        whole = {**whole, "local": {"model": "-", **local}}
+    try:
+        return Job.model_validate(whole), mistakes, frozenset(broken)
+    except ValidationError as error:
+        errors: list[dict[str, Any]] = [dict(each) for each in error.errors()]
+        # What is there by a name that is nearly right is not said to be missing besides.
+        meant = {(*e["loc"][:-1], _nearest(e["loc"])) for e in errors if e["type"] == _UNKNOWN}
+        told = [e for e in errors if e["type"] != "missing" or e["loc"] not in meant]
+        mistakes += [_mistake(each, lines) for each in told]
+    sound = sound_job(whole, errors)
+    if sound is None:
+        return None, mistakes, frozenset(broken)
+    return sound[0], mistakes, sound[1] | broken
 
 
 def _at(location: Location, message: str, lines: Mapping[Location, int]) -> str:
@@ -188,7 +206,7 @@ def _mistake(error: Mapping[str, Any], lines: Mapping[Location, int]) -> str:
     loc: Location = error["loc"]
     kind, name = error["type"], _dotted(loc)
     message = re.sub(r"^Value error, ", "", error["msg"])
-    if kind == "extra_forbidden":
+    if kind == _UNKNOWN:
         message = f"unknown key `{name}`{_suggest(loc)}"
     elif kind == "missing":
         message = f"`{name}` is missing"
@@ -209,11 +227,15 @@ def _dotted(loc: Location) -> str:
 
 
 def _suggest(loc: Location) -> str:
+    if near := _nearest(loc):
+        return f"; did you mean `{near}`?"
     names = _keys_at(loc[:-1])
-    near = difflib.get_close_matches(str(loc[-1]), names, n=1)
-    if near:
-        return f"; did you mean `{near[0]}`?"
     return f"; here go: {', '.join(names)}" if names else ""
+
+
+def _nearest(loc: Location) -> str | None:
+    """The key that an unknown one was meant to be, so far as its letters say."""
+    return next(iter(difflib.get_close_matches(str(loc[-1]), _keys_at(loc[:-1]), n=1)), None)
 
 
 def _keys_at(loc: Location) -> list[str]:

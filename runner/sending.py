@@ -19,7 +19,7 @@ from escalation.escalate import Escalator
 from escalation.spend import day_cap
 from runner.ledger import Ledger
 from runner.pipeline import Answering, Pipeline, Progress
-from runner.types import Reason, Record
+from runner.types import Reason, Record, Status
 from runner.watch import Watch
 
 Say = Callable[[str], None]
@@ -64,16 +64,13 @@ async def both_halves(
     patience = closed.settings.timeout_s + 10
     await settle_open_calls(ledger, escalator, run_dir, patience)
     sends = has_key(closed)
-    if not sends:
-        say(
-            f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go to "
-            f"{closed.settings.model} will wait"
-        )
+    keyless = _Keyless(ledger, progress, closed, say)
+    records = half.records if sends else keyless.over(half.records)
     try:
         live = sends and closed.settings.lane != "batch"
         async with Courier(run_dir, closed.settings) if live else nullcontext() as courier:
             try:
-                await pipeline.run(half.records, escalator if sends else None, courier)
+                await pipeline.run(records, escalator if sends else None, courier)
             except BaseException:
                 if under_way := len(ledger.attempts.open_attempts()):
                     say(f"stopping once the paid calls under way ({under_way}) are booked")
@@ -82,8 +79,34 @@ async def both_halves(
         # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
         await settle_open_calls(ledger, escalator, run_dir, patience)
     if not sends:
+        keyless.look()
         ledger.explain_waiting(Reason.NO_KEY)
     ledger.set_meta("stopped", escalator.problem or "")
+
+
+class _Keyless:
+    """Says that there is no key as soon as something waits for one, and not before."""
+
+    def __init__(self, ledger: Ledger, progress: Progress, closed: ClosedSide, say: Say) -> None:
+        self._progress = progress
+        self._settings = closed.settings
+        self._say: Say | None = say
+        self._waits = bool(ledger.query("SELECT 1 FROM outcomes WHERE status = 'waiting' LIMIT 1"))
+
+    def over(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The same records, with a look before each."""
+        for record in records:
+            self.look()
+            yield record
+
+    def look(self) -> None:
+        if self._say is None or not (self._waits or self._progress.by.get(Status.WAITING)):
+            return
+        self._say(
+            f"no key in {self._settings.api_key_env}: nothing will be sent; what would go to "
+            f"{self._settings.model} will wait"
+        )
+        self._say = None
 
 
 async def settle_open_calls(

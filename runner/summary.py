@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from escalation.prices import price_date
@@ -58,6 +60,8 @@ class Summary:
     """Spent, possibly spent or reserved today by all runs under the cap per day, and that cap."""
     batches: tuple[int, float] | None = None
     """How many of the provider's batches are not back, and for how many seconds the oldest."""
+    key_env: str | None = None
+    """The environment variable in which the closed model's key is looked for."""
 
     @property
     def unfinished(self) -> int:
@@ -115,6 +119,7 @@ def summarise(ledger: Ledger) -> Summary:
         stopped=ledger.meta("stopped") or None,
         trail=ledger.trail.head(),
         batches=_batches(ledger),
+        key_env=closed.get("api_key_env"),
         **_day(job),
     )
 
@@ -195,6 +200,28 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
         dated = f"{summary.closed_model} (prices of {price_date()})"
         out.append((f"all of it by {dated}, about", everything))
     return out
+
+
+def next_steps(summary: Summary, run_dir: Path) -> list[str]:
+    """What its user may do about the records that are not done: a line for each kind, with the
+    command as a shell takes it."""
+    status, folder, steps = summary.status, shlex.quote(str(run_dir)), []
+    if status.get(Status.WAITING):
+        causes, how = summary.waits_for, f"localfirst escalate {folder}"
+        before = f", with a key in {summary.key_env}" if "no_key" in causes else ""
+        if "budget" in causes:
+            how += " --budget USD"
+        elif "batch" in causes:
+            how += " --wait"
+        steps.append(f"next, to send what waits{before}: {how}")
+    if status.get(Status.REVIEW):
+        steps.append(f"next, for a person: localfirst review export {folder} queue.csv")
+    if status.get(Status.ERROR):
+        steps.append(
+            "next, for what is in error: mend the records as `error` in the results says, and give "
+            "the same `localfirst run` again"
+        )
+    return steps
 
 
 def _share(count: int, of: int) -> str:

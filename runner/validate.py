@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from escalation.prices import price_of
 from runner import build
@@ -17,33 +17,37 @@ Mistake = tuple[Location, str]
 
 
 def check_job(file: JobFile, *, calibrated: bool = True, served: bool = False) -> None:
-    """Raises `JobError` with every mistake, each with its line; needs the records, no model.
+    """Raises `JobError` with every mistake, each with its line; needs the records, no model. Those
+    that reading the file found are among them; what follows from one of these alone is not.
 
     ``calibrated``: whether a job with a target error must have its calibration already.
     ``served``: requests are its records, and the job's own are not looked at.
     """
-    found = [*_mistakes(file.job, served=served), *(_calibration(file.job) if calibrated else ())]
-    mistakes = [file.at(location, message) for location, message in found]
+    found = list(_mistakes(file.job, file.broken, served=served))
+    if calibrated and not file.mistakes:
+        found += _calibration(file.job)
+    mistakes = [*file.mistakes, *(file.at(location, message) for location, message in found)]
     if mistakes:
         raise JobError(str(file.path), sorted(mistakes, key=line_number))
 
 
-def _mistakes(job: Job, *, served: bool) -> Iterator[Mistake]:
+def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mistake]:
     columns: list[str] | None = None
     try:
-        if not served:
+        if not served and "records" not in broken:
             columns = job_columns(job)
             next(build.records(job), None)
     except UsageError as error:
         yield ("records",), str(error)
     yield from _templates(job, columns)
     yield from _privacy(job, columns)
-    yield from _confidence(job, columns)
-    yield from _output(job)
-    path_of_model = job.model_path()
+    yield from _confidence(job, columns, broken)
+    if not {"output", "records"}.intersection(broken):
+        yield from _output(job)
+    path_of_model = job.model_path() if "local" not in broken else None
     if path_of_model is not None and (mistake := build.model_mistake(path_of_model)):
         yield ("local", "model"), f"`local.model`: {mistake}"
-    if job.escalation is not None:
+    if job.escalation is not None and "escalation" not in broken:
         try:
             price_of(job.escalation)
         except UsageError as error:
@@ -84,7 +88,7 @@ def _templates(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
                     yield ("routes", n, "answer"), mistake
 
 
-def _confidence(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
+def _confidence(job: Job, columns: list[str] | None, broken: Collection[str]) -> Iterator[Mistake]:
     rule = job.confidence
     for name in ("stakes", "strata"):
         text, where = getattr(rule, name), f"confidence.{name}"
@@ -93,6 +97,14 @@ def _confidence(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
     for n, text in enumerate(rule.looks.wordings):
         for mistake in template_mistakes(text, f"confidence.looks.wordings[{n}]", columns):
             yield ("confidence", "looks", "wordings", n), mistake
+    if not {"confidence", "escalation"}.intersection(broken):
+        yield from _needs(job)
+    if "answer" not in broken:
+        yield from _known_fields(job)
+
+
+def _needs(job: Job) -> Iterator[Mistake]:
+    rule = job.confidence
     if rule.looks.any() and not rule.certifies and rule.policy != "budget":
         yield (
             ("confidence", "looks"),
@@ -103,8 +115,11 @@ def _confidence(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
             ("confidence", "policy"),
             "`policy: budget` divides the budget of an `escalation`, and the job has none",
         )
+
+
+def _known_fields(job: Job) -> Iterator[Mistake]:
     known = list((job.answer.json_schema or {}).get("properties") or {})
-    for name in rule.fields:
+    for name in job.confidence.fields:
         if name not in known:
             has = f"has: {', '.join(known)}" if known else "has none"
             yield (

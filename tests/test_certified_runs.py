@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,16 @@ def test_the_batch_it_was_drawn_from_and_any_other(
     assert len(local) == certificate["population_accepted"] > 200
     assert sum(one.wrong for one in CASES if one.id in local) <= 0.1 * len(local)
     assert {row["reason"] for row in ran.rows.values()} == {"confident", "unsure"}
+    # It is the score that is held against the threshold, whatever the confidence.
+    for name in list(ran.rows)[:20]:
+        told = localfirst("status", ran.run_dir, "--record", name).stdout
+        judged, confidence = told.partition("judged")[2].splitlines()[:2]
+        score, threshold = map(
+            float, re.findall(r"score ([\d.]+); a score .* from ([\d.]+)", judged)[0]
+        )
+        assert (score >= threshold) == (name in local)
+        assert f"{ran.rows[name]['confidence']:.1%} of such answers are right" in confidence
+        assert confidence.endswith("; it is the score that decides")
 
     other = job.parent / "other.jsonl"
     other.write_text("\n".join(json.dumps(one.row) for one in CASES[:399]) + "\n")

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import resource
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -76,12 +77,32 @@ def test_some_unfinished_is_3_and_says_why(tmp_path: Path, monkeypatch: pytest.M
     assert (result.exit_code, result.stdout) == (3, "")
     assert "waiting for claude-sonnet-5-5 (no API key in the environment)" in result.stderr
     assert "no key in ANTHROPIC_API_KEY: nothing will be sent" in result.stderr
+    escalate = f"localfirst escalate {tmp_path / 'run'}"
+    assert f"next, to send what waits, with a key in ANTHROPIC_API_KEY: {escalate}" in result.stderr
+    assert "next, for what is in error: mend the records" in result.stderr
     again = localfirst("escalate", tmp_path / "run")
     assert again.exit_code == 2
     assert "put one into ANTHROPIC_API_KEY" in again.stderr
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
     wrong = localfirst("escalate", tmp_path / "run", "--budget", "lots")
     assert (wrong.exit_code, "not 'lots'" in wrong.stderr) == (2, True)
+
+
+def test_what_may_follow_is_a_command_to_copy(tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, HEADER + "1,a\n2,b\n"), tmp_path / "my run"
+    options = ("run", job, "--run-dir", run, "--json")
+    assert "next" not in localfirst(*options[:3], tmp_path / "done").stderr
+    review = "routes=[{when: 'true', to: review}]"
+    left = localfirst(*options, "--set", review)
+    assert left.exit_code == 3 and "next" not in left.stdout
+    (line,) = [line for line in left.stderr.splitlines() if line.startswith("next")]
+    assert line == f"next, for a person: localfirst review export '{run}' queue.csv"
+    logged = localfirst(*options, "--set", review, "--log-format", "json").stderr.splitlines()
+    finished = next(event for event in map(json.loads, logged) if event["event"] == "finished")
+    assert finished["next"] == [line]
+    _, _, command = line.partition("localfirst ")
+    *words, _ = shlex.split(command)
+    assert localfirst(*words, tmp_path / "queue.csv").exit_code == 0
 
 
 @pytest.mark.parametrize(

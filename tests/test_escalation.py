@@ -166,6 +166,11 @@ def test_nobody_there_costs_nothing(tmp_path: Path) -> None:
     assert ran.spent == 0 and "connection failed" in (ran.summary.stopped or "")
 
 
+def test_a_key_is_missed_only_where_something_waits(tmp_path: Path, api: StandIn) -> None:
+    job = write_job(tmp_path / "job", api.url, records(["T-1", "T-2"], "template"))
+    assert run(job, NO_KEY).said == []
+
+
 def test_without_a_key_nothing_leaves_and_later_the_rows_are_the_same(
     tmp_path: Path, api: StandIn
 ) -> None:
@@ -173,7 +178,7 @@ def test_without_a_key_nothing_leaves_and_later_the_rows_are_the_same(
     without = write_job(tmp_path / "without", api.url, rows)
     ran = run(without, NO_KEY)
     assert api.bill.requests(None) == [] and api.connections == 0
-    assert "nothing will be sent" in ran.said[0]
+    assert len(ran.said) == 1 and "nothing will be sent" in ran.said[0]
     assert ran.waits_for() == dict.fromkeys(["R-0", "R-1", "R-2"], "no_key")
     assert ran.summary.waiting_estimate_usd > 0 and ran.spent == 0
     with pytest.raises(RunDirError, match="NOBODY_HAS_THIS_KEY"):

@@ -160,10 +160,10 @@ def test_all_mistakes_at_once_as_they_stand_in_the_file(tmp_path: Path) -> None:
     text = changed("max_tokens: 9", "max_tokens: x").replace("to: closed", "too: closed")
     found = mistakes(tmp_path, "colour: red\n" + text + "  budget_usd: 1\n")
     assert [m.split(":")[0] for m in found] == [
-        "line 1", "line 12", "line 14", "line 15", "line 18",
+        "line 1", "line 12", "line 15", "line 18",
     ]  # fmt: skip
     assert found[0].startswith("line 1: unknown key `colour`")
-    assert found[2] == "line 14: `routes[0].to` is missing"
+    assert found[2] == "line 15: unknown key `routes[0].too`; did you mean `to`?"
     assert found[-1] == "line 18: `budget_usd` is given twice"
 
 

@@ -187,7 +187,7 @@ def test_the_last_of_two_formats_counts_and_text_stays_text(
 def test_a_mistake_of_our_own_has_its_traceback_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of our own")
 
     monkeypatch.setattr("runner.job_file.load_job", broken)

@@ -120,6 +120,31 @@ def test_mistakes_that_show_before_any_record(text: str, expression: bool, said:
     assert said in mistake
 
 
+@pytest.mark.parametrize(
+    ("text", "expression", "said"),
+    [
+        ("{{ First name }}", False, "; the column `First name` is written `record['First name']`"),
+        ("First name == ''", True, "; the column `First name` is written `record['First name']`"),
+        ("{{ e-mail }}", False, "`w`: the column `e-mail` is written `record['e-mail']`"),
+        ("{{ FirstName }}", False, "did you mean `record['First name']`?"),
+        ("e-mail, {{ x }}", False, "names the field `x`, which the records lack"),
+    ],
+)
+def test_a_column_that_no_template_can_name_as_it_is(
+    text: str, expression: bool, said: str
+) -> None:
+    columns = [*COLUMNS, "First name", "e-mail"]
+    (mistake,) = template_mistakes(text, "w", columns, expression=expression)
+    assert said in mistake
+
+
+def test_a_name_with_a_space_where_nobody_knows_the_columns() -> None:
+    (mistake,) = template_mistakes("{{ Customer message }}", "w", None)
+    assert "; a column whose name has a space is written `record['Customer message']`" in mistake
+    (mistake,) = template_mistakes("{{ message", "w", None)
+    assert "space" not in mistake
+
+
 @pytest.mark.parametrize("text", ["{{ message }} {{ record.x }} {{ range(3) }}", "plain"])
 def test_what_is_no_mistake(text: str) -> None:
     assert template_mistakes(text, "w", COLUMNS) == []

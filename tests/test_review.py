@@ -595,6 +595,39 @@ def test_a_sample_needs_the_records_of_the_run(
     assert "cannot read the records file" in asked("--sample", 2)
 
 
+def test_a_sample_holds_no_record_that_is_in_error_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"A-{n:03}" for n in range(80)]
+    run = local_job(tmp_path, monkeypatch, [*ids, "A-003", "", "A-007"])
+    assert results(run)["A-003"]["status"] == "error"
+    path, job = tmp_path / "labels.csv", tmp_path / "job.yaml"
+    said = localfirst("review", "export", run, path, "--sample", 99).stderr
+    assert "80 records in" in said
+    assert f"decide every row, then: localfirst calibrate JOB.yaml --labels {path}" in said
+    rows = sheet(path)
+    assert sorted(row["id"] for row in rows) == ids
+    save(path, [row | {"decision.intent": "lost_card"} for row in rows])
+    rule = "confidence={target_error: 0.2, calibration: c.json}"
+    certified = localfirst("calibrate", job, "--labels", path, "--set", rule)
+    assert certified.exit_code == 0, certified.stderr
+
+
+def test_a_record_that_was_mended_since_wants_a_run_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = local_job(tmp_path, monkeypatch, ["A-1", "A-2", "A-1"]), tmp_path / "records.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:2], lines[2].replace("A-1", "A-3")]) + "\n")
+    export = ("review", "export", run, tmp_path / "labels.csv", "--sample", 9)
+    early = localfirst(*export)
+    assert early.exit_code == 2 and "put the file back" not in early.stderr
+    assert "line 3 is now A-3" in early.stderr
+    assert "first give the same `localfirst run …` again" in early.stderr
+    localfirst("run", tmp_path / "job.yaml", "--run-dir", run)
+    assert "3 records in" in localfirst(*export).stderr
+
+
 def test_a_sample_of_nothing(tmp_path: Path) -> None:
     run = queue_job(tmp_path)
     for option, why in (("--audit", "no accepted local answer"), ("--sample", "no record reaches")):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -140,6 +144,21 @@ def test_egress_lists_every_request_that_left_to_the_byte(done: Path, bodies: li
     assert [row["time"] for row in sent] == [row[0] for row in cells] == sorted(r[0] for r in cells)
 
 
+def test_egress_on_a_terminal_stands_in_columns(done: Path) -> None:
+    reading, writing = pty.openpty()
+    with open(reading, "rb", buffering=0) as terminal:
+        subprocess.run(
+            [sys.executable, "-m", "runner.cli", "status", done, "--egress"], stdout=writing,
+            check=True, cwd=jobs.ROOT,
+        )  # fmt: skip
+        os.close(writing)
+        header, *rows = terminal.read(1 << 16).decode().splitlines()
+    assert len(rows) == 3 and not any("\t" in row for row in rows)
+    for name in ("id", "provider", "bytes", "sha256", "state", "cost_usd"):
+        begins = header.index(f" {name}")
+        assert all(row[begins] == " " != row[begins + 1] for row in rows), name
+
+
 def test_what_never_left_is_no_egress(tmp_path: Path) -> None:
     with StandIn(tmp_path) as api:
         job = small_job(tmp_path / "job", api.url, routes=jobs.ROUTES)
@@ -200,7 +219,8 @@ def test_a_records_history_says_how_it_came_to_its_answer(done: Path) -> None:
     assert unsure["local"]["answer"] == {"intent": "lost_card"}
     assert unsure["local"]["threshold"] == 0.9 > unsure["local"]["score"]
     assert unsure["events"][0]["reason"] == "unsure"
-    assert "accepted from 0.9 on" in words(done, "U-1")
+    told = words(done, "U-1")
+    assert "a score is accepted from 0.9 on" in told and "the labels" not in told
 
 
 def test_audits_and_reviews_stand_in_the_history_with_who_and_when(done: Path) -> None:

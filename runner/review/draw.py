@@ -12,7 +12,8 @@ from escalation.policy import Router
 from runner.errors import RecordError, RunDirError, UsageError
 from runner.job import Job, digest
 from runner.ledger import Ledger
-from runner.types import Record, Route
+from runner.prompts import Renderer, renderer_of
+from runner.types import Record, Route, Status
 
 _DRAWN = "drawn"
 
@@ -57,7 +58,7 @@ class Draw:
 
     def _of_all(self, ledger: Ledger, job: Job, records: Iterable[Record]) -> list[Record]:
         place = self._place(ledger)
-        local = _local(ledger, Router(job), records)
+        local = _local(ledger, Router(job), renderer_of(job), records)
         return heapq.nsmallest(self.number, local, lambda record: place(record.id))
 
     def _place(self, ledger: Ledger) -> Place:
@@ -81,17 +82,29 @@ def drawn(ledger: Ledger) -> set[int]:
     return set(json.loads(ledger.meta(_DRAWN) or "[]"))
 
 
-def _local(ledger: Ledger, router: Router, records: Iterable[Record]) -> Iterator[Record]:
+def _local(
+    ledger: Ledger, router: Router, renderer: Renderer, records: Iterable[Record]
+) -> Iterator[Record]:
+    """Those that a calibration counts too: what the model itself failed on reached it."""
     for record in records:
         same = _same(ledger, record)
         if record.problem is not None:
             continue
         try:
-            routed = router.route(record)
+            if router.route(record).route is not Route.LOCAL:
+                continue
+            if _in_error(ledger, record):
+                renderer.render(record)
+                if ledger.earlier(record.id, record.position):
+                    continue
         except RecordError:
             continue
-        if routed.route is Route.LOCAL:
-            yield same
+        yield same
+
+
+def _in_error(ledger: Ledger, record: Record) -> bool:
+    known = ledger.known(record.position)
+    return known is not None and known.status is Status.ERROR
 
 
 def _same(ledger: Ledger, record: Record) -> Record:
@@ -102,8 +115,14 @@ def _same(ledger: Ledger, record: Record) -> Record:
             "drawn from a whole run; let it run to its end first"
         )
     if known.record_id != record.id or not digest(dict(record.fields)).startswith(known.digest):
+        mend = "put the file back as it was"
+        if known.status is Status.ERROR:
+            mend = (
+                "it was in error, so if it is mended now, first give the same `localfirst run …` "
+                "again, which takes it up"
+            )
         raise RunDirError(
             f"the records have changed since the run: line {record.line} is now {record.id}, and "
-            f"was {known.record_id} or had other values; put the file back as it was"
+            f"was {known.record_id} or had other values; {mend}"
         )
     return record
