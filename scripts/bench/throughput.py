@@ -29,19 +29,15 @@ QUICK_RECORDS = 500
 
 
 def rounds(names: list[str], count: int, limit: int | None, made: Path) -> table.Found:
-    """What each way took, round by round; those that do not run are told and left out."""
-    found: table.Found = {name: [] for name in names}
+    """What each way took, round by round; one that does not run is told, and missing."""
+    found: table.Found = {name: {} for name in names}
     for number in range(count):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            if name not in found:
-                continue
             took = measured(name, limit, made)
             print(f"{name}: {told(took)}", flush=True)
             if isinstance(took, Took):
-                found[name].append(took)
-            else:
-                del found[name]
+                found[name][number] = took
     return found
 
 

@@ -109,7 +109,7 @@ async def _ask(bodies: list[dict[str, Any]], at_once: int, path: Path) -> int:
             file.write(f'{{"id": {number}, "answer": {answer.model_dump_json()}}}\n')
 
         async with (
-            AsyncOpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0) as api,
+            AsyncOpenAI(base_url=f"{URL}/v1", api_key="none") as api,
             asyncio.TaskGroup() as tasks,
         ):
             for number, body in enumerate(bodies):

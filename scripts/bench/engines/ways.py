@@ -83,8 +83,10 @@ def measured(name: str, limit: int | None, made: Path) -> Took | str:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode:
-        last = (problem.strip() or f"status {process.returncode}").splitlines()[-1]
-        return f"did not run: {last[:400]}"
+        # A group of exceptions ends in a frame.
+        said_last = [line for line in problem.splitlines() if any(map(str.isalpha, line))]
+        last = said_last[-1] if said_last else f"status {process.returncode}"
+        return f"did not run: {last.strip()[:400]}"
     return Took(**json.loads(said.splitlines()[-1]))
 
 
