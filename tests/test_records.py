@@ -135,6 +135,7 @@ def test_a_field_of_ten_megabytes(tmp_path: Path) -> None:
         (b"id;message\n1;a\n", "its header is split by ';': set records.delimiter"),
         (b"id,gr\xf6sse\n1,a\n", "line 1: byte 0xf6 is not UTF-8"),
         (b'id,"message\n1,a\n', "line 1: the header has broken CSV quoting"),
+        (b'"id";"message"\n"1";"a"\n', 'if ";" parts the columns: records.delimiter'),
     ],
 )
 def test_a_file_that_is_refused_whole(tmp_path: Path, data: bytes, said: str) -> None:

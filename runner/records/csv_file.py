@@ -8,6 +8,7 @@ line alone is the bad record and reading goes on with the next.
 from __future__ import annotations
 
 import csv
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -67,7 +68,10 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str |
 def _header(path: Path, lines: _Lines, delimiter: str) -> list[str]:
     for line, cells, problem in _rows(lines, delimiter):
         if problem:
-            raise InputError(f"{path}, line {line}: the header has {problem.split(': ', 1)[1]}")
+            said, told = f"the header has {problem.split(': ', 1)[1]}", "".join(cells)
+            if other := next((one for one in ";\t|" if one in told and one != delimiter), None):
+                said += f"; if {json.dumps(other)} parts the columns: records.delimiter"
+            raise InputError(f"{path}, line {line}: {said}")
         for number, cell in enumerate(cells, start=1):
             if trouble := unwritable(cell):
                 raise InputError(f"{path}, line {line}: {trouble} (the name of column {number})")
