@@ -18,7 +18,7 @@ demo: setup ## runs the demo job: a local model answers, and what it is unsure o
 	  || { status=$$?; [ $$status -eq 3 ] || exit $$status; }
 
 test: setup check ## checks, then runs every test
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=10
 
 check: setup ## format, lint, types and import layers; changes nothing
 	$(BIN)/ruff format --check .
