@@ -2,7 +2,7 @@
 
     from runner import run
 
-    done = run("triage.yaml", records=frame)      # a pandas or pyarrow table, rows, or a file
+    done = run("triage.yaml", records=frame)  # a pandas or pyarrow table, rows, or a file
     print(done.summary.decided_by)
     frame = done.table().to_pandas()
 

@@ -57,7 +57,7 @@ def test_replicas_killed_at_random_give_the_rows_of_one_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: dict[str, dict[str, Any]], seed: int
 ) -> None:
     chance = random.Random(seed)
-    # A record with which an engine dies of itself counts as deadly the second time that it is alone,
+    # A record with which an engine dies of itself is deadly the second time that it is alone,
     # and by chance it may be: so there is one such death, or there are two from outside.
     kills = [chance.randrange(90)] if seed % 2 else [10 + chance.randrange(10), 45]
     cause = KILLED if seed % 2 else KILLED_BY_OTHERS
