@@ -94,7 +94,7 @@ def test_replicas_killed_from_outside_at_random(
     deadly: tuple[str, ...],
 ) -> None:
     chance = random.Random(seed)
-    kills = [tens + chance.randrange(5) for tens in range(0, 90, 15)]
+    kills = [tens + chance.randrange(5) for tens in range(0, 90, 30)]
     world = World(deadly, kills, KILLED_BY_OTHERS, window=chance.choice((4, 20)))
     world.chance = chance
     rows = ran(monkeypatch, tmp_path / "killed", pooled(world, 3)).rows

@@ -15,7 +15,7 @@ from tests.engine_kills import SOME_WAIT, begin, got, kill_after, results
 from tests.jobs import wait_until
 
 pytestmark = pytest.mark.slow
-RECORDS = 110
+RECORDS = 150
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_the_demos_engine_killed_twice(tmp_path: Path, calm: bytes) -> None:
     killed = tmp_path / "killed"
     # Few at once, so that there is time to kill it.
     run = begin(killed, RECORDS, "--set", "local.window=8")
-    victims = kill_after([chance.randrange(10, 40), chance.randrange(45, 70)], killed, run)
+    victims = kill_after([chance.randrange(10, 40), chance.randrange(60, 100)], killed, run)
     assert len(victims) == 2
     said = (killed / "stderr.txt").read_text()
     assert said.count("its process was killed (SIGKILL)") == 2
