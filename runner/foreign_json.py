@@ -1,0 +1,105 @@
+"""JSON that somebody else wrote (a reply, a results file, an answer), parsed once and strictly.
+
+Whatever passes here can be walked, encoded as UTF-8, and stored: no nesting that overflows a stack,
+no NaN or infinity, no half of a surrogate pair, and no count that is not one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+MOST_BYTES = 32 * 1024 * 1024
+MOST_DEPTH = 100
+MOST_COUNT = 10**9
+
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+class Unreadable(ValueError):
+    """Not JSON that can be worked with; one clause says why."""
+
+
+def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
+    """The value of a JSON text, UTF-8 with or without a BOM.
+
+    Half surrogates in strings become U+FFFD, as no file or database can hold them.
+
+    Raises:
+        Unreadable: over ``most_bytes``, nested over `MOST_DEPTH`, or not strict JSON.
+    """
+    if len(content) > most_bytes:
+        raise Unreadable(f"over {most_bytes:,} bytes")
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        if depth(text) > MOST_DEPTH:
+            raise Unreadable(f"nested over {MOST_DEPTH} deep")
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except Unreadable:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"not JSON: {str(error)[:200]}") from None
+    return _whole(value) if "\\u" in text or _HALF.search(text) else value
+
+
+def depth(text: str) -> int:
+    """How deep the text's brackets nest, those within its strings left out."""
+    if text.count("[") + text.count("{") <= MOST_DEPTH:
+        return 0  # it cannot be too deep, and most texts end here
+    deepest = now = 0
+    for found in _BRACKET.finditer(text):
+        if found[0] in "[{":
+            now += 1
+            deepest = max(deepest, now)
+        elif found[0] in "]}":
+            now -= 1
+    return deepest
+
+
+def whole(text: str) -> str:
+    """The text with U+FFFD in place of each half of a surrogate pair."""
+    return _HALF.sub("\ufffd", text)
+
+
+def count(value: object, most: int = MOST_COUNT) -> int:
+    """A count of something: a whole number from 0 to ``most``; null and absent are the caller's.
+
+    Raises:
+        Unreadable: anything else, `True` and 3.0 included.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise Unreadable(f"{clipped(value)} is no count from 0 to {most:,}")
+    return value
+
+
+def clipped(value: object, most: int = 80) -> str:
+    """The value as a sentence may show it: one line, bounded, no control codes."""
+    try:
+        text = ascii(value[:most] if isinstance(value, (str, bytes)) else value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise Unreadable(f"{constant} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise Unreadable(f"{digits[:20]} is no finite number")
+    return number
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, dict):
+        return {whole(key): _whole(each) for key, each in value.items()}
+    return value
