@@ -118,7 +118,7 @@ def test_half_a_character_in_a_key_cannot_either() -> None:
 
 def test_json_confidence_is_the_product_over_value_tokens_alone() -> None:
     pieces = ['{"intent": ', '"order', '"', ', "amount": ', "12", "}", ""]
-    logprobs = [-50.0, -0.1, -0.2, -50.0, -0.3, -50.0, -50.0]
+    logprobs = [-50.0, -0.1, -0.2, -50.0, -0.3, 0.0, -50.0]  # behind a number stands its end
     answer = JSON.check(completion("".join(pieces), logprobs, pieces))
     assert answer.valid and answer.confidence is not None
     assert math.isclose(answer.confidence, math.exp(-0.6))
