@@ -23,7 +23,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 
 from runner.errors import InputError
-from runner.records import file_format, read_records
+from runner.records import file_format, likely_delimiter, read_records
 from runner.types import Constraint, JSONValue, Record
 
 WHOLE = "value"
@@ -86,7 +86,7 @@ def read_labels(path: Path, id_column: str, constraint: Constraint) -> dict[str,
         )
     labels: dict[str, Label] = {}
     plain = unguarded if file_format(path) == "csv" else str
-    for record in read_records(path, id_column):
+    for record in read_records(path, id_column, delimiter=likely_delimiter(path, id_column)):
         where = f"{path}, line {record.line}"
         if record.problem is not None:
             raise InputError(f"{path}, {record.problem}")
