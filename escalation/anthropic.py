@@ -21,7 +21,6 @@ from escalation.replies import (
     received,
     seconds,
     unconnected,
-    unwrap,
 )
 from runner.errors import UsageError
 from runner.job import Escalation
@@ -86,7 +85,7 @@ class Anthropic:
             written = usage.get("cache_creation_input_tokens") or 0
             text = "".join(b["text"] for b in body["content"] if b.get("type") == "text")
             return Completion(
-                text=unwrap(text),
+                text=text,
                 model=str(body["model"]),
                 finish_reason=str(body["stop_reason"]),
                 usage=Usage(

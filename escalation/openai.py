@@ -22,7 +22,6 @@ from escalation.replies import (
     received,
     seconds,
     unconnected,
-    unwrap,
 )
 from runner.errors import UsageError
 from runner.job_escalation import Escalation, endpoint_of
@@ -78,7 +77,7 @@ class OpenAI:
     def _format_of(self, constraint: Constraint) -> dict[str, Any] | None:
         schema: Mapping[str, Any] | None = constraint.schema
         if constraint.labels:
-            # The answer must be an object; `unwrap` takes the label out again.
+            # The answer must be an object; `replies.bare` takes the label out again.
             labels = {"enum": list(constraint.labels)}
             schema = {"type": "object", "properties": {LABEL: labels}, "required": [LABEL]}
         if schema is None:
@@ -100,7 +99,7 @@ class OpenAI:
             choice = body["choices"][0]
             refusal = choice["message"].get("refusal")
             return Completion(
-                text=refusal or unwrap(choice["message"].get("content") or ""),
+                text=refusal or choice["message"].get("content") or "",
                 model=str(body.get("model") or self._escalation.model),
                 finish_reason="refusal" if refusal else choice.get("finish_reason") or "stop",
                 usage=_usage(body["usage"]),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
-from runner.types import Completion, Prompt
+from runner.types import Completion, Constraint, Prompt
 
 LABEL = "label"
 """The one property of the object that a plain label comes in: APIs want objects."""
@@ -103,15 +103,18 @@ def received(
     return Reply("ok", body=body, request_id=request_id, limits=limits)
 
 
-def unwrap(text: str) -> str:
-    """A label that came as ``{"label": …}``, bare."""
+def bare(completion: Completion, constraint: Constraint) -> Completion:
+    """A label out of the object that it was asked for in; any other answer as it is, whatever it
+    looks like."""
+    if not constraint.labels:
+        return completion
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        value = json.loads(completion.text)
+    except (ValueError, RecursionError):
+        return completion
     if isinstance(value, dict) and set(value) == {LABEL} and isinstance(value[LABEL], str):
-        return str(value[LABEL])
-    return text
+        return replace(completion, text=value[LABEL])
+    return completion
 
 
 def overloaded(status: int, retry_after_s: float | None) -> bool:

@@ -11,18 +11,18 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 from referencing import Registry
 
 from runner import signals
-from runner.types import Answer, Completion, Constraint, JSONValue
+from runner.types import WHOLE, Answer, Completion, Constraint, JSONValue, Name
 
-Values = dict[str, signals.Value]
-WHOLE = ""
-"""The name of the whole answer among those of its fields."""
+Values = dict[Name, signals.Value]
+
+T = TypeVar("T")
 
 _REFUSAL = re.compile(
     r"^\W*(i'?m sorry,? but|as an ai\b|i must decline"
@@ -38,7 +38,7 @@ class Checker:
     """Checks completions of one job. Shared by local and closed answers."""
 
     def __init__(self, constraint: Constraint) -> None:
-        self._constraint = constraint
+        self.constraint = constraint
         self._validator: Validator | None = None
         if constraint.schema is not None:
             # An empty registry: a schema's `$ref` to the web is not fetched.
@@ -55,16 +55,19 @@ class Checker:
         if _has_halves(completion.text):
             value = json.loads(_writable(json.dumps(value, ensure_ascii=False)))
         values = {} if problem else self._values(completion)
-        each = {_writable(name): signals.value_signals(v) for name, v in values.items()}
+        each = {
+            name if name is WHOLE else _writable(name): signals.value_signals(v)
+            for name, v in values.items()
+        }
         scores = self._scores(each)
         return Answer(
             value=value,
             valid=problem is None,
             problem=problem and _writable(problem),
-            signals={f"{n}.{k}" if n else k: v for n, ks in each.items() for k, v in ks.items()},
+            signals=flat_signals(each),
             score=scores.get(WHOLE),
             confidence=scores.get(WHOLE),
-            field_confidence={name: p for name, p in scores.items() if name != WHOLE},
+            field_confidence=of_fields(scores),
             model=completion.model,
             input_tokens=completion.usage.input_tokens,
             output_tokens=completion.usage.output_tokens,
@@ -99,7 +102,7 @@ class Checker:
         try:
             error = next(validator.iter_errors(value), None)
             if error is not None and isinstance(value, dict):
-                value = _mend_case(value, self._constraint.schema or {})
+                value = _mend_case(value, self.constraint.schema or {})
                 error = next(validator.iter_errors(value), None)
         except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
             return value, f"the answer cannot be held against the schema: {trouble}"
@@ -128,6 +131,7 @@ class Checker:
         """The answer's values with their tokens; none where the logprobs say nothing of them."""
         if not completion.logprobs:
             return {}
+        found: Values
         if self._validator is None:
             found = {WHOLE: signals.whole_value(completion, self._labels or None)}
         elif "".join(completion.tokens) == completion.text and len(completion.tokens) == len(
@@ -138,7 +142,7 @@ class Checker:
             return {}  # which token belongs to which field cannot be told
         return found if signals.usable(found) else {}
 
-    def _scores(self, each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    def _scores(self, each: Mapping[Name, Mapping[str, float]]) -> dict[Name, float]:
         """The probability of each field's value, and of all of them: the answer's."""
         # Free text has no one right wording, so its length must not count against it.
         kind = "probability" if self._validator or self._labels else "mean_probability"
@@ -146,9 +150,26 @@ class Checker:
         return {**fields, WHOLE: math.prod(fields.values())} if each else {}
 
 
-def value_of(value: JSONValue, name: str) -> JSONValue:
+def flat_signals(each: Mapping[Name, Mapping[str, float]]) -> dict[str, float]:
+    """Signals by one text each: ``FIELD.signal``, and those of the whole answer by their names
+    alone, in which there is no dot."""
+    return {
+        signal if name is WHOLE else f"{name}.{signal}": value
+        for name, given in each.items()
+        for signal, value in given.items()
+    }
+
+
+def of_fields(by_name: Mapping[Name, T]) -> dict[str, T]:
+    """Without the whole answer's."""
+    return {name: value for name, value in by_name.items() if name is not WHOLE}
+
+
+def value_of(value: JSONValue, name: Name) -> JSONValue:
     """The value of a name that has a score: `WHOLE`, or a field; None where it has no such."""
-    return value if name == WHOLE else (value.get(name) if isinstance(value, Mapping) else None)
+    if name is WHOLE:
+        return value
+    return value.get(name) if isinstance(value, Mapping) else None
 
 
 def _enumerated(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:

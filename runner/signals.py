@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public in CPython, not in stubs
+from typing import Any
 
-from runner.types import Alternatives, Completion, frozen
+from runner.types import Alternatives, Completion, Name, frozen
 
 Span = tuple[int, int]
 
@@ -86,7 +87,7 @@ class Value:
 Options = Mapping[str, frozenset[str]]
 
 
-def field_values(completion: Completion, options: Options | None = None) -> dict[str, Value]:
+def field_values(completion: Completion, options: Options | None = None) -> dict[Name, Value]:
     """Each top-level field of a JSON answer, in its order: the tokens that overlap its value.
 
     The completion's tokens join to its text, and each has its logprob. ``options``: by field.
@@ -307,7 +308,7 @@ class _Paths:
         return min(1.0, math.fsum(self._ways(index, size)) / math.fsum(alike))
 
 
-def usable(values: Mapping[str, Value]) -> bool:
+def usable(values: Mapping[Any, Value]) -> bool:
     """False where any logprob is not a finite number at most 0 (to rounding): such mislead."""
     return all(
         _usable(value.logprobs)

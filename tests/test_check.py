@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.check import Checker
-from runner.types import Constraint
+from runner.types import WHOLE, Constraint
 from tests.fakes import completion
 
 SCHEMA: dict[str, Any] = {
@@ -200,5 +200,5 @@ def test_the_score_sums_the_ways_to_write_a_value() -> None:
     answer = JSON.check(given)
     assert answer.signals["intent.sequence_probability"] == pytest.approx(0.3)
     assert answer.score == answer.confidence == pytest.approx(0.42)
-    assert answer.scores == pytest.approx({"intent": 0.42, "": 0.42})
+    assert answer.scores == pytest.approx({"intent": 0.42, WHOLE: 0.42})
     assert JSON.check(replace(given, top=top[:2])).score == pytest.approx(0.3)

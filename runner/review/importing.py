@@ -16,12 +16,13 @@ from pathlib import Path
 from escalation.policy import Acceptance
 from runner.errors import InputError
 from runner.job import Job
+from runner.labels import ID, NOTE
 from runner.ledger import Ledger, open_ledger
 from runner.records import column_names, likely_delimiter, read_records
 from runner.results import deliver
 from runner.review.deciding import Decisions
 from runner.review.draw import drawn
-from runner.review.exporting import ID, NOTE, review_format
+from runner.review.exporting import review_format
 from runner.summary import Summary, summarise
 from runner.types import DecidedBy, JSONValue, Outcome, Reason, Record, Status
 from runner.watch import Auditing, Watch
