@@ -225,7 +225,7 @@ def test_what_is_served_elsewhere_or_otherwise_is_never_booked_too_low(tmp_path:
     wanted = [
         usual, usual * Decimal("1.1"), reserved, reserved,
         max(reserved, usual + Decimal(9991 * 10) / 10**6), usual + Decimal(10**9 - 9) / 10**5,
-        reserved, (21 * 2 + 90 + 400 + Decimal("0.5")) / 10**6, usual - Decimal("0.0000255"),
+        reserved, (21 * 2 + 90 + 400 + Decimal("0.5")) / 10**6, usual - Decimal("0.0000005"),
         reserved,
     ]  # fmt: skip
     for number, usd in enumerate(wanted):
@@ -353,7 +353,8 @@ CHECKERS = [
 TEXTS = [
     "[" * 1000, "(" * 1000 + "[" * 1000, '{"a":' * 100_000, "[" * 99 + "]" * 99, "NaN", "-Infinity",
     "9" * 5000, '{"n": ' + "9" * 4000 + "}", '{"n": 1e308}', '{"n": 1e999}', "\ud800",
-    "\x00\x1b[31m", '{"\\ud800": "\\udfff"}', '{"deep": ' + "[" * 98 + "]" * 98 + "}", "a" * (MOST_TEXT + 1),
+    "\x00\x1b[31m", '{"\\ud800": "\\udfff"}', '{"deep": ' + "[" * 98 + "]" * 98 + "}",
+    "a" * (MOST_TEXT + 1),
     '{"list": [' + ",".join(f'{{"a": {n}}}' for n in range(60_000)) + "]}",
     '{"list": [' + ",".join("[" * 50 + f"{n}" + "]" * 50 for n in range(5000)) + "]}",
 ]  # fmt: skip
