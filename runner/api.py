@@ -58,13 +58,14 @@ class Result:
         return pyarrow.parquet.read_table(path)
 
 
-def run(
+def run(  # noqa: PLR0913
     job: Job | Path | str | Mapping[str, Any],
     records: Given | None = None,
     *,
     run_dir: Path | str | None = None,
     output: Path | str | None = None,
     limit: int | None = None,
+    new_records: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Result:
@@ -76,6 +77,7 @@ def run(
         run_dir: where everything is kept; ``runs/NAME`` by default.
         output: where the results go; the run directory by default.
         limit: only the first so many records.
+        new_records: goes on although most of the records are others than the run directory's.
         progress: is kept up to date while it runs.
         say: hears what a person should know, such as an alarm; prints it by default.
 
@@ -88,7 +90,7 @@ def run(
     if records is not None:
         loaded = _with_records(loaded, records, folder)
     path = output_path(loaded, folder, Path(output) if output is not None else None)
-    request = RunRequest(loaded, folder, path, limit)
+    request = RunRequest(loaded, folder, path, limit, new_records)
     summary = _outside_any_loop(lambda: run_job(request, progress or Progress(), say or print))
     return Result(summary, folder, path)
 

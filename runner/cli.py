@@ -54,6 +54,7 @@ def main() -> None:
 @click.option("--records", type=_FILE, help="Other records than the job's.")
 @click.option("-o", "--output", type=_FILE, help="Where the results go; the run directory.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N records.")
+@click.option("--new-records", is_flag=True, help="Go on, though most records are others now.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 @click.option("--cluster", is_flag=True, help="The local half on all of a Ray cluster's GPUs.")
 @keep_loaded
@@ -65,6 +66,7 @@ def run(  # noqa: PLR0913
     records: Path | None,
     output: Path | None,
     limit: int | None,
+    new_records: bool,
     overrides: tuple[str, ...],
     cluster: bool,
     keep_loaded: float | None,
@@ -83,6 +85,7 @@ def run(  # noqa: PLR0913
         job = job.model_copy(update={"cluster": job.cluster or Cluster()})
     display, progress = watched(job, _count(job, limit), run_dir or Path("runs") / job.name)
     where: dict[str, Any] = {"run_dir": run_dir, "output": output, "limit": limit}
+    where["new_records"] = new_records
     began = time.monotonic()
     with display.watching(), of_run(job.name, job.local.model, display.say) as traced:
         done = api.run(job, progress=progress, say=display.say, **where)
@@ -195,7 +198,7 @@ def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> No
 
     with read_ledger(run_dir) as ledger:
         job = job_of(run_dir, ledger)
-        ((waiting,),) = ledger.query("SELECT COUNT(*) FROM outcomes WHERE status='waiting'")
+        ((waiting,),) = ledger.query("SELECT COUNT(*) FROM present WHERE status='waiting'")
     if budget is not None and job.escalation is not None:
         job = _with_budget(job, budget)
     display, progress = watched(job, waiting, run_dir)

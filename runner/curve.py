@@ -39,7 +39,7 @@ def spending_curve(ledger: Ledger) -> list[tuple[Decimal, float]]:
     rows = [
         (1.0 - confidence, from_pico(cost))
         for confidence, cost in ledger.query(
-            "SELECT confidence, closed_estimate FROM outcomes WHERE confidence IS NOT NULL"
+            "SELECT confidence, closed_estimate FROM present WHERE confidence IS NOT NULL"
         )
     ]
     rows.sort(key=lambda row: -row[0] / max(float(row[1]), 1e-12))

@@ -149,7 +149,7 @@ class Pipeline:
     async def _local_half(self, records: Iterable[Record]) -> None:
         slots: asyncio.Semaphore | None = None
         async with asyncio.TaskGroup() as tasks:
-            for record in records:
+            for record in self._ledger.places.numbered(records):
                 self.progress.seen += 1
                 if self.progress.seen % BREATH == 0:
                     await asyncio.sleep(0)
@@ -180,25 +180,30 @@ class Pipeline:
         known = self._ledger.known(record.position)
         if known is None:
             return False
-        if (known.record_id, known.digest) == (record.id, mark):
+        same = (known.record_id, known.digest) == (record.id, mark)
+        if same and known.mistake in (None, self._mistake(record)):
             self.progress.resumed += 1
             return True
         if known.status is Status.ERROR:
             self._ledger.forget(record.position)
             return False
         raise RunDirError(
-            f"the records have changed since this run directory was begun: line {record.line} is "
-            f"now {record.id}, and was {known.record_id} or had other values; take a new --run-dir"
+            f"the records changed while they were read: line {record.line} is now {record.id}, and "
+            f"was {known.record_id} or had other values; run the same command again"
         )
+
+    def _mistake(self, record: Record) -> str | None:
+        """Why it is no record of its own."""
+        if record.problem is not None:
+            return record.problem
+        if record.id in self._flying or self._ledger.is_double(record.id, record.position):
+            return f"line {record.line}: the id {record.id} is already another record's"
+        return None
 
     def _without_model(self, record: Record, mark: str) -> Routed | None:
         """Settles a record that needs no model; otherwise says how it was routed."""
-        if record.problem is not None:
-            self._settling.failed(record, mark, record.problem, Reason.BAD_RECORD)
-            return None
-        if record.id in self._flying or self._ledger.earlier(record.id, record.position):
-            problem = f"line {record.line}: the id {record.id} is already an earlier record's"
-            self._settling.failed(record, mark, problem, Reason.BAD_RECORD)
+        if mistake := self._mistake(record):
+            self._settling.failed(record, mark, mistake, Reason.BAD_RECORD)
             return None
         try:
             routed = self._do.router.route(record)

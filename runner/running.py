@@ -35,6 +35,7 @@ class RunRequest:
     run_dir: Path
     output: Path
     limit: int | None = None
+    new_records: bool = False
 
 
 def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
@@ -54,6 +55,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     build.local_model(job)
     with open_ledger(request.run_dir) as ledger:
         own(ledger, job, request.run_dir)
+        _compare(ledger, request, say)
         records = build.records(job, request.limit, say)
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
         audits = closed is not None and has_key(closed)
@@ -67,6 +69,22 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         ledger.set_meta("audit", half.watch.stated())
         deliver(ledger, job, request.output)
         return summarise(ledger)
+
+
+def _compare(ledger: Ledger, request: RunRequest, say: Say) -> None:
+    """Finds the records that the run directory knows among those that are given now.
+
+    Raises:
+        RunDirError: most of them are others, and nobody said that they are to be.
+    """
+    change = ledger.places.take(lambda: build.records(request.job), _mark)
+    if change is None:
+        return
+    if change.new or change.changed or change.gone:
+        say(str(change))
+    if not request.new_records:
+        change.check(request.run_dir)
+    ledger.places.keep()
 
 
 def escalate_run(
@@ -113,6 +131,7 @@ def ask_teacher(
     answering = build.answering(job, closed, None)
     with open_ledger(run_dir) as ledger:
         own(ledger, job, run_dir)
+        records = list(ledger.places.numbered(records))
         for record in _unasked(ledger, records, run_dir):
             prompt = answering.renderer.render(record)
             outcome = Outcome(

@@ -58,6 +58,8 @@ class Summary:
     day_usd: Decimal | None = None
     day_cap_usd: Decimal | None = None
     """Spent, possibly spent or reserved today by all runs under the cap per day, and that cap."""
+    gone: int = 0
+    """Records of former files that the one which was given last has no longer."""
     batches: tuple[int, float] | None = None
     """How many of the provider's batches are not back, and for how many seconds the oldest."""
     key_env: str | None = None
@@ -86,6 +88,7 @@ class Summary:
             "day_usd": None if self.day_usd is None else float(self.day_usd),
             "day_cap_usd": None if self.day_cap_usd is None else float(self.day_cap_usd),
             "batches": self.batches[0] if self.batches else 0,
+            "gone": self.gone,
         }
 
 
@@ -95,7 +98,7 @@ def summarise(ledger: Ledger) -> Summary:
     closed = job.get("escalation") or {}
     (estimates,) = ledger.query(
         "SELECT SUM(closed_estimate), SUM(CASE status WHEN 'waiting' THEN closed_estimate END) "
-        "FROM outcomes"
+        "FROM present"
     )
     learned = _paid_over_estimated(ledger)
     ends = _ends(ledger)
@@ -118,6 +121,7 @@ def summarise(ledger: Ledger) -> Summary:
         + looks_words(ledger.meta("looks")),
         stopped=ledger.meta("stopped") or None,
         trail=ledger.trail.head(),
+        gone=ledger.places.gone(),
         batches=_batches(ledger),
         key_env=closed.get("api_key_env"),
         **_day(job),
@@ -154,7 +158,7 @@ def _ends(ledger: Ledger) -> list[tuple[Any, ...]]:
     """(status, decided by, reason as it is shown, waits for, how many), in one pass over one
     index."""
     return ledger.query(
-        "SELECT status, decided_by, COALESCE(words, reason), waits_for, COUNT(*) FROM outcomes "
+        "SELECT status, decided_by, COALESCE(words, reason), waits_for, COUNT(*) FROM present "
         "GROUP BY status, decided_by, reason, waits_for, words"
     )
 
@@ -172,6 +176,8 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
     """(what, how many) pairs, in the order in which a person asks."""
     by, of = summary.decided_by, summary.records
     out = [("records", f"{of:,}")]
+    if summary.gone:
+        out.append(("kept of records that are no longer given", f"{summary.gone:,}"))
     named = [
         (DecidedBy.LOCAL, "answered by the local model"),
         (DecidedBy.TEMPLATE, "answered by a template"),

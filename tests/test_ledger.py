@@ -62,7 +62,7 @@ def test_outcomes_come_back_as_they_went_in(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         assert list(ledger.outcomes()) == [waiting(0), whole]
         assert ledger.known(2) == Known("R-2", "digest", Status.DONE) and ledger.known(1) is None
-        assert ledger.earlier("R-0", 2) and not ledger.earlier("R-2", 2)
+        assert ledger.is_double("R-0", 2) and not ledger.is_double("R-2", 2)
         (held,) = ledger.take_waiting(10)
         assert held.record == record(0) and held.closed_estimate == Decimal("0.000123")
         assert ledger.take_waiting(10) == []

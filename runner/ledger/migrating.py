@@ -14,16 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.ledger import places
 from runner.ledger.columns import was
 from runner.ledger.queue import CHOOSING
 from runner.ledger.trail import OUTCOME, Trail
 from runner.types import DecidedBy, Reason, Route
 
 FORMER = 4
-_COLUMN = """
+_CHANGES = f"""
 ALTER TABLE outcomes ADD COLUMN words TEXT;
 DROP INDEX outcomes_by_end;
 CREATE INDEX outcomes_by_end ON outcomes (status, decided_by, reason, waits_for, words);
+{places.SCHEMA}
 PRAGMA user_version = 5;
 """
 
@@ -33,7 +35,7 @@ def migrate(database: sqlite3.Connection, where: Path) -> None:
     trail = Trail(database, where)
     with trail.writing():
         database.execute("BEGIN IMMEDIATE")
-        for statement in filter(str.strip, _COLUMN.split(";")):
+        for statement in filter(str.strip, _CHANGES.split(";")):
             database.execute(statement)
         if rules := _rules_with_our_words(database):
             for position, number in _routed_by(database, rules).items():

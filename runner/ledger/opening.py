@@ -9,10 +9,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from runner.errors import RunDirError, RunFailed
+from runner.ledger import places
 from runner.ledger.migrating import FORMER, migrate
 from runner.ledger.store import Ledger
 
-SCHEMA = """
+SCHEMA = f"""
 BEGIN;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE outcomes (
@@ -49,6 +50,7 @@ CREATE TABLE batches (
 CREATE TABLE trail (
   seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, position INTEGER, ref,
   note TEXT, content BLOB, hash BLOB NOT NULL);
+{places.SCHEMA}
 PRAGMA user_version = 5;
 COMMIT;
 """

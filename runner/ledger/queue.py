@@ -62,7 +62,7 @@ class Queue:
         """(position, expected loss, what the closed model would cost) of the records among which
         the whole batch's budget is still to be divided."""
         rows = self._db.execute(
-            "SELECT o.position, h.expected_loss, o.closed_estimate FROM outcomes o "
+            "SELECT o.position, h.expected_loss, o.closed_estimate FROM present o "
             "JOIN held h USING (position) WHERE o.status='waiting' AND o.waits_for=?",
             (CHOOSING,),
         )
@@ -78,7 +78,7 @@ class Queue:
     def ready(self, most: int) -> int:
         """How many records are ready to be taken, counted up to so many."""
         one = (
-            "SELECT 1 FROM outcomes WHERE status='waiting' AND waits_for IS NULL "
+            "SELECT 1 FROM present WHERE status='waiting' AND waits_for IS NULL "
             "ORDER BY position LIMIT ?"
         )
         return int(self._db.execute(f"SELECT COUNT(*) FROM ({one})", (most,)).fetchone()[0])

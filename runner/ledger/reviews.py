@@ -67,7 +67,7 @@ class Reviews:
         """The records in review, in input order, streamed."""
         rows = self._db.execute(
             "SELECT o.position, o.record_id, h.line, h.fields, o.reason, o.words, o.error, "
-            "o.confidence, h.answer FROM outcomes o JOIN held h USING (position) "
+            "o.confidence, h.answer FROM present o JOIN held h USING (position) "
             "WHERE o.status = ? ORDER BY o.position",
             (Status.REVIEW,),
         )
@@ -80,7 +80,7 @@ class Reviews:
     def unaudited(self) -> Iterator[tuple[int, str]]:
         """(position, id) of the accepted local answers that nobody checked yet."""
         rows: Iterator[tuple[int, str]] = self._db.execute(
-            "SELECT position, record_id FROM outcomes WHERE status = ? AND decided_by = ? "
+            "SELECT position, record_id FROM present WHERE status = ? AND decided_by = ? "
             "AND position NOT IN (SELECT position FROM audits) ORDER BY position",
             (Status.DONE, DecidedBy.LOCAL),
         )

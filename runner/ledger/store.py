@@ -18,6 +18,7 @@ from runner.ledger.audits import Audits
 from runner.ledger.batches import IN_BATCH, Batches
 from runner.ledger.columns import columns, read_reason, real, was
 from runner.ledger.money import from_pico
+from runner.ledger.places import Places
 from runner.ledger.proof import Proof, prove
 from runner.ledger.queue import Queue
 from runner.ledger.reviews import Reviews
@@ -29,6 +30,7 @@ from runner.types import DecidedBy, Outcome, Reason, Record, Status
 COMMIT_EVERY_ROWS = 5000
 COMMIT_EVERY_S = 0.5
 PAGE = 512
+_WAITS_HERE = "o.status = 'waiting' AND o.position NOT IN (SELECT position FROM gone)"
 _STATUS = {str(one): one for one in Status}
 _DECIDED_BY: dict[str | None, DecidedBy | None] = {None: None, **{str(d): d for d in DecidedBy}}
 
@@ -51,12 +53,14 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Known:
     """Which record an outcome belongs to, and how it ended. ``by_teacher``: it is of the sample
-    that calibrates against the closed model."""
+    that calibrates against the closed model. ``mistake``: why it could not be read, or is none of
+    its own, which may change with other records of the file."""
 
     record_id: str
     digest: str
     status: Status
     by_teacher: bool = False
+    mistake: str | None = None
 
 
 class Ledger(Queue):
@@ -72,8 +76,9 @@ class Ledger(Queue):
         self.audits = Audits(connection, self.trail)
         self.reviews = Reviews(connection, self.trail)
         self._former = self._last_position()
-        self._page: dict[int, tuple[str, str, str, int]] = {}
-        self._page_end = 0
+        self.places = Places(connection, self.commit)
+        self._page: dict[int, tuple[str, str, str, int, str | None]] = {}
+        self._page_end = self._asked = 0
 
     # -- outcomes ---------------------------------------------------------------------------
 
@@ -81,17 +86,20 @@ class Ledger(Queue):
         """What a former run recorded at this input position."""
         if position > self._former:
             return None
-        if not self._page_end - PAGE <= position < self._page_end:
-            # A run that goes on asks for each position in turn.
+        inside = self._page_end - PAGE <= position < self._page_end
+        # A run that goes on asks for each position in turn, but where the file was sorted anew.
+        if not inside and 0 <= position - self._asked <= 1:
             self._page, self._page_end = self._knowns(position, PAGE), position + PAGE
+        self._asked = position
         row = self._page.get(position) or self._knowns(position, 1).get(position)
-        return Known(row[0], row[1], Status(row[2]), bool(row[3])) if row else None
+        return Known(row[0], row[1], Status(row[2]), bool(row[3]), row[4]) if row else None
 
-    def _knowns(self, first: int, count: int) -> dict[int, tuple[str, str, str, int]]:
+    def _knowns(self, first: int, count: int) -> dict[int, tuple[str, str, str, int, str | None]]:
         rows = self._db.execute(
             "SELECT o.position, o.record_id, o.digest, o.status, "
             "o.reason IN ('teacher', 'redaction_failed') OR EXISTS "
-            "(SELECT 1 FROM attempts a WHERE a.position = o.position AND o.status = 'review') "
+            "(SELECT 1 FROM attempts a WHERE a.position = o.position AND o.status = 'review'), "
+            "CASE WHEN o.reason = 'bad_record' THEN o.error END "
             "FROM outcomes o WHERE o.position >= ? AND o.position < ?",
             (first, first + count),
         )
@@ -108,8 +116,11 @@ class Ledger(Queue):
             self._db.execute("DELETE FROM outcomes WHERE position = ?", (position,))
             self.trail.add(OUTCOME, position, None)
 
-    def earlier(self, record_id: str, position: int) -> bool:
-        """Whether an earlier position holds the same record id."""
+    def is_double(self, record_id: str, position: int) -> bool:
+        """Whether another record of the file has the same id, and goes before this one."""
+        double = self.places.is_double(record_id, position)
+        if double is not None:
+            return double
         row = self._db.execute(
             "SELECT 1 FROM outcomes WHERE record_id = ? AND position < ? LIMIT 1",
             (record_id, position),
@@ -173,12 +184,12 @@ class Ledger(Queue):
     def waiting(self, reason: Reason, after: int, limit: int) -> list[Held]:
         """Records that wait for this reason, behind a position, in input order; but none that is
         in a batch."""
-        where = "o.status='waiting' AND o.reason=? AND o.waits_for IS NOT ? AND o.position>?"
+        where = f"o.reason=? AND o.waits_for IS NOT ? AND o.position>? AND {_WAITS_HERE}"
         return self._held(where, "LIMIT ?", (reason, IN_BATCH, after, limit))
 
     def take_waiting(self, limit: int) -> list[Held]:
         """The first ready records in input order; each is given out once."""
-        taken = self._held("o.status='waiting' AND o.waits_for IS NULL", "LIMIT ?", (limit,))
+        taken = self._held(f"o.waits_for IS NULL AND {_WAITS_HERE}", "LIMIT ?", (limit,))
         for held in taken:
             self.set_waits_for(held.record.position, "sending")
         return taken
@@ -206,12 +217,16 @@ class Ledger(Queue):
         ]  # fmt: skip
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Every outcome in input order, streamed."""
-        return self._outcomes("ORDER BY position")
+        """The outcome of every record of the file that was given last, in its order, streamed."""
+        for first, behind in self.places.ranges():
+            where = "WHERE position >= ? AND position < ? ORDER BY position"
+            yield from self._outcomes(where, first, behind)
 
     def find(self, record_id: str) -> Outcome | None:
-        """The outcome of the record with this id (of two, the first: the other is an error)."""
-        return next(self._outcomes("WHERE record_id=? ORDER BY position LIMIT 1", record_id), None)
+        """The outcome of the record with this id: of several, one of the file that was given last,
+        and no error."""
+        order = "position IN (SELECT position FROM gone), status = 'error', position"
+        return next(self._outcomes(f"WHERE record_id=? ORDER BY {order} LIMIT 1", record_id), None)
 
     def _outcomes(self, which: str, *values: Any) -> Iterator[Outcome]:
         rows = self._db.execute(

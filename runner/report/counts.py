@@ -30,13 +30,13 @@ def confidences(ledger: Ledger) -> Confidences:
     bins = {True: [0] * BINS, False: [0] * BINS}
     rows = ledger.query(
         "SELECT decided_by IS ?, MIN(?, CAST(confidence * ? AS INTEGER)), COUNT(*) "
-        "FROM outcomes WHERE confidence IS NOT NULL GROUP BY 1, 2",
+        "FROM present WHERE confidence IS NOT NULL GROUP BY 1, 2",
         (DecidedBy.LOCAL, BINS - 1, BINS),
     )
     for kept, place, count in rows:
         bins[bool(kept)][place] = count
     ((unknown,),) = ledger.query(
-        "SELECT COUNT(*) FROM outcomes WHERE decided_by = ? AND confidence IS NULL",
+        "SELECT COUNT(*) FROM present WHERE decided_by = ? AND confidence IS NULL",
         (DecidedBy.LOCAL,),
     )
     return Confidences(bins[True], bins[False], unknown)
@@ -45,7 +45,7 @@ def confidences(ledger: Ledger) -> Confidences:
 def unfinished(ledger: Ledger, status: Status) -> list[tuple[Reason | str, str | None, int]]:
     """(reason, why it was not sent yet, how many), the most first."""
     rows = ledger.query(
-        "SELECT reason, words, waits_for, COUNT(*) FROM outcomes WHERE status = ? "
+        "SELECT reason, words, waits_for, COUNT(*) FROM present WHERE status = ? "
         "GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3",
         (status,),
     )

@@ -55,7 +55,7 @@ def samples(ledger: Ledger, job: Job, texts: Texts) -> Samples:
     narrow = _least(ledger, "o.confidence IS NOT NULL AND o.decided_by = 'local'")
     times = dict(slowest(ledger))
     slow = _at(ledger, times)
-    again = _reread(job, [row for row in (*unsure, *narrow, *slow) if row[9] is None])
+    again = _reread(ledger, job, [row for row in (*unsure, *narrow, *slow) if row[9] is None])
     return Samples(
         [_sample(row, again, texts) for row in unsure],
         [_sample(row, again, texts) for row in narrow],
@@ -66,7 +66,7 @@ def samples(ledger: Ledger, job: Job, texts: Texts) -> Samples:
 
 def _least(ledger: Ledger, where: str) -> list[tuple[Any, ...]]:
     return ledger.query(
-        f"SELECT {_COLUMNS} FROM outcomes o LEFT JOIN held h USING (position) "
+        f"SELECT {_COLUMNS} FROM present o LEFT JOIN held h USING (position) "
         f"WHERE {where} ORDER BY o.confidence, o.position LIMIT ?",
         (MOST,),
     )
@@ -75,14 +75,14 @@ def _least(ledger: Ledger, where: str) -> list[tuple[Any, ...]]:
 def _at(ledger: Ledger, times: Mapping[int, float]) -> list[tuple[Any, ...]]:
     """The outcomes at these positions, those of the longest times first."""
     rows = ledger.query(
-        f"SELECT {_COLUMNS} FROM outcomes o LEFT JOIN held h USING (position) "
+        f"SELECT {_COLUMNS} FROM present o LEFT JOIN held h USING (position) "
         f"WHERE o.position IN ({','.join('?' * len(times))})",
         tuple(times),
     )
     return sorted(rows, key=lambda row: -times[row[0]])
 
 
-def _reread(job: Job, rows: Iterable[tuple[Any, ...]]) -> dict[int, Record]:
+def _reread(ledger: Ledger, job: Job, rows: Iterable[tuple[Any, ...]]) -> dict[int, Record]:
     """Done records as the records file still has them: the ledger keeps no more than a digest."""
     wanted: Mapping[int, tuple[str, str]] = {row[0]: (row[1], row[2]) for row in rows}
     found: dict[int, Record] = {}
@@ -90,7 +90,7 @@ def _reread(job: Job, rows: Iterable[tuple[Any, ...]]) -> dict[int, Record]:
     if not wanted or job.records.path is None:
         return found
     try:
-        for record in job_records(job, max(wanted) + 1):
+        for record in ledger.places.numbered(job_records(job)):
             known = wanted.get(record.position)
             if known and _is(record, *known):
                 found[record.position] = record

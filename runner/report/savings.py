@@ -120,7 +120,7 @@ def _local_part(ledger: Ledger, summary: Summary) -> tuple[Decimal, float, Decim
     answered = f"(confidence IS NOT NULL OR decided_by = 'local' OR reason IN ({marks}))"
     rows = ledger.query(
         f"SELECT {answered}, decided_by = 'closed' OR status = 'waiting', COUNT(*), "
-        "SUM(closed_estimate) FROM outcomes GROUP BY 1, 2",
+        "SUM(closed_estimate) FROM present GROUP BY 1, 2",
         _UNSCORED,
     )
     total = sum(estimate for *_, estimate in rows)

@@ -71,11 +71,11 @@ def _words(matrix: Any, among: Any, names: Any) -> list[str]:
 
 def _texts(ledger: Ledger, texts: Texts) -> Iterator[str]:
     rule = "o.status IN ('waiting', 'review') AND o.confidence IS NOT NULL"
-    ((count,),) = ledger.query(f"SELECT COUNT(*) FROM outcomes o WHERE {rule}")
+    ((count,),) = ledger.query(f"SELECT COUNT(*) FROM present o WHERE {rule}")
     if count < FEWEST:
         return
     rows = ledger.query(
-        "SELECT o.position, o.record_id, h.line, h.fields FROM outcomes o "
+        "SELECT o.position, o.record_id, h.line, h.fields FROM present o "
         f"JOIN held h USING (position) WHERE {rule} AND o.position % ? = 0 LIMIT ?",
         (-(-count // MOST), MOST),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from runner.errors import UsageError
@@ -31,8 +31,9 @@ _WAITING = {
 
 def batch_lines(ledger: Ledger, job: Job) -> Iterator[dict[str, Any]]:
     """All results as lines, in input order."""
-    models = _ByPosition(_models(job))
-    tokens = _ByPosition(_tokens(ledger))
+    sorted_anew = ledger.places.sorted_anew
+    models = _by_position(_models(ledger, job), sorted_anew)
+    tokens = _by_position(_tokens(ledger), sorted_anew)
     for outcome in ledger.outcomes():
         usage = None
         if outcome.decided_by is DecidedBy.CLOSED:
@@ -90,12 +91,12 @@ def chat_completion(outcome: Outcome, name: str, usage: tuple[int, int, int]) ->
     }
 
 
-def _models(job: Job) -> Iterator[tuple[int, str]]:
+def _models(ledger: Ledger, job: Job) -> Iterator[tuple[int, str]]:
     """(position, the model that the line asks for), as long as the file is there to be read."""
     if job.records.path is None or job.records.format != BATCH:
         return
     try:
-        for record in job_records(job):
+        for record in ledger.places.numbered(job_records(job)):
             body = record.fields.get("body")
             asked = body.get("model") if isinstance(body, dict) else None
             if isinstance(asked, str):
@@ -123,6 +124,10 @@ def paid_tokens(ledger: Ledger, position: int) -> tuple[int, int, int] | None:
     read = usage["cache_read"]
     prompt = usage["input_tokens"] + usage["cache_write_5m"] + usage["cache_write_1h"] + read
     return prompt, read, usage["output_tokens"]
+
+
+def _by_position(stream: Iterator[tuple[int, T]], sorted_anew: bool) -> Callable[[int], T | None]:
+    return dict(stream).get if sorted_anew else _ByPosition(stream)
 
 
 class _ByPosition(Generic[T]):

@@ -36,7 +36,7 @@ class Draw:
             UsageError: the run has not seen all of them, or there are none to draw from.
         """
         draw = self._of_accepted if self.accepted else self._of_all
-        found = draw(ledger, job, records)
+        found = draw(ledger, job, ledger.places.numbered(records))
         if not found:
             what = "no accepted local answer is left unchecked" if self.accepted else (
                 "no record reaches the local model"
@@ -95,7 +95,7 @@ def _local(
                 continue
             if _in_error(ledger, record):
                 renderer.render(record)
-                if ledger.earlier(record.id, record.position):
+                if ledger.is_double(record.id, record.position):
                     continue
         except RecordError:
             continue
