@@ -5,6 +5,7 @@ The heavy libraries are imported over there alone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import itertools
@@ -27,7 +28,7 @@ from runner.types import Engine, Route
 
 _PEEK = 64
 # Of ``local``, what each request brings along, or nothing that is loaded depends on.
-_NOT_LOADED = {"sampling", "keep_loaded", "gpu_usd_per_hour", "engine"}
+_NOT_LOADED = {"sampling", "keep_loaded", "gpu_usd_per_hour", "engine", "server_wait_s"}
 
 Make = Callable[[int], Engine]
 
@@ -66,6 +67,28 @@ def load(job: Job) -> Engine:
         return on_cluster(job.cluster, job.local, make)
     ahead = _ahead(name, job.local)
     return Reviving(partial(in_child, make, ahead, _keep(job, name, model)))
+
+
+def await_server(job: Job, say: Callable[[str], None]) -> None:
+    """Waits for the job's server, if it has one that is there and does not answer yet; ``say``
+    hears of it.
+
+    Raises:
+        EngineError: none is there.
+    """
+    if job.local.base_url is None or engine_name(job.local) != "openai_server":
+        return
+    from runner.engines.openai_server import OpenAIServerEngine
+
+    async def there() -> None:
+        engine = OpenAIServerEngine(job.local)
+        engine.hear(say)
+        try:
+            await engine.there()
+        finally:
+            await engine.aclose()
+
+    asyncio.run(there())
 
 
 def _maker(name: str) -> Callable[..., Engine]:
