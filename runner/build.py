@@ -85,10 +85,12 @@ async def _logprob_problem(job: Job, loaded: Engine) -> str | None:
 
     if engine_name(job.local) != "openai_server":
         return await logprob_problem(loaded)
+    from runner.engines.openai_server import OpenAIServerEngine
+
     # A client's connections belong to the event loop that opened them: this one ends here.
-    client = load(job)
+    client = OpenAIServerEngine(job.local)
     try:
-        return await logprob_problem(client)
+        return await logprob_problem(client.plain)
     finally:
         await client.aclose()
 

@@ -23,7 +23,7 @@ from runner.engines.server_wire import Kind, Trouble, Wire
 from runner.errors import RecordError, UsageError
 from runner.foreign_json import Unreadable
 from runner.job import Local
-from runner.types import Completion, Message, Prompt, Reason, Sampling, Usage
+from runner.types import Completion, Engine, Message, Prompt, Reason, Sampling, Usage
 
 _TIMEOUT_S = 600.0
 _PROBE = Prompt((Message("user", "Say hello."),))
@@ -66,7 +66,9 @@ class OpenAIServerEngine:
                 local.server_wait_s, self._tell,
             )
         )  # fmt: skip
-        self._trust = Trust(_Plain(self), address, self._tell)
+        self.plain: Engine = _Plain(self)
+        """The same without a doubt of its logprobs: what a self-test asks."""
+        self._trust = Trust(self.plain, address, self._tell)
 
     def hear(self, say: Callable[[str], None]) -> None:
         """Who is told of the server's absences from now on, and of those so far."""
@@ -155,8 +157,6 @@ class OpenAIServerEngine:
 
 
 class _Plain:
-    """The engine as the self-test asks it."""
-
     def __init__(self, engine: OpenAIServerEngine) -> None:
         self._engine = engine
         self.window = engine.window

@@ -27,7 +27,7 @@ PROBE_S = 8.0
 KEPT = "what was answered is kept, and the same command goes on from there"
 
 # Before each further try of one request that the server, which is well, did not answer.
-_PAUSES = {Kind.REFUSED: (), Kind.BUSY: (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
+_PAUSES = {Kind.REFUSED: (), Kind.BUSY: (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)}
 _USUAL_PAUSES = (0.25,)
 _PROBE_PAUSES = (0.1, 0.25, 0.5, 1.0, 2.0)
 _MOST_FAILED_PROBES = 4

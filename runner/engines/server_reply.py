@@ -7,7 +7,6 @@ What is free and only counted (the usage) is 0 where it is odd.
 from __future__ import annotations
 
 import codecs
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,12 @@ from runner.types import Alternatives, Completion, Usage
 # How servers write −∞, which JSON cannot hold: vLLM −9999, others the least float32, or null.
 _IMPOSSIBLE = -9999.0
 # A logprob of 0 may come out a little above it.
-_MOST_LOGPROB = 1e-3
+_LEAST_LOGPROB, _MOST_LOGPROB = -1e39, 1e-3
 _ENDED = {"eos", "eos_token", "stop_token"}
-_WRONG_SHAPE = "not an OpenAI-compatible server's: it has no {}"
+_SORTS = {
+    type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a text",
+    list: "a list", dict: "an object",
+}  # fmt: skip
 
 _Joined = tuple[tuple[str, ...], tuple[float, ...], tuple[Alternatives, ...]]
 
@@ -31,17 +33,19 @@ def completions(body: Any, model: str) -> list[Completion]:
     Raises:
         Unreadable: there is no choice, or one is no message.
     """
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices:
-        raise Unreadable(_WRONG_SHAPE.format("choices"))
+    choices = body.get("choices") if isinstance(body, dict) else body
+    if not isinstance(choices, list) or not isinstance(body, dict):
+        raise _wrong("`choices`", choices)
+    if not choices:
+        raise Unreadable("not as an OpenAI-compatible server's: `choices` is empty")
     usage = _usage(body.get("usage"))
     return [_completion(choice, model, usage) for choice in choices]
 
 
 def _completion(choice: Any, model: str, usage: Usage) -> Completion:
-    message = choice.get("message") if isinstance(choice, dict) else None
+    message = choice.get("message") if isinstance(choice, dict) else choice
     if not isinstance(message, dict):
-        raise Unreadable(_WRONG_SHAPE.format("message"))
+        raise _wrong("a choice's `message`", message)
     text = _text(message.get("content"))
     tokens, logprobs, top = _joined(text, _entries(choice.get("logprobs"))) or ((), None, ())
     # vLLM's name for it, and the older one that SGLang and llama.cpp use.
@@ -67,8 +71,13 @@ def _text(content: Any) -> str:
         if all(isinstance(part, str) for part in parts):
             return "".join(parts)
     if not isinstance(content, str):
-        raise Unreadable(f"no text: its content is {clipped(content)}")
+        raise _wrong("a message's `content`", content)
     return content
+
+
+def _wrong(what: str, found: Any) -> Unreadable:
+    sort = _SORTS[type(found)]
+    return Unreadable(f"not as an OpenAI-compatible server's: {what} is {sort}")
 
 
 def _finish(reason: Any) -> str:
@@ -118,7 +127,7 @@ def _entry(given: Any, *, alternative: bool = False) -> _Entry | None:
     token, raw, logprob = (given.get(name) for name in ("token", "bytes", "logprob"))
     if not isinstance(token, str) or not isinstance(logprob, int | float):
         return None
-    if isinstance(logprob, bool) or not -math.inf < logprob <= _MOST_LOGPROB:
+    if isinstance(logprob, bool) or not _LEAST_LOGPROB < logprob <= _MOST_LOGPROB:
         return None
     options = given.get("top_logprobs")
     top = [
