@@ -17,8 +17,9 @@ from pathlib import Path
 from escalation.policy import Router
 from runner.engines.adopting import adopt, make_room
 from runner.engines.child import ChildEngine
-from runner.engines.keeping import Keep, files_of, made_folder, name_of
+from runner.engines.keeping import Keep, files_digest, files_of, made_folder, name_of
 from runner.engines.process import Ahead, end_spare, start_ahead, started
+from runner.engines.retiring import retire
 from runner.engines.reviving import Reviving
 from runner.engines.vllm_setup import on_cpu, prepare
 from runner.errors import LocalFirstError, MissingExtra, UsageError
@@ -118,9 +119,12 @@ def in_child(make: Make, ahead: Ahead | None, keep: Keep | None, thrift: int) ->
     if keep is not None and (adopted := adopt(keep)) is not None:
         end_spare()
         return ChildEngine(made, adopted)
+    said = retire(keep) if keep is not None else ""
     if not on_cpu():
         make_room()
-    return ChildEngine(made, started(ahead, keep))
+    engine = ChildEngine(made, started(ahead, keep))
+    engine.note = "; ".join(each for each in (engine.note, said) if each)
+    return engine
 
 
 def _keep(job: Job, name: str, model: str) -> Keep | None:
@@ -134,7 +138,10 @@ def _keep(job: Job, name: str, model: str) -> Keep | None:
         "files": [job.identity()["local.model files"], *_files(job.model_path())],
     }
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return Keep(made_folder(), name_of(settings), minutes, model, devices)
+    owner = str((job.folder / job.name).resolve())
+    return Keep(
+        made_folder(), name_of(settings), minutes, model, devices, owner, files_digest(model)
+    )
 
 
 def _files(model: Path | None) -> list[list[str | int]]:
