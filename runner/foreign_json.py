@@ -23,23 +23,21 @@ class Unreadable(ValueError):
     """Not JSON that can be worked with; one clause says why."""
 
 
-def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES, finite_only: bool = True) -> Any:
+def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
     """The value of a JSON text, UTF-8 with or without a BOM.
 
-    Half surrogates in strings become U+FFFD, as no file or database can hold them. Without
-    ``finite_only``, NaN and infinities become null, which other writers have in their place.
+    Half surrogates in strings become U+FFFD, as no file or database can hold them.
 
     Raises:
         Unreadable: over ``most_bytes``, nested over `MOST_DEPTH`, or not strict JSON.
     """
-    constant, number = (_refuse, _finite) if finite_only else (_null, _finite_or_null)
     if len(content) > most_bytes:
         raise Unreadable(f"over {most_bytes:,} bytes")
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
         if depth(text) > MOST_DEPTH:
             raise Unreadable(f"nested over {MOST_DEPTH} deep")
-        value = json.loads(text, parse_constant=constant, parse_float=number)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except Unreadable:
         raise
     except (ValueError, RecursionError) as error:
@@ -95,15 +93,6 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise Unreadable(f"{digits[:20]} is no finite number")
     return number
-
-
-def _null(constant: str) -> None:
-    return None
-
-
-def _finite_or_null(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
 
 
 def _whole(value: Any) -> Any:

@@ -14,7 +14,7 @@ def retire(keep: Keep) -> str:
     Returns:
         What is to be said of it, or "".
     """
-    ended, left = [], []
+    ended, left = list[Kept](), list[Kept]()
     for one in kept():
         if one.name != keep.name and _superseded(one, keep):
             (ended if stop(one) else left).append(one)
