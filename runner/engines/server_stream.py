@@ -22,7 +22,7 @@ def put_together(content: bytes) -> dict[str, Any]:
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if not data or data == "[DONE]":
             continue
-        chunk = parse(data, finite_only=False)
+        chunk = parse(data, odd_numbers=True)
         if not isinstance(chunk, dict):
             raise Unreadable("a stream of what are no chunks")
         if chunk.get("error"):

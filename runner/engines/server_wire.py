@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from runner.engines.server_stream import EVENTS, put_together
 from runner.errors import UsageError
-from runner.foreign_json import MOST_BYTES, Unreadable, parse, whole
+from runner.foreign_json import MOST_BYTES, Unreadable, one_line, parse, whole
 
 if TYPE_CHECKING:
     import httpx2
@@ -118,7 +118,7 @@ class Wire:
             ):
                 body = put_together(content)
             else:
-                body = parse(content, finite_only=False)
+                body = parse(content, odd_numbers=True)
         except Unreadable as error:
             raise Trouble(Kind.FAILED, f"its reply is {error}", status) from None
         if isinstance(body, dict) and not body.get("choices") and (said := _said(body)):
@@ -134,7 +134,7 @@ class Wire:
                 status,
             )  # fmt: skip
         try:
-            said = _said(parse(content, finite_only=False))
+            said = _said(parse(content, odd_numbers=True))
         except Unreadable:
             said = content[: 4 * _MOST_WORDS].decode("utf-8", "replace")
         return _trouble(status, self._plain(said or _phrase(status)))
@@ -143,9 +143,8 @@ class Wire:
         """The first line, without control codes and without the key, which servers repeat."""
         if len(self._key) > 1:
             said = said.replace(self._key, "(the key)")
-        lines = (line.strip() for line in whole(said).splitlines())
-        first = next((line for line in lines if line), "nothing")
-        return "".join(c if c.isprintable() else " " for c in first)[:_MOST_WORDS].rstrip()
+        first = next((line for line in whole(said).splitlines() if line.strip()), "nothing")
+        return one_line(first, _MOST_WORDS)
 
 
 def _trouble(status: int, words: str) -> Trouble:
