@@ -181,7 +181,7 @@ def _url(trial: Trial, api: OddApi) -> str:
 def _settings(trial: Trial) -> dict[str, Any]:
     return {
         "provider": trial.provider, "model": MODELS[trial.provider],
-        "api_key_env": "A_FUZZ_KEY", "budget_usd": 10**7, "concurrency": 16, "timeout_s": 20,
+        "api_key_env": "A_FUZZ_KEY", "budget_usd": 10**6, "concurrency": 16, "timeout_s": 20,
     }  # fmt: skip
 
 
