@@ -21,6 +21,7 @@ from runner.engines.openai_server import OpenAIServerEngine
 from runner.errors import EngineError, LocalFirstError, RecordError, UsageError
 from runner.job import Local
 from runner.types import Completion, Constraint, Message, Prompt, Reason, Sampling
+from tests import local_fuzz
 from tests.fakes import localfirst
 from tests.jobs import query, records, rows_of, wait_until, write_job
 from tests.odd_replies import (
@@ -334,6 +335,11 @@ def test_a_run_over_odd_replies_ends_with_its_results(tmp_path: Path) -> None:
         assert (row["status"] == "error") == odd
         if odd:
             assert row["reason"] == "server_failed" and "not this one" in row["error"]
+
+
+@pytest.mark.parametrize("kind", ["schema", "text"])
+def test_mutated_replies_spoil_their_own_records_alone(kind: str, tmp_path: Path) -> None:
+    local_fuzz.hold(kind, 1, 80, tmp_path)
 
 
 @contextmanager
