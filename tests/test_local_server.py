@@ -153,7 +153,8 @@ def test_contents_of_other_shapes(content: Any, text: str) -> None:
 def test_a_server_that_only_streams() -> None:
     def streamed(request: dict[str, Any]) -> Reply:
         [choice] = good("yes")["choices"]
-        events = [{"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}]
+        begun = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+        events: list[dict[str, Any]] = [{"choices": [begun]}]
         for piece, entry in zip("yes", choice["logprobs"]["content"], strict=False):
             part = {"index": 0, "delta": {"content": piece}, "logprobs": {"content": [entry]}}
             events.append({"choices": [part]})
@@ -374,6 +375,17 @@ def restarting(
         thread.join()
 
 
+def test_a_server_that_still_loads_is_waited_for_before_the_first_record(tmp_path: Path) -> None:
+    with raw_server() as server:
+        ready = time.monotonic() + 1.0
+        server.usual = lambda request: (
+            well(request) if time.monotonic() > ready else error(503, "Loading model")
+        )
+        result = run(job_at(server.url, tmp_path / "job", 5))
+    assert result.exit_code == 0, result.stderr
+    assert "does not answer (Loading model): it is waited for" in " ".join(result.stderr.split())
+
+
 def test_a_restart_of_the_server_is_waited_for(tmp_path: Path) -> None:
     with restarting(lambda url: job_at(url, tmp_path / "job", 120), 2.0) as (job, asked):
         result = run(job)
@@ -387,8 +399,12 @@ def test_a_server_that_stays_away_ends_the_run_and_the_next_goes_on(tmp_path: Pa
     with raw_server() as server:
         port = server.server_address[1]
         job = job_at(server.url, tmp_path / "job", 120, server_wait_s=0.5)
-        stopped = threading.Thread(target=lambda: (wait_until(lambda: len(server.asked) > 40),
-                                                   server.shut()))  # fmt: skip
+
+        def stop() -> None:
+            wait_until(lambda: len(server.asked) > 40)
+            server.shut()
+
+        stopped = threading.Thread(target=stop)
         stopped.start()
         result = run(job)
         stopped.join()
