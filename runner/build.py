@@ -22,12 +22,10 @@ from escalation.redact import Redactor
 from escalation.replies import Provider
 from escalation.trust import Trust
 from runner.check import Checker
-from runner.cluster.pool import Pool
-from runner.engines.reviving import Reviving
 from runner.errors import UsageError
 from runner.job import Escalation, Job
+from runner.loading import await_server, load
 from runner.loading import engine_name as engine_name
-from runner.loading import load
 from runner.loading import local_model as local_model
 from runner.loading import model_mistake as model_mistake
 from runner.looks import looks_of
@@ -88,10 +86,12 @@ async def _logprob_problem(job: Job, loaded: Engine) -> str | None:
 
     if engine_name(job.local) != "openai_server":
         return await logprob_problem(loaded)
+    from runner.engines.openai_server import OpenAIServerEngine
+
     # A client's connections belong to the event loop that opened them: this one ends here.
-    client = load(job)
+    client = OpenAIServerEngine(job.local)
     try:
-        return await logprob_problem(client)
+        return await logprob_problem(client.plain)
     finally:
         await client.aclose()
 
@@ -189,14 +189,16 @@ def answering(job: Job, closed: ClosedSide | None, calibration: Calibration | No
         if job.confidence.policy == "budget"
         else None,
         estimate=_estimate(closed),
-        engine=lambda say: _heard(engine(job), say),
+        engine=lambda say: _heard_engine(job, say),
         can_escalate=closed is not None,
     )
 
 
-def _heard(loaded: Engine, say: Say) -> Engine:
-    if isinstance(loaded, (Reviving, Pool)):
-        loaded.hear(say)
+def _heard_engine(job: Job, say: Say) -> Engine:
+    await_server(job, say)
+    loaded = engine(job)
+    if hear := getattr(loaded, "hear", None):  # not each engine has something to tell
+        hear(say)
     return loaded
 
 

@@ -47,7 +47,9 @@ def keep_loaded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.option("--stop", is_flag=True, help="End those that no run uses.")
+@click.option(
+    "--stop", is_flag=True, help="End those that no run uses, by force where one does not answer."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout instead.")
 def engines(stop: bool, as_json: bool) -> None:
     """Lists the engines that are kept loaded (`run --keep-loaded`)."""
@@ -60,15 +62,18 @@ def engines(stop: bool, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for one in found:
-        click.echo(_line(one, ended=one.name in stopped))
+        click.echo(_line(one, asked=stop, ended=one.name in stopped))
     if not found:
         click.echo("no engine is kept loaded", err=True)
 
 
-def _line(one: Kept, *, ended: bool) -> str:
+def _line(one: Kept, *, asked: bool, ended: bool) -> str:
     facts = f"{one.model}  pid {one.pid}  {one.memory_bytes / _GIB:.1f} GiB"
     if ended:
         return f"{facts}  ended"
+    if not one.answers:
+        how = "a run uses it, so it is left" if asked else "`localfirst engines --stop` ends it"
+        return f"{facts}  does not answer; {how}"
     if one.idle_s is None or one.ends_in_s is None:
         return f"{facts}  in use"
     return f"{facts}  idle for {_time(one.idle_s)}, ends in {_time(one.ends_in_s)}"

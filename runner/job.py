@@ -32,7 +32,7 @@ from runner.json_text import json_encoder
 # Of ``confidence``, what no answer and no threshold depends on.
 _PACE = ("audit", "reference", "looks", "strata")
 # And of ``local``.
-_NO_PART_IN_ANSWERS = ("base_url", "window", "gpu_usd_per_hour", "keep_loaded")
+_NO_PART_IN_ANSWERS = ("base_url", "window", "gpu_usd_per_hour", "keep_loaded", "server_wait_s")
 
 
 def _as_a_file(schema: dict[str, Any]) -> None:

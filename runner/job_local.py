@@ -69,6 +69,8 @@ class Local(Part):
     keep_loaded: float | None = Field(default=None, gt=0, le=MOST_MINUTES)
     """Minutes for which the engine stays loaded after the run, for another with the same model and
     engine settings that names this key too."""
+    server_wait_s: float = Field(default=300.0, ge=0, le=86_400)
+    """Seconds for which a server that went away, restarts or is full is waited for."""
     gpu_usd_per_hour: Decimal | None = Field(default=None, ge=0)
     """What this machine costs, in US dollars an hour; for the report alone."""
 

@@ -5,6 +5,7 @@ The heavy libraries are imported over there alone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import itertools
@@ -16,8 +17,9 @@ from pathlib import Path
 from escalation.policy import Router
 from runner.engines.adopting import adopt, make_room
 from runner.engines.child import ChildEngine
-from runner.engines.keeping import Keep, files_of, made_folder, name_of
+from runner.engines.keeping import Keep, files_digest, files_of, made_folder, name_of
 from runner.engines.process import Ahead, end_spare, start_ahead, started
+from runner.engines.retiring import retire
 from runner.engines.reviving import Reviving
 from runner.engines.vllm_setup import on_cpu, prepare
 from runner.errors import LocalFirstError, MissingExtra, UsageError
@@ -27,7 +29,7 @@ from runner.types import Engine, Route
 
 _PEEK = 64
 # Of ``local``, what each request brings along, or nothing that is loaded depends on.
-_NOT_LOADED = {"sampling", "keep_loaded", "gpu_usd_per_hour", "engine"}
+_NOT_LOADED = {"sampling", "keep_loaded", "gpu_usd_per_hour", "engine", "server_wait_s"}
 
 Make = Callable[[int], Engine]
 
@@ -68,6 +70,28 @@ def load(job: Job) -> Engine:
     return Reviving(partial(in_child, make, ahead, _keep(job, name, model)))
 
 
+def await_server(job: Job, say: Callable[[str], None]) -> None:
+    """Waits for the job's server, if it has one that is there and does not answer yet; ``say``
+    hears of it.
+
+    Raises:
+        EngineError: none is there.
+    """
+    if job.local.base_url is None or engine_name(job.local) != "openai_server":
+        return
+    from runner.engines.openai_server import OpenAIServerEngine
+
+    async def there() -> None:
+        engine = OpenAIServerEngine(job.local)
+        engine.hear(say)
+        try:
+            await engine.there()
+        finally:
+            await engine.aclose()
+
+    asyncio.run(there())
+
+
 def _maker(name: str) -> Callable[..., Engine]:
     if name == "vllm":
         from runner.engines.vllm import VllmEngine
@@ -95,9 +119,12 @@ def in_child(make: Make, ahead: Ahead | None, keep: Keep | None, thrift: int) ->
     if keep is not None and (adopted := adopt(keep)) is not None:
         end_spare()
         return ChildEngine(made, adopted)
+    said = retire(keep) if keep is not None else ""
     if not on_cpu():
         make_room()
-    return ChildEngine(made, started(ahead, keep))
+    engine = ChildEngine(made, started(ahead, keep))
+    engine.note = "; ".join(each for each in (engine.note, said) if each)
+    return engine
 
 
 def _keep(job: Job, name: str, model: str) -> Keep | None:
@@ -111,7 +138,10 @@ def _keep(job: Job, name: str, model: str) -> Keep | None:
         "files": [job.identity()["local.model files"], *_files(job.model_path())],
     }
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return Keep(made_folder(), name_of(settings), minutes, model, devices)
+    owner = str((job.folder / job.name).resolve())
+    return Keep(
+        made_folder(), name_of(settings), minutes, model, devices, owner, files_digest(model)
+    )
 
 
 def _files(model: Path | None) -> list[list[str | int]]:

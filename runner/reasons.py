@@ -122,3 +122,7 @@ class Reason(StrEnum):
     ENGINE_DIED = "engine_died"
     """The local engine died of it. Asked alone, it killed the engine again and again. Mend: change
     or shorten the record, then run the same command again."""
+    SERVER_FAILED = "server_failed"
+    """The local server could not answer it. It answers others, and this one it refuses, or replies
+    to it with what cannot be read; `error` has its words. Mend: change or shorten the record, then
+    run the same command again."""

@@ -30,7 +30,7 @@ from typing import Any
 import pytest
 
 from runner.ledger import Egress, open_ledger, read_ledger
-from tests import serving
+from tests import local_fuzz, serving
 from tests.jobs import KEY, SCHEMA, query, records, run, write_job
 from tests.mutants import LOST, REFUSED, RETRIED, Reading, mutate, read, sound
 from tests.odd_api import Odd, OddApi
@@ -208,6 +208,8 @@ def _write_journal(trial: Trial, run_dir: Path) -> None:
 WAYS: dict[str, Callable[[Trial], Path]] = {
     "live": live, "serve": serve, "batch": batch, "journal": journal,
 }  # fmt: skip
+LOCAL = "local"
+"""And by a local server: `tests.local_fuzz`."""
 
 
 def _url(trial: Trial, api: OddApi) -> str:
@@ -305,6 +307,9 @@ def _rows(run_dir: Path) -> dict[str, _Row]:
 
 def fuzz(way: str, provider: str, kind: str, seed: int, bodies: int, folder: Path) -> None:
     """Raises `Failed` where something must not be so."""
+    if way == LOCAL:
+        within(60 + bodies * 0.5, lambda: local_fuzz.hold(kind, seed, bodies, folder))
+        return
     made = trial(provider, kind, seed, bodies, folder, http=way in ("live", "serve"))
     os.environ["A_FUZZ_KEY"] = KEY
     within(60 + bodies * 0.5, lambda: judge(made, WAYS[way](made), _share(way)))
@@ -336,13 +341,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bodies", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--way", choices=list(WAYS), action="append")
+    parser.add_argument("--way", choices=[*WAYS, LOCAL], action="append")
     parser.add_argument("--at-once", type=int, default=500, help="records of one run")
     chosen = parser.parse_args()
     kinds = [
         (way, provider, kind)
-        for way in chosen.way or WAYS
-        for provider in PROVIDERS
+        for way in chosen.way or [*WAYS, LOCAL]
+        for provider in (PROVIDERS if way != LOCAL else (LOCAL,))
         for kind in ("schema", "text")
     ]
     done = wrong = seed = 0

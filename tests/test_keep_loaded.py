@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +23,8 @@ import pytest
 
 from runner.engines.adopting import Kept, kept, make_room, stop
 from runner.engines.child import ChildEngine
-from runner.engines.keeping import Keep, folder, made_folder, name_of
+from runner.engines.keeping import Keep, files_digest, folder, made_folder, name_of
+from runner.engines.keeping_notes import end_stuck
 from runner.engines.process import IN_USE
 from runner.engines.reviving import Reviving
 from runner.errors import EngineDied, JobError, UsageError
@@ -184,6 +188,73 @@ def test_one_that_is_stuck_holds_nobody_up() -> None:
     assert gone(second.pid)
     os.kill(first.pid, signal.SIGCONT)
     assert only().pid == first.pid
+
+
+def test_one_that_is_stuck_is_shown_and_ended(place: Path) -> None:
+    first, second = engine("one"), engine("two")
+    close(first)
+    os.kill(first.pid, signal.SIGSTOP)
+    crowd = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    for each in crowd:  # those who looked at it before and gave up: no more are let in
+        each.setblocking(False)
+        with contextlib.suppress(OSError):
+            each.connect(str(place / "one.sock"))
+    began = time.monotonic()
+    stuck, used = localfirst("engines").stdout.splitlines()
+    assert time.monotonic() - began < 8
+    assert f"pid {first.pid} " in stuck and "does not answer; `localfirst engines --stop`" in stuck
+    assert used.endswith("in use")
+    for each in crowd:
+        each.close()
+    ended = localfirst("engines", "--stop").stdout.splitlines()
+    assert [line.split("GiB")[1].strip() for line in ended] == ["ended", "in use"]
+    wait_until(lambda: gone(first.pid))
+    assert not (place / "one.lock").exists()
+    os.kill(second.pid, signal.SIGSTOP)  # this process has it
+    assert "does not answer; a run uses it" in localfirst("engines", "--stop").stdout
+    assert not gone(second.pid)
+    os.kill(second.pid, signal.SIGCONT)
+    close(second)
+
+
+def test_a_number_that_is_another_process_s_by_now_is_left_alone(place: Path) -> None:
+    first = engine()
+    close(first)
+    note = json.loads((place / "one.lock").read_bytes())
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        note["process"] = [other.pid, note["process"][1]]
+        (place / "one.lock").write_text(json.dumps(note))
+        os.kill(first.pid, signal.SIGSTOP)
+        assert kept() == []
+        assert not end_stuck(place / "one.lock")
+        assert other.poll() is None
+        other.kill()
+    os.killpg(first.pid, signal.SIGKILL)
+
+
+def test_one_whose_model_has_changed_goes(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("old")
+
+    def kept_by(name: str, owner: str = "") -> ChildEngine:
+        there = Keep(made_folder(), name, 10, str(model), None, owner, files_digest(str(model)))
+        return in_child(Echo, None, there, 0)
+
+    idle, busy = kept_by("idle"), kept_by("busy")
+    close(idle)
+    same = kept_by("same")  # by another job, of the same model: it stays beside
+    assert same.note == "" and {one.name for one in kept()} == {"idle", "busy", "same"}
+    close(same)
+    (model / "weights").write_text("newer")
+    fresh = kept_by("fresh", "a job")
+    assert {one.name for one in kept()} == {"busy", "fresh"}
+    assert f"a kept engine of {model} was ended (pid {idle.pid})" in fresh.note
+    assert f"is left, as a run uses it (pid {busy.pid})" in fresh.note
+    close(busy, fresh)
+    other = kept_by("otherwise set", "a job")
+    assert {one.name for one in kept()} == {"otherwise set"}
+    close(other)
 
 
 # --- its end ---

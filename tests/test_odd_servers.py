@@ -91,7 +91,6 @@ def sound(index: int, parts: int) -> float:
     [
         (lambda index, parts: 0.0, "all exactly 0"),
         (lambda index, parts: -3.0, "before the answer's constraint"),
-        (lambda index, parts: -math.inf if index == parts else 0.0, "(-inf among them)"),
         (sound, None),
     ],
 )

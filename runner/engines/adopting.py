@@ -11,12 +11,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from runner.engines import keeping_notes
 from runner.engines.keeping import Keep, called, claimed, folder
 from runner.engines.wire import Ready
 from runner.types import Engine
 
 _TAIL_BYTES = 1 << 16
-_ANSWERS_WITHIN_S = 10.0
+_ANSWERS_WITHIN_S = 2.0
+_ENDS_WITHIN_S = 10.0
 BUSY = "busy"
 
 
@@ -77,8 +79,8 @@ def adopt(keep: Keep) -> Adopted | None:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A kept engine. ``idle_s``: since its last run; None while one uses it. Memory is resident,
-    its own processes' included."""
+    """A kept engine. ``idle_s``: since its last run; None while one uses it, and where it does not
+    answer. Memory is resident, its own processes' included."""
 
     name: str
     model: str
@@ -87,6 +89,7 @@ class Kept:
     idle_s: float | None
     ends_in_s: float | None
     devices: str | None
+    answers: bool = True
 
 
 def kept() -> list[Kept]:
@@ -96,16 +99,28 @@ def kept() -> list[Kept]:
         told = _asked(address, "tell")
         if isinstance(told, dict):
             found.append(Kept(**told, memory_bytes=_memory(told["pid"])))
-        elif told is None and (lock := claimed(address.with_suffix(".lock"))) is not None:
+        elif (lock := claimed(address.with_suffix(".lock"))) is not None:
             for ending in (".sock", ".log", ".lock"):
                 address.with_suffix(ending).unlink(missing_ok=True)
             os.close(lock)
+        elif (note := keeping_notes.read(address.with_suffix(".lock"))) and note.lives:
+            pid = note.process[0]
+            found.append(
+                Kept(
+                    address.stem, note.model, pid, _memory(pid), None, None, note.devices,
+                    answers=False,
+                )
+            )  # fmt: skip
     return found
 
 
 def stop(engine: Kept) -> bool:
-    """Ends it, unless a run uses it."""
-    return _asked(folder() / f"{engine.name}.sock", "stop") is True
+    """Ends it, unless a run uses it; by force where it does not answer."""
+    address = folder() / f"{engine.name}.sock"
+    answer = _asked(address, "stop")
+    if isinstance(answer, bool):
+        return answer
+    return keeping_notes.end_stuck(address.with_suffix(".lock"))
 
 
 def make_room() -> int:
@@ -124,7 +139,7 @@ def _asked(address: Path, what: str) -> Any:
         if connection.poll(_ANSWERS_WITHIN_S):
             answer = connection.recv()
             if what == "stop" and answer is True:
-                connection.poll(_ANSWERS_WITHIN_S)  # until it is gone
+                connection.poll(_ENDS_WITHIN_S)  # until it is gone
             return answer
     return BUSY
 

@@ -13,6 +13,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
+from runner.engines import keeping_notes
 from runner.engines.keeping import Keep, claimed, key
 
 _ASKS_WITHIN_S = 5.0
@@ -36,6 +37,7 @@ class Keeper:
         self._gate = threading.Lock()
         self._next: queue.SimpleQueue[Caller | None] = queue.SimpleQueue()
         self._stopper: Connection[Any, Any] | None = None
+        keeping_notes.write(lock, keep, os.getppid())
         path = keep.path("sock")
         path.unlink(missing_ok=True)  # its last owner was killed: the lock was free
         self._listener = Listener(str(path), "AF_UNIX", backlog=8, authkey=key(keep.folder))
@@ -55,6 +57,7 @@ class Keeper:
         """The run is through, or gone: another may have the engine."""
         with self._gate:
             self._idle_since = time.monotonic()
+            keeping_notes.write(self._held, self._keep, None)
         flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND
         log = os.open(self._keep.path("log"), flags, 0o600)
         for stream in (1, 2):  # the run that read them is gone
@@ -113,6 +116,7 @@ class Keeper:
             free = self._idle_since is not None and not self._ending
             if free:
                 self._idle_since = None
+                keeping_notes.write(self._held, self._keep, keeping_notes.peer(caller))
         if what == "stop":
             caller.send(free)
             if free:

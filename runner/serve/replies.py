@@ -97,7 +97,8 @@ def refusal(asked: Asked, answered: Answered, own: dict[str, Any]) -> Refusal | 
     if outcome.status is Status.DONE:
         return None
     if outcome.status is Status.ERROR:
-        fault = 500 if outcome.reason == Reason.ENGINE_DIED else 400
+        ours = outcome.reason in (Reason.ENGINE_DIED, Reason.SERVER_FAILED)
+        fault = 500 if ours else 400
         code = str(outcome.reason)
         return Refusal(fault, code, outcome.error or "the request is in error", own=own)
     if asked.on_unsure == "answer" and answered.local is not None:
