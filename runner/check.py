@@ -29,6 +29,7 @@ _REFUSAL = re.compile(
     r"|i (can(no|')t|am (not able|unable) to|won't) (help|assist|answer|comply))",
     re.IGNORECASE,
 )
+_AT_ITS_LONGEST = ("length", "max_tokens")
 _MOST_KNOWN, _SHORT = 4096, 1000
 _HALF = r"[\ud800-\udfff]"
 _ESCAPED_HALF = r"\\u[dD][89a-fA-F]"
@@ -72,6 +73,7 @@ class Checker:
             input_tokens=completion.usage.input_tokens,
             output_tokens=completion.usage.output_tokens,
             scores=scores,
+            cut_off=problem is not None and completion.finish_reason in _AT_ITS_LONGEST,
         )
 
     def _parse(self, completion: Completion) -> tuple[JSONValue, str | None]:
@@ -79,7 +81,7 @@ class Checker:
         if completion.finish_reason == "refusal":
             return text or None, "the model refused"
         if completion.finish_reason not in ("stop", "end_turn", "stop_sequence"):
-            reached = completion.finish_reason in ("length", "max_tokens")
+            reached = completion.finish_reason in _AT_ITS_LONGEST
             why = "max_tokens was reached" if reached else completion.finish_reason
             return text or None, f"the answer was cut off ({why})"
         if not text:
