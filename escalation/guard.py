@@ -2,8 +2,8 @@
 
 Once there are `FIRST` local answers, and then at each of them: where more than half of the last
 `WINDOW` were cut off, not valid or without a confidence, what the confidence escalates is held
-back. It goes on by itself when clearly less than half are. What a rule sends is sent all the while, and so is
-what is accepted and audited, and nothing that is free stops.
+back. It goes on by itself when clearly less than half are. What a rule sends is sent all the while,
+and so is what is accepted and audited, and nothing that is free stops.
 
 The window is read out of the ledger, so a run that goes on knows what the former one saw.
 """
