@@ -23,6 +23,7 @@ from escalation.booking import Booker
 from escalation.budget import Budget
 from escalation.closed import ClosedSide, Sender
 from escalation.collecting import Collector
+from escalation.guard import Guard
 from escalation.halt import Halt
 from escalation.lanes import Lanes
 from escalation.replies import Reply
@@ -62,6 +63,7 @@ class Escalator:
         self._redactor = closed.redactor
         self._day = day
         self._halt = Halt()
+        self.guard = Guard(ledger, closed.settings, say)
         self._booker = Booker(ledger, closed, on_outcome, on_verdict)
         self._asker = Asker(ledger, closed, self._booker, self._halt, day)
         self._lanes = Lanes(closed.settings, ledger.trail.begun_at() or time.time())
@@ -114,6 +116,7 @@ class Escalator:
         """Sends all that waits and, until ``finished``, all that comes to wait (``more`` rings).
         Without a ``sender`` nothing can be asked live."""
         self._ledger.ready_waiting()
+        self.guard.hold()
         free = asyncio.Semaphore(self._settings.concurrency)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -225,6 +228,9 @@ class Escalator:
 
     async def _one(self, sender: Sender, held: Held) -> None:
         if self.stopped is not None:
+            return
+        if self.guard.holds(held.reason):
+            self._ledger.set_waits_for(held.record.position, Reason.GUARDED)
             return
         request = self._request(held)
         if request is not None:

@@ -82,7 +82,7 @@ def engine(job: Job) -> Engine:
 
 
 async def _logprob_problem(job: Job, loaded: Engine) -> str | None:
-    from runner.engines.self_test import logprob_problem
+    from runner.engines.self_test import engine_problem, logprob_problem
 
     if engine_name(job.local) != "openai_server":
         return await logprob_problem(loaded)
@@ -91,7 +91,11 @@ async def _logprob_problem(job: Job, loaded: Engine) -> str | None:
     # A client's connections belong to the event loop that opened them: this one ends here.
     client = OpenAIServerEngine(job.local)
     try:
-        return await logprob_problem(client.plain)
+        # Ours do what they are asked to; a server may leave out what it does not know.
+        labels = job.answer.labels is not None
+        return await engine_problem(
+            client.plain, labels=labels, confidence=job.confidence.threshold != 0
+        )
     finally:
         await client.aclose()
 

@@ -32,6 +32,7 @@ _REFUSAL = re.compile(
     r"|i (can(no|')t|am (not able|unable) to|won't) (help|assist|answer|comply))",
     re.IGNORECASE,
 )
+_AT_ITS_LONGEST = ("length", "max_tokens")
 _MOST_KNOWN, _SHORT = 4096, 1000
 MOST_TEXT = 1_000_000
 """The most characters of an answer: what is longer is no answer to a record, and slow to check."""
@@ -74,6 +75,7 @@ class Checker:
             input_tokens=completion.usage.input_tokens,
             output_tokens=completion.usage.output_tokens,
             scores=scores,
+            cut_off=problem is not None and completion.finish_reason in _AT_ITS_LONGEST,
         )
 
     def _parse(self, completion: Completion) -> tuple[JSONValue, str | None]:
@@ -83,7 +85,7 @@ class Checker:
         if completion.finish_reason == "refusal":
             return text or None, "the model refused"
         if completion.finish_reason not in ("stop", "end_turn", "stop_sequence"):
-            reached = completion.finish_reason in ("length", "max_tokens")
+            reached = completion.finish_reason in _AT_ITS_LONGEST
             why = "max_tokens was reached" if reached else completion.finish_reason
             return text or None, f"the answer was cut off ({why})"
         if not text:

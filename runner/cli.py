@@ -186,10 +186,15 @@ def export(run_dir: Path, output: Path) -> None:
 @main.command()
 @click.argument("run_dir", type=_FOLDER)
 @click.option("--budget", type=str, help="Another spending cap, in US dollars.")
+@click.option(
+    "--guard", type=click.Choice(["on", "off"]), help="off: also what a broken local model left."
+)
 @click.option("--wait", is_flag=True, help="Until the last batch is back.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 @log_format
-def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> None:
+def escalate(
+    run_dir: Path, budget: str | None, guard: str | None, wait: bool, as_json: bool
+) -> None:
     """Sends what waits for the closed model, and collects what its batches brought; needs its key,
     and no local model."""
     from runner.api import output_path
@@ -201,6 +206,9 @@ def escalate(run_dir: Path, budget: str | None, wait: bool, as_json: bool) -> No
         ((waiting,),) = ledger.query("SELECT COUNT(*) FROM present WHERE status='waiting'")
     if budget is not None and job.escalation is not None:
         job = _with_budget(job, budget)
+    if guard is not None and job.escalation is not None:
+        settings = job.escalation.model_copy(update={"guard": guard})
+        job = job.model_copy(update={"escalation": settings})
     display, progress = watched(job, waiting, run_dir)
     output = output_path(job, run_dir)
     with display.watching():

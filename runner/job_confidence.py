@@ -5,12 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DEFAULT_THRESHOLD = 0.9
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 ErrorRate = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+def _switched(value: object) -> object:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[
+    Literal["on", "off"],
+    BeforeValidator(_switched, json_schema_input_type=Literal["on", "off"] | bool),
+]
+"""`on` or `off`, however YAML reads it: for every key that takes the one or the other."""
 
 
 class Part(BaseModel):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from runner.job_confidence import Part
+from runner.job_confidence import Part, Switch
 
 _HOSTS = {
     "api.openai.com": "openai",
@@ -113,6 +113,9 @@ class Escalation(Part):
     """Where the day's spending is kept; left out, one file for each user of this machine."""
     max_usd_per_record: Decimal | None = Field(default=None, gt=0)
     """A record that could cost more, in US dollars, goes to a person instead."""
+    guard: Switch = "on"
+    """`off` sends what the local model leaves unsure even where more than half of its last answers
+    were cut off, not valid or without a confidence; `on` holds it back, and says so."""
     base_url: str | None = None
     """The API's address up to its version, as in `http://big-box:8000/v1`; left out, the
     provider's own."""

@@ -16,6 +16,7 @@ from decimal import Decimal
 
 from escalation.closed import Sender
 from escalation.escalate import Escalator
+from escalation.guard import Guard
 from escalation.judge import Judge, Signals, with_looks
 from escalation.policy import Acceptance, Routed, Router, decide
 from escalation.standing import Division, let_stand
@@ -88,18 +89,24 @@ class Pipeline:
     """One run over one ledger. ``engine`` is loaded when the first record needs it."""
 
     def __init__(
-        self, ledger: Ledger, answering: Answering, watch: Watch, progress: Progress
+        self,
+        ledger: Ledger,
+        answering: Answering,
+        watch: Watch,
+        progress: Progress,
+        guard: Guard | None = None,
     ) -> None:
         self._ledger = ledger
         self._do = answering
         self._watch = watch
+        self._guard = guard
         self.progress = progress
         self._engine: Engine | None = None
         self._flying: dict[str, int] = {}
         self._more = asyncio.Event()
         self._local_done = False
         self._settling = Settling(
-            ledger, progress.count, self._more.set, watch,
+            ledger, progress.count, self._more.set, watch, guard,
             can_escalate=answering.can_escalate, division=answering.division,
         )  # fmt: skip
 
@@ -137,6 +144,9 @@ class Pipeline:
         """Divides what those without a usable local answer left. Those never chosen keep their
         local answer; where something else than the cap ended the sending, they wait."""
         if self._do.division is None or escalator is None:
+            return
+        if self._guard is not None and self._guard.tripped:
+            self._guard.hold(undivided=True)
             return
         division = Division(self._ledger)
         while escalator.stopped is None and division.choose(escalator.money_left()):

@@ -101,6 +101,10 @@ class Reason(StrEnum):
     PROVIDER_BUSY = "provider_busy"
     """The provider is overloaded. It was for longer than `escalation.retry_for_s`. Mend: run again
     later."""
+    GUARDED = "guarded"
+    """Held back by the guard. More than half of the local model's last answers were cut off, not
+    valid or without a confidence, and what it leaves unsure is not paid for. Mend: what
+    `localfirst status` says, then run again; or `escalation: {guard: off}`."""
     REPLY_LOST = "reply_lost"
     """Sent, and the reply was lost. It may be billed, so it counts as spent and is never sent again
     on its own. Mend: decide it by hand."""

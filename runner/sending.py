@@ -52,14 +52,15 @@ async def both_halves(
 ) -> None:
     """Runs the local half over its records, and sends what comes to wait; ``wait``: until the last
     batch is back."""
-    pipeline = Pipeline(ledger, half.answering, half.watch, progress)
     if closed is None:
+        pipeline = Pipeline(ledger, half.answering, half.watch, progress)
         await pipeline.run(half.records, None, None)
         return
 
     day = day_cap(closed, ledger, run_dir)
     verdict = half.watch.verdict
     escalator = Escalator(ledger, closed, progress.resettle, verdict, day, wait=wait, say=say)
+    pipeline = Pipeline(ledger, half.answering, half.watch, progress, escalator.guard)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
     patience = closed.settings.timeout_s + 10
     await settle_open_calls(ledger, escalator, run_dir, patience)
@@ -81,7 +82,7 @@ async def both_halves(
     if not sends:
         keyless.look()
         ledger.explain_waiting(Reason.NO_KEY)
-    ledger.set_meta("stopped", escalator.problem or "")
+    ledger.set_meta("stopped", escalator.problem or escalator.guard.problem or "")
 
 
 class _Keyless:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from escalation.combiner import PROBABILITY, SUPPORT
+from escalation.guard import Guard, fault_of
 from escalation.policy import Acceptance, Routed, decide
 from runner.errors import RecordError
 from runner.ledger import CHOOSING, Ledger
@@ -53,7 +54,7 @@ class Stakes:
 
 class Settling:
     """Books outcomes. ``on_waiting`` rings when a record comes to wait for the closed model;
-    ``watch`` draws the accepted records that are audited."""
+    ``watch`` draws the accepted records that are audited; ``guard`` hears of every answer."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Settling:
         count: Callable[[Outcome], None],
         on_waiting: Callable[[], None],
         watch: Watch,
+        guard: Guard | None,
         *,
         can_escalate: bool,
         division: Stakes | None,
@@ -69,6 +71,7 @@ class Settling:
         self._count = count
         self._on_waiting = on_waiting
         self._watch = watch
+        self._guard = guard
         self._can_escalate = can_escalate
         self._division = division
 
@@ -106,6 +109,11 @@ class Settling:
         the answer was made."""
         rule = self._watch.rule.of(record)
         note = noted(record, routed, answer, self._watch.alarms)
+        fault = fault_of(answer, rule.threshold if self._division is None else None)
+        if fault is not None:
+            note["fault"] = fault
+        if self._guard is not None:
+            self._guard.saw(fault)
         if self._division is not None and answer.valid and routed.may_leave:
             note["expected_loss"] = self._division.expected_loss(record, answer)
             self._held(record, mark, (Status.WAITING, Reason.EXPECTED_LOSS), cost, note, answer)
@@ -194,18 +202,25 @@ class Settling:
         """A record that is not done, with all that its later decision needs. One with an expected
         loss is held until the whole batch is answered; any other that waits can be sent now."""
         loss = note.get("expected_loss")
+        waits_for = CHOOSING if loss is not None else None
+        if waits_for is None and outcome.status is Status.WAITING and self._guarded(outcome):
+            waits_for = Reason.GUARDED
         self._ledger.put(
             outcome,
             mark,
             held=record,
             answer=answer,
-            waits_for=CHOOSING if loss is not None else None,
+            waits_for=waits_for,
             expected_loss=loss,
             note=note,
         )
         self._count(outcome)
         if outcome.status is Status.WAITING:
             self._on_waiting()
+
+    def _guarded(self, outcome: Outcome) -> bool:
+        guard, reason = self._guard, outcome.reason
+        return guard is not None and reason is not None and guard.holds(reason)
 
 
 def _kept(answer: Answer, alarms: int) -> dict[str, object]:

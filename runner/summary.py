@@ -6,7 +6,7 @@ import json
 import shlex
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,34 @@ from runner.types import DecidedBy, Status
 from runner.words import audit_words, looks_words, trust_words
 
 ENOUGH_BILLS = 20
+MOST_FIELDS = 5
 CAUSES = {
     "no_key": "no API key in the environment",
     "budget": "the spending cap is reached",
     "daily_budget": "the day's spending cap is reached",
     "provider_halted": "sending was stopped",
     "provider_busy": "the provider is overloaded",
+    "guarded": "held back: most of the local model's answers are no good",
     "sending": "on their way",
     "batch": "in a batch at the provider",
     "client_gone": "their clients had gone before they were sent",
     "choosing": "until it is known what the budget still buys",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """``fields``: of the local answers among them, how often each field was the one that it was
+    least sure of."""
+
+    records: int
+    fields: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        named = [f"{name} {count:,}" for name, count in list(self.fields.items())[:MOST_FIELDS]]
+        more = ", …" if len(self.fields) > MOST_FIELDS else ""
+        return f", least sure of: {', '.join(named)}{more}" if named else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +79,8 @@ class Summary:
     """Records of former files that the one which was given last has no longer."""
     batches: tuple[int, float] | None = None
     """How many of the provider's batches are not back, and for how many seconds the oldest."""
+    escalated: dict[str, Escalated] = field(default_factory=dict)
+    """What went to the closed model or waits for it, by the reason that is shown."""
     key_env: str | None = None
     """The environment variable in which the closed model's key is looked for."""
 
@@ -89,6 +108,10 @@ class Summary:
             "day_cap_usd": None if self.day_cap_usd is None else float(self.day_cap_usd),
             "batches": self.batches[0] if self.batches else 0,
             "gone": self.gone,
+            "escalated": {
+                why: {"records": one.records, "least_sure_field": one.fields}
+                for why, one in self.escalated.items()
+            },
         }
 
 
@@ -123,6 +146,7 @@ def summarise(ledger: Ledger) -> Summary:
         trail=ledger.trail.head(),
         gone=ledger.places.gone(),
         batches=_batches(ledger),
+        escalated=_escalated(ledger),
         key_env=closed.get("api_key_env"),
         **_day(job),
     )
@@ -163,6 +187,26 @@ def _ends(ledger: Ledger) -> list[tuple[Any, ...]]:
     )
 
 
+def _escalated(ledger: Ledger) -> dict[str, Escalated]:
+    """The most frequent reason first."""
+    rows = ledger.query(
+        "SELECT COALESCE(words, reason), CASE WHEN field_confidence != '{}' THEN "
+        "(SELECT key FROM json_each(field_confidence) ORDER BY value, key LIMIT 1) END, COUNT(*) "
+        "FROM outcomes WHERE status = 'waiting' OR (status = 'done' AND decided_by = 'closed') "
+        "GROUP BY 1, 2"
+    )
+    counts: Counter[str] = Counter()
+    fields: dict[str, Counter[str]] = {}
+    for why, name, count in rows:
+        counts[str(why)] += count
+        if name is not None:
+            fields.setdefault(str(why), Counter())[name] += count
+    return {
+        why: Escalated(count, dict(fields.get(why, Counter()).most_common()))
+        for why, count in counts.most_common()
+    }
+
+
 def _counts(ends: list[tuple[Any, ...]], column: int) -> dict[str, int]:
     """Of a column's values, the most frequent first."""
     found: Counter[str] = Counter()
@@ -189,6 +233,10 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
     if waiting:
         causes = ", ".join(CAUSES.get(c, c) for c in summary.waits_for) or "not sent yet"
         out.append((f"waiting for {summary.closed_model} ({causes})", _share(waiting, of)))
+    out += [
+        (f"escalated: {why}{one.words}", _share(one.records, of))
+        for why, one in summary.escalated.items()
+    ]
     if summary.batches is not None:
         count, oldest_s = summary.batches
         ago = f"{count:,}, the oldest sent {oldest_s / 3600:.1f} h ago"
@@ -217,7 +265,10 @@ def next_steps(summary: Summary, run_dir: Path) -> list[str]:
     if status.get(Status.WAITING):
         causes, how = summary.waits_for, f"localfirst escalate {folder}"
         before = f", with a key in {summary.key_env}" if "no_key" in causes else ""
-        if "budget" in causes:
+        if "guarded" in causes:
+            how += " --guard off"
+            before += ", good or not"
+        elif "budget" in causes:
             how += " --budget USD"
         elif "batch" in causes:
             how += " --wait"

@@ -177,6 +177,7 @@ class Answer:
     thresholds are compared with. ``confidence`` is the score as it is, or calibrated to P(correct)
     where ``calibrated`` says so. Both are ``None`` without logprobs. ``scores`` are the scores of
     each field and, under `WHOLE`, of the whole answer; never calibrated, empty without logprobs.
+    ``cut_off``: it is not valid, since it had reached its longest.
     """
 
     value: JSONValue
@@ -191,6 +192,7 @@ class Answer:
     calibrated: bool = False
     scores: Mapping[Name, float] = field(default_factory=dict)
     input_tokens: int = 0
+    cut_off: bool = False
 
 
 @frozen

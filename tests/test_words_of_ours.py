@@ -58,12 +58,13 @@ def answering(
 
     def answer(text: str) -> Completion:
         name = scripted.name_in(text)
-        return says(wrong(name), 0.3) if name.startswith("U") else says(right(name), 0.99)
+        return says(wrong(name), 0.3) if name.startswith("U") else says(right(name), 0.9999)
 
     jobs.use_engine(patch, jobs.Scripted(answer))
 
 
 def api_for(folder: Path, oracle: Callable[[str], Any]) -> StandIn:
+    folder.mkdir(exist_ok=True)
     return StandIn(folder, oracle=lambda text: oracle(scripted.name_in(text)))
 
 
@@ -224,7 +225,8 @@ def field_job(folder: Path, url: str, *names: str, **keys: Any) -> Path:
     rows += jobs.records(["C-1"], "closed") + jobs.records(["R-1", "R-2"], "review")
     routes = [*jobs.ROUTES[1:], {"when": "kind == 'review'", "to": "review"}]
     whole = {"local": LOCAL, "routes": routes, "answer": {"schema": schema_of(*names)}, **keys}
-    return jobs.write_job(folder, url, rows, {"timeout_s": 60}, **whole)
+    closed = {"timeout_s": 60, "max_tokens": 4096}
+    return jobs.write_job(folder, url, rows, closed, **whole)
 
 
 def renamed(value: Any, name: str) -> Any:
@@ -259,20 +261,24 @@ def through(folder: Path, patch: pytest.MonkeyPatch, name: str) -> dict[str, dic
             writer.writerows(row | {f"decision.{name}": "y"} for row in rows)
         imported = localfirst("review", "import", ran.run_dir, path)
         assert imported.exit_code == 0, imported.stderr
-        assert localfirst("report", ran.run_dir).exit_code == 0
         verified(ran.run_dir)
         found = jobs.Ran(ran.run_dir, ran.summary, [], jobs.rows_of(ran.run_dir))
         return told(found, name)
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", ALONE[:8])
 def test_the_only_field_may_be_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    found = through(tmp_path / "it", monkeypatch, name)
-    assert found == through(tmp_path / "neutral", monkeypatch, NEUTRAL)
-    assert {row["status"] for row in found.values()} == {"done"}
-    assert {row["decided_by"] for row in found.values()} == {"local", "closed", "human"}
+    found = through(tmp_path, monkeypatch, name)
+    by = {"S": ("local", "x", "confident"), "U": ("closed", "y", "unsure"),
+          "C": ("closed", "y", "high_stakes"), "R": ("human", "y", "rule")}  # fmt: skip
+    for record, row in found.items():
+        who, said, why = by[record[0]]
+        ended = (row["status"], row["decided_by"], row["value"], row["reason"])
+        assert ended == ("done", who, {NEUTRAL: said}, why), record
+        sure = {"S": 0.9999, "U": 0.3}.get(record[0])
+        assert row["field_confidence"] == ({} if sure is None else {NEUTRAL: sure})
 
 
 def test_all_the_fields_may_be_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

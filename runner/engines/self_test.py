@@ -30,6 +30,7 @@ _ROOM_TO_THINK = 1024
 # one of two ways to split the text, −0.7; before it, a letter at random is −3 and less.
 _FORCED = -1.0
 _LEAST = 1e-300
+_SHOWN = 60
 # Of the label taken: with a greedy choice between two it is a half and more.
 _CHOSEN = 0.25
 
@@ -46,6 +47,32 @@ _ZEROS = (
     "the engine's logprobs are all exactly 0, whatever it answers: the server fills them in "
     "without computing them, so take another server, or another engine"
 )
+
+_GIVES_NONE = (
+    "the engine gives no logprobs, so no answer of its can have a confidence and every one would "
+    "be escalated: take a server that gives them (`logprobs: true` of a chat completion), or "
+    "another engine; `confidence: {threshold: 0}` takes every valid answer without"
+)
+_IGNORES_LABELS = (
+    "the engine does not hold its answers to labels (it was given two, and said {said!r}): take a "
+    "server that knows `structured_outputs`, as vLLM's does, or an `answer.schema` with an `enum` "
+    "in the place of `answer.labels`"
+)
+
+
+async def engine_problem(engine: Engine, *, labels: bool, confidence: bool) -> str | None:
+    """What is wrong with the engine for a job, and what mends it, in a sentence: `logprob_problem`,
+    or that it lacks what the job needs. ``labels``: its answers must be held to labels;
+    ``confidence``: they must have one."""
+    if problem := await logprob_problem(engine):
+        return problem
+    given = Constraint(labels=_PAIRS[0]) if labels else Constraint()
+    completion = await _generate(engine, given) if labels or confidence else None
+    if completion is None or not completion.text:
+        return None
+    if labels and not any(label.startswith(completion.text) for label in _PAIRS[0]):
+        return _IGNORES_LABELS.format(said=completion.text[:_SHOWN])
+    return _GIVES_NONE if confidence and not completion.logprobs else None
 
 
 async def logprob_problem(engine: Engine) -> str | None:

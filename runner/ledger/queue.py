@@ -58,6 +58,27 @@ class Queue:
         with self.trail.writing():
             self._db.execute(f"UPDATE outcomes SET waits_for=NULL WHERE {ours}", causes)
 
+    def hold_back(self, reasons: Sequence[Reason], cause: str, *, undivided: bool = False) -> int:
+        """Holds back what waits for these reasons and could be sent, or still be chosen for it;
+        returns how many records that are."""
+        places = ",".join("?" * len(reasons))
+        chosen = f"waits_for = '{CHOOSING}'" if undivided else "0"
+        with self.trail.writing():
+            return self._db.execute(
+                "UPDATE outcomes SET waits_for=? WHERE status='waiting' "
+                f"AND (waits_for IS NULL OR {chosen}) AND reason IN ({places})",
+                (cause, *reasons),
+            ).rowcount
+
+    def let_go(self, cause: str) -> None:
+        """Makes what waits for this cause ready to be taken, or to be chosen."""
+        with self.trail.writing():
+            self._db.execute(
+                "UPDATE outcomes SET waits_for = CASE WHEN reason=? THEN ? END "
+                "WHERE status='waiting' AND waits_for=?",
+                (Reason.EXPECTED_LOSS, CHOOSING, cause),
+            )
+
     def choosing(self) -> list[tuple[int, float, Decimal]]:
         """(position, expected loss, what the closed model would cost) of the records among which
         the whole batch's budget is still to be divided."""

@@ -186,6 +186,14 @@ class Trail:
             (kind,),
         )
 
+    def latest(self, kind: str, holds: str) -> Iterator[str]:
+        """The notes of a kind's entries that hold this text, the last entry's first; streamed."""
+        rows = self._db.execute(
+            "SELECT note FROM trail WHERE kind=? AND instr(note, ?) ORDER BY seq DESC",
+            (kind, holds),
+        )
+        return (note for (note,) in rows)
+
     def begun_at(self) -> float | None:
         """When the first entry was made, in seconds since 1970; None where none is."""
         row = self._db.execute("SELECT at FROM trail ORDER BY seq LIMIT 1").fetchone()

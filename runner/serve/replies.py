@@ -36,6 +36,10 @@ _CODES: dict[str, tuple[str, str, str]] = {
     Reason.PROVIDER_BUSY: (
         "provider_unavailable", "the closed model is overloaded", "ask again later",
     ),
+    Reason.GUARDED: (
+        "local_model_broken", "most of the local model's answers are no good",
+        "see the server's words",
+    ),
     Reason.KEPT_LOCAL: ("kept_local", "it may not leave the machine", "let a person decide"),
     Reason.RECORD_TOO_DEAR: ("too_dear", "it could cost more than it may", "allow it more"),
 }  # fmt: skip

@@ -159,7 +159,7 @@ class Server:
                 await self._listen(serving, ledger, watch, listening)
         finally:
             await settle_open_calls(ledger, escalator, run_dir, patience)
-            ledger.set_meta("stopped", escalator.problem or "")
+            ledger.set_meta("stopped", escalator.problem or escalator.guard.problem or "")
 
     async def _listen(
         self, serving: Serving, ledger: Ledger, watch: Watch, listening: socket.socket

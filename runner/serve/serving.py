@@ -67,7 +67,8 @@ class Serving(Pipeline):
         sending: Sending | None,
         tracing: Tracing | None = None,
     ) -> None:
-        super().__init__(ledger, answering, watch, Progress())
+        guard = sending.escalator.guard if sending is not None else None
+        super().__init__(ledger, answering, watch, Progress(), guard)
         self._sending = sending
         self._turns = asyncio.Semaphore(sending.settings.concurrency if sending else 1)
         self._stopped_at: float | None = None
