@@ -12,6 +12,7 @@ from escalation.calibration import IDENTITY, Calibration, Certifying
 from escalation.combiner import Combiner, Platt
 from escalation.support import Support
 from runner.errors import UsageError
+from runner.private import made
 
 VERSION = 2
 
@@ -24,7 +25,7 @@ def save(calibration: Calibration, path: Path) -> None:
         "support": support.as_json() if support is not None else None,
     }
     try:
-        path.write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
+        made(path).write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot save the calibration to {path}: {error.strerror}") from None
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from escalation.replies import Reply, Wire
+from runner.private import opener
 
 WIRES = {
     "anthropic": "escalation.anthropic:AnthropicWire",
@@ -39,7 +40,7 @@ MOST_LINE_BYTES = 1 << 28
 class _Journal:
     def __init__(self, path: Path) -> None:
         # Appending: what a former courier left is not ours to cut off.
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._file: IO[str] = open(path, "a", encoding="utf-8", opener=opener)  # noqa: SIM115
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # or the file itself could be gone after a power cut
         os.close(folder)
@@ -123,7 +124,7 @@ async def serve(run_dir: Path) -> None:
 
 def main() -> None:
     run_dir = Path(sys.argv[1])
-    with (run_dir / LOCK).open("a") as lock:
+    with open(run_dir / LOCK, "a", opener=opener) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(str(os.getpid()))  # for a person who looks for the process

@@ -17,6 +17,7 @@ from escalation.courier import JOURNAL, LOCK, MOST_LINE_BYTES
 from escalation.replies import Reply
 from runner.errors import RunFailed
 from runner.job import Escalation
+from runner.private import opener
 
 
 class Courier:
@@ -136,7 +137,7 @@ def _journaled(run_dir: Path) -> dict[int, Reply]:
 
 async def _until_free(path: Path, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    with path.open("a") as lock:
+    with open(path, "a", opener=opener) as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

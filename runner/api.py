@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
+from runner import private
 from runner.errors import UsageError
 from runner.job import Job
 from runner.job_file import load_job, make_job
@@ -131,8 +132,8 @@ def _keep(given: Any, path: Path) -> None:
             table = pyarrow.Table.from_pandas(given, preserve_index=False)
         else:
             table = pyarrow.Table.from_pylist(list(given))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, path)
+        private.folder(path.parent)
+        pyarrow.parquet.write_table(table, private.made(path))
     except (pyarrow.ArrowException, TypeError, AttributeError, ValueError) as error:
         raise UsageError(
             f"`records` is no table: {str(error).splitlines()[0]}; give a file, a pandas or "

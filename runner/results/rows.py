@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runner import private
 from runner.errors import RunFailed
 from runner.json_text import json_encoder
 from runner.records import file_format
@@ -66,7 +67,7 @@ def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str) -> int:
     """The same for rows as they are: JSONL takes any, the others those of the contract."""
     write = _WRITERS[kind]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private.folder(path.parent)
         with _whole(path) as target:
             return write(rows, target)
     except OSError as error:
@@ -84,7 +85,7 @@ def _whole(path: Path) -> Iterator[Path]:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
+        yield private.made(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

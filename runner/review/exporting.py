@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from runner import private
 from runner.errors import InputError, RunFailed, UsageError
 from runner.job import Job
 from runner.labels import DECISION, FROM_ALL, PART, SAMPLE, guarded, validators
@@ -78,8 +79,8 @@ def export_reviews(
 def _new_file(path: Path) -> Iterator[TextIO]:
     """A file that is not left behind half written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8", newline="") as file:
+        private.folder(path.parent)
+        with open(path, "x", encoding="utf-8", newline="", opener=private.opener) as file:
             try:
                 yield file
                 file.flush()
