@@ -56,6 +56,7 @@ def main() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N records.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 @click.option("--cluster", is_flag=True, help="The local half on all of a Ray cluster's GPUs.")
+@click.option("--raw", is_flag=True, help="In CSV, no guard against formulas (output.raw).")
 @keep_loaded
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 @log_format
@@ -67,12 +68,15 @@ def run(  # noqa: PLR0913
     limit: int | None,
     overrides: tuple[str, ...],
     cluster: bool,
+    raw: bool,
     keep_loaded: float | None,
     as_json: bool,
 ) -> None:
     """Runs the job; the same command again goes on where it stopped."""
     if keep_loaded is not None:
         overrides = (*overrides, f"local.keep_loaded={keep_loaded:g}")
+    if raw:
+        overrides = (*overrides, "output.raw=true")
     file = _load(job_file, overrides, records, ahead=None if cluster else (run_dir,))
     from runner import api
     from runner.job import Cluster
@@ -169,14 +173,15 @@ def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
 @main.command()
 @click.argument("run_dir", type=_FOLDER)
 @click.option("-o", "--output", type=_FILE, required=True, help=".jsonl, .csv or .parquet")
-def export(run_dir: Path, output: Path) -> None:
+@click.option("--raw", is_flag=True, help="In CSV, no guard against formulas.")
+def export(run_dir: Path, output: Path, raw: bool) -> None:
     """Writes the results again, in any format."""
     from runner.ledger import read_ledger
     from runner.results import export_file
     from runner.running import job_of
 
     with read_ledger(run_dir) as ledger:
-        count = export_file(ledger, job_of(run_dir, ledger), output)
+        count = export_file(ledger, job_of(run_dir, ledger), output, raw=raw)
     click.echo(f"{count:,} rows in {output}", err=True)
 
 

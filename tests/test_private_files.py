@@ -45,7 +45,7 @@ def test_every_file_of_a_run_and_what_is_made_of_it(tmp_path: Path, umask: int) 
     for name in ("e.jsonl", "e.csv", "e.parquet"):
         assert localfirst("export", run_dir, "-o", out / "deep" / name).exit_code == 0
     for name in ("s.csv", "s.jsonl"):
-        made = localfirst("review", "export", run_dir, out / name, "--sample", 1)
+        made = localfirst("review", "export", run_dir, out / name)
         assert made.exit_code == 0, made.stderr
     assert localfirst("report", run_dir).exit_code == 0
     assert localfirst("report", run_dir, "-o", out / "page.html").exit_code == 0

@@ -23,21 +23,22 @@ def deliver(ledger: Ledger, job: Job, path: Path) -> int:
     Raises:
         RunFailed: the file or the table cannot be written; nothing of the run is lost by it.
     """
-    count = _write(ledger, job, path, job.output.format)
+    count = _write(ledger, job, path, job.output.format, raw=job.output.raw)
     if job.output.table is not None:
         write_table(ledger.outcomes(), job)
     return count
 
 
-def export_file(ledger: Ledger, job: Job, path: Path) -> int:
-    """The same into this file alone, in the format that its ending says."""
-    return _write(ledger, job, path, "auto")
+def export_file(ledger: Ledger, job: Job, path: Path, *, raw: bool = False) -> int:
+    """The same into this file alone, in the format that its ending says. ``raw``: CSV without the
+    guard against formulas, whatever the job says."""
+    return _write(ledger, job, path, "auto", raw=raw or job.output.raw)
 
 
-def _write(ledger: Ledger, job: Job, path: Path, fmt: str) -> int:
+def _write(ledger: Ledger, job: Job, path: Path, fmt: str, *, raw: bool) -> int:
     kind = file_format(path, fmt)
     # What came as a batch file goes as one, unless another format is asked for.
     again = fmt == "auto" and kind == "jsonl" and job.records.format == BATCH
     if again or kind == BATCH:
         return write_rows(batch_lines(ledger, job), path, "jsonl")
-    return write_results(ledger.outcomes(), path, kind)
+    return write_results(ledger.outcomes(), path, kind, raw=raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import private
+from runner.cells import guarded, row_writer
 from runner.errors import RunFailed
 from runner.json_text import json_encoder
 from runner.records import file_format
@@ -53,19 +53,23 @@ def row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write_results(outcomes: Iterable[Outcome], path: Path, fmt: str = "auto") -> int:
-    """Writes all rows, whole or not at all; returns their number.
+def write_results(
+    outcomes: Iterable[Outcome], path: Path, fmt: str = "auto", *, raw: bool = False
+) -> int:
+    """Writes all rows, whole or not at all; returns their number. ``raw``: CSV without the guard
+    against formulas.
 
     Raises:
         RunFailed: the file cannot be written; nothing of the run is lost by it.
         InputError: the ending says no format.
     """
-    return write_rows(map(row, outcomes), path, file_format(path, fmt))
+    return write_rows(map(row, outcomes), path, file_format(path, fmt), raw=raw)
 
 
-def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str) -> int:
+def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str, *, raw: bool = False) -> int:
     """The same for rows as they are: JSONL takes any, the others those of the contract."""
     write = _WRITERS[kind]
+    rows = map(_guarded, rows) if kind == "csv" and not raw else rows
     try:
         private.folder(path.parent)
         with _whole(path) as target:
@@ -106,16 +110,22 @@ def _flat(one: dict[str, Any]) -> dict[str, Any]:
     return one | {"value": plain, "field_confidence": _dumps(one["field_confidence"])}
 
 
+def _guarded(one: dict[str, Any]) -> dict[str, Any]:
+    """For spreadsheets: no text of it is a formula."""
+    return {name: guarded(cell) if isinstance(cell, str) else cell for name, cell in one.items()}
+
+
 _dumps = json_encoder((", ", ": "))
 
 
 def _csv(rows: Iterator[dict[str, Any]], path: Path) -> int:
     count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        write = row_writer(file)
+        write(COLUMNS)
         for count, one in enumerate(rows, start=1):  # noqa: B007
-            writer.writerow(_flat(one))
+            cells = _flat(one)
+            write(cells[name] for name in COLUMNS)
     return count
 
 

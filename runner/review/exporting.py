@@ -7,7 +7,6 @@ takes off again. A record's field of the same name as one of ours is called ``re
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner import private
+from runner.cells import guarded, row_writer
 from runner.errors import InputError, RunFailed, UsageError
 from runner.job import Job
-from runner.labels import DECISION, FROM_ALL, PART, SAMPLE, guarded, validators
+from runner.labels import DECISION, FROM_ALL, PART, SAMPLE, validators
 from runner.ledger import Ledger, open_ledger
 from runner.results import CONFIDENCE_DIGITS
 from runner.review.draw import Draw
@@ -154,12 +154,12 @@ def _csv(file: TextIO, rows: Rows, job: Job) -> int:
     names, count = _names(rows(), job.records.id), 0
     decide = [*decision_columns(job.answer.constraint()), NOTE]
     file.write("\ufeff")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_cell(name) for name in (ID, *names.values(), *_WHY, *decide))
+    write = row_writer(file)
+    write(_cell(name) for name in (ID, *names.values(), *_WHY, *decide))
     for row in rows():
         fields: Mapping[str, Any] = row.record.fields
         cells = [row.record.id, *(fields.get(name) for name in names), *row.why().values()]
-        writer.writerow([*map(_cell, cells), *("" for _ in decide)])
+        write([*map(_cell, cells), *("" for _ in decide)])
         count += 1
     return count
 
