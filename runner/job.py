@@ -103,6 +103,11 @@ class Job(Part):
             raise ValueError("`output.table` needs `output.url`: the records are in no database")
         return self
 
+    def key_names(self) -> list[str]:
+        """The environment variables in which the job's API keys are."""
+        named = (self.local.api_key_env, self.escalation and self.escalation.api_key_env)
+        return [name for name in named if name]
+
     def records_path(self) -> Path:
         """The records' file. Only where they are in one: `records.path` is not None."""
         assert self.records.path is not None

@@ -14,6 +14,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from runner import keys
 from runner.engines.keeping import Keep
 from runner.engines.wire import Ready, failure
 from runner.types import Engine
@@ -68,6 +69,7 @@ class Started:
             [sys.executable, "-m", "runner.engines.host", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env=keys.environment(),
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
