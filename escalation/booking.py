@@ -14,6 +14,7 @@ from escalation.standing import STANDS, local_outcome
 from runner.ledger import Egress, Held, Ledger
 from runner.openai_lines import MOST_USD, most_usd
 from runner.types import Answer, DecidedBy, JSONValue, Outcome, Reason, Status, Usage
+from runner.urls import showable
 
 _JOBS_CAP = (
     "`escalation.max_usd_per_record` of {cap}; decide it by hand, or raise that cap or lower "
@@ -55,7 +56,7 @@ class Booker:
         return Egress(
             self._provider.name,
             self._settings.model,
-            self._settings.base_url or self._provider.url,
+            showable(self._settings.base_url or self._provider.url),
             len(body),
             hashlib.sha256(body).hexdigest(),
         )

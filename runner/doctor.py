@@ -31,6 +31,7 @@ from runner.memory import (
     of_preset,
 )
 from runner.presets import Preset, presets
+from runner.urls import showable
 
 CONTEXT = 4096
 CONCURRENCY = 32
@@ -174,7 +175,9 @@ def _look_at_job(report: Report, job: Job) -> None:
     )
     _look_at_key(report, job)
     if engine == "openai_server":
-        report.notes.append(f"the model runs in the server at {job.local.base_url}, not here")
+        report.notes.append(
+            f"the model runs in the server at {showable(job.local.base_url)}, not here"
+        )
         return
     folder = job.model_path()
     if folder is not None and (mistake := model_mistake(folder)):

@@ -15,7 +15,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import openai
 from openai.resources.chat.completions import AsyncCompletions
@@ -31,6 +30,7 @@ from runner.types import (
     Sampling,
     Usage,
 )
+from runner.urls import hidden, showable
 
 _TIMEOUT_S = 600.0
 _OURS = {"self", "messages", "model", "logprobs", "response_format", "stream", "timeout", "n"}
@@ -68,7 +68,7 @@ class OpenAIServerEngine:
         self._timeout = float(timeout)
         self._model = local.model
         self._key_env = local.api_key_env
-        self._address = _without_login(local.base_url)
+        self._url, self._address = local.base_url, showable(local.base_url)
         self._client = openai.AsyncOpenAI(
             base_url=local.base_url,
             api_key=os.environ.get(local.api_key_env or "") or "none",
@@ -166,10 +166,11 @@ class OpenAIServerEngine:
             )
         if isinstance(error, openai.APIStatusError):
             return self._refusal(error)
-        return EngineError(f"the server at {self._address}: {error}")
+        said = hidden(str(error), self._url)
+        return EngineError(f"the server at {self._address}: {said}")
 
     def _refusal(self, error: openai.APIStatusError) -> LocalFirstError:
-        status, said = error.status_code, _said(error)
+        status, said = error.status_code, hidden(_said(error), self._url)
         if status in (401, 403):
             # The server's own words may repeat the key.
             name = self._key_env or "the variable that local.api_key_env names"
@@ -281,8 +282,3 @@ def _characters(given: Sequence[bytes]) -> list[str]:
     """A character of several tokens is its last token's."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return [decoder.decode(piece) for piece in given]
-
-
-def _without_login(address: str) -> str:
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
