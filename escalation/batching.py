@@ -8,7 +8,6 @@ anew.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,6 +25,7 @@ from tenacity import (
 
 from escalation.asking import Asker
 from escalation.batches import BatchApi, CallFailed, Part
+from escalation.bodies import body_bytes
 from escalation.booking import Booker
 from escalation.closed import ClosedSide
 from escalation.halt import Halt
@@ -191,12 +191,6 @@ class BatchSender:
         self._asker.budget.refund(back)
         if self._day is not None:
             await self._day.settle_batch(batch.id, Decimal(0))
-
-
-def body_bytes(request: Mapping[str, Any]) -> bytes:
-    """The request's body to the byte as the provider's SDK sends it."""
-    text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "replace")
 
 
 def _not_taken(error: BaseException) -> bool:

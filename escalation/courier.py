@@ -7,7 +7,8 @@ way, writes their replies down and goes. The next run on the same directory read
 
     stdin   one line of settings, then one line a request: {"attempt": 7, "request": {…}}
     stdout  one line a reply: {"attempt": 7, "reply": {…}}
-    journal {"attempt": 7, "sent": true} before it is sent, {"attempt": 7, "reply": {…}} after
+    journal {"attempt": 7, "sent": true, "sha256": "…"} before it is sent, and after that
+            {"attempt": 7, "reply": {…}}
 
 `python -m escalation.courier` runs it; `escalation.courier_client` is the other end.
 """
@@ -24,6 +25,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from escalation.bodies import mark_of
 from escalation.replies import Reply, Wire
 from runner.private import opener
 
@@ -80,7 +82,7 @@ class _Run:
 async def _carry(wire: Wire, journal: _Journal, run: _Run, order: dict[str, Any]) -> None:
     attempt = order["attempt"]
     try:
-        journal.write({"attempt": attempt, "sent": True})
+        journal.write({"attempt": attempt, "sent": True, "sha256": mark_of(order["request"])})
     except OSError as error:
         # Sent but not written down, it could be sent twice.
         reply = Reply("halt", problem=f"the run directory cannot be written: {error.strerror}")

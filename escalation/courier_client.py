@@ -114,8 +114,13 @@ async def former_replies(run_dir: Path, patience_s: float) -> dict[int, Reply]:
     An attempt that it was about to send, but whose reply it never wrote, is ``unknown``; one that
     it never began is absent.
     """
-    await _until_free(run_dir / LOCK, patience_s)
+    await courier_gone(run_dir, patience_s)
     return _journaled(run_dir)
+
+
+async def courier_gone(run_dir: Path, patience_s: float) -> None:
+    """Waits while a former run's courier is still at work."""
+    await _until_free(run_dir / LOCK, patience_s)
 
 
 def _journaled(run_dir: Path) -> dict[int, Reply]:

@@ -18,7 +18,8 @@ from typing import Any
 
 from escalation.asking import Asker
 from escalation.batches import BatchApi
-from escalation.batching import BatchSender, Desk, body_bytes
+from escalation.batching import BatchSender, Desk
+from escalation.bodies import body_bytes
 from escalation.booking import Booker
 from escalation.budget import Budget
 from escalation.closed import ClosedSide, Sender

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from escalation.anthropic import Anthropic
 from escalation.batches import BatchApi
-from escalation.batching import body_bytes
+from escalation.bodies import body_bytes
 from escalation.closed import ClosedSide
 from escalation.judge import Judge
 from escalation.openai import OpenAI

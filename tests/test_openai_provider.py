@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from escalation.escalate import body_bytes
+from escalation.bodies import body_bytes
 from escalation.openai import OpenAI, OpenAIWire
 from escalation.openai_schema import strict
 from escalation.replies import Reply

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from escalation.batching import body_bytes
+from escalation.bodies import body_bytes
 from escalation.closed import ClosedSide
 from escalation.prices import BYTES_A_TOKEN, cache_minimum
 from runner.build import AROUND_BYTES
