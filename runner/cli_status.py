@@ -132,15 +132,25 @@ def _show_record(ledger: Ledger, record: str, as_json: bool) -> None:
 
 
 def _verify(ledger: Ledger, run_dir: Path, head: str | None, as_json: bool) -> None:
+    from runner.results import check_files
+    from runner.running import job_of
+
     proof = ledger.prove(head)
-    whole = proof.problem is None
+    problem, notes = proof.problem, list[str]()
+    if problem is None and ledger.meta("job") is not None:
+        files = check_files(ledger, job_of(run_dir, ledger))
+        problem, notes = files.problem, files.notes
     if as_json:
-        told = {"whole": whole, "entries": proof.entries, "head": proof.head}
-        click.echo(json.dumps({**told, "problem": proof.problem}))
-    if not whole:
-        raise RunFailed(f"{run_dir} is not as it was written: {proof.problem}")
-    if not as_json:
-        click.echo(
-            f"{proof.entries:,} entries, chain whole; every outcome, call, audit and review row "
-            f"agrees with its last entry\nthe last entry: {proof.head}"
-        )
+        told = {"whole": problem is None, "entries": proof.entries, "head": proof.head}
+        click.echo(json.dumps({**told, "problem": problem, "notes": notes}))
+    if problem is not None:
+        raise RunFailed(f"{run_dir} is not as it was written: {problem}")
+    if as_json:
+        return
+    click.echo(
+        f"{proof.entries:,} entries, chain whole; every outcome, call, audit and review row "
+        "agrees with its last entry, and the results file with what was written\n"
+        f"the last entry: {proof.head}"
+    )
+    for note in notes:
+        click.echo(note)

@@ -176,7 +176,7 @@ def _look_at_job(report: Report, job: Job) -> None:
     _look_at_key(report, job)
     if engine == "openai_server":
         report.notes.append(
-            f"the model runs in the server at {showable(job.local.base_url)}, not here"
+            f"the model runs in the server at {showable(job.local.base_url or '')}, not here"
         )
         return
     folder = job.model_path()

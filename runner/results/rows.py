@@ -33,6 +33,12 @@ COLUMNS = (
 CONFIDENCE_DIGITS = 4
 ROWS_AT_ONCE = 4096
 
+Seal = Callable[[Path], object]
+
+
+def unsealed(whole: Path) -> None:
+    """Nobody keeps what it was."""
+
 
 def row(outcome: Outcome) -> dict[str, Any]:
     """The contract's row; confidences rounded to `CONFIDENCE_DIGITS`."""
@@ -54,25 +60,37 @@ def row(outcome: Outcome) -> dict[str, Any]:
 
 
 def write_results(
-    outcomes: Iterable[Outcome], path: Path, fmt: str = "auto", *, raw: bool = False
+    outcomes: Iterable[Outcome],
+    path: Path,
+    fmt: str = "auto",
+    *,
+    raw: bool = False,
+    seal: Seal = unsealed,
 ) -> int:
     """Writes all rows, whole or not at all; returns their number. ``raw``: CSV without the guard
-    against formulas.
+    against formulas. ``seal`` sees the whole file before it takes its place.
 
     Raises:
         RunFailed: the file cannot be written; nothing of the run is lost by it.
         InputError: the ending says no format.
     """
-    return write_rows(map(row, outcomes), path, file_format(path, fmt), raw=raw)
+    return write_rows(map(row, outcomes), path, file_format(path, fmt), raw=raw, seal=seal)
 
 
-def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str, *, raw: bool = False) -> int:
+def write_rows(
+    rows: Iterator[dict[str, Any]],
+    path: Path,
+    kind: str,
+    *,
+    raw: bool = False,
+    seal: Seal = unsealed,
+) -> int:
     """The same for rows as they are: JSONL takes any, the others those of the contract."""
     write = _WRITERS[kind]
     rows = map(_guarded, rows) if kind == "csv" and not raw else rows
     try:
         private.folder(path.parent)
-        with _whole(path) as target:
+        with _whole(path, seal) as target:
             return write(rows, target)
     except OSError as error:
         raise RunFailed(
@@ -82,7 +100,7 @@ def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str, *, raw: bo
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _whole(path: Path, seal: Seal) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place at the end; devices are written to."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         yield path
@@ -90,6 +108,7 @@ def _whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield private.made(temporary)
+        seal(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
