@@ -19,6 +19,7 @@ from runner.records import file_format
 from runner.results import row, write_results
 from runner.running import RunRequest, run_job
 from runner.summary import Summary
+from runner.terminal import echo
 
 if TYPE_CHECKING:
     import pyarrow
@@ -90,7 +91,7 @@ def run(
         loaded = _with_records(loaded, records, folder)
     path = output_path(loaded, folder, Path(output) if output is not None else None)
     request = RunRequest(loaded, folder, path, limit)
-    summary = _outside_any_loop(lambda: run_job(request, progress or Progress(), say or print))
+    summary = _outside_any_loop(lambda: run_job(request, progress or Progress(), say or echo))
     return Result(summary, folder, path)
 
 

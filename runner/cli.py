@@ -27,6 +27,7 @@ from runner.cli_serve import serve
 from runner.cli_status import status
 from runner.errors import UsageError
 from runner.logs import event
+from runner.terminal import echo
 
 if TYPE_CHECKING:
     from runner.calibrate import Calibrated
@@ -101,7 +102,7 @@ def run(  # noqa: PLR0913
 def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
     """Says every mistake in the job at once; needs no model."""
     _load(job_file, overrides, None)
-    click.echo(f"{job_file} is fine", err=True)
+    echo(f"{job_file} is fine", err=True)
 
 
 @main.command()
@@ -142,7 +143,7 @@ def calibrate(
     _tell_calibration(found, job, path)
     stated = found.trusted.stated() or []
     if as_json:
-        click.echo(json.dumps(stated))
+        echo(json.dumps(stated))
     nothing = any(one["threshold"] is None and not one["all_closed"] for one in stated)
     status = SOME_UNFINISHED if nothing else 0
     event("finished", "calibrated", certificates=stated, saved=path, exit_status=status)
@@ -156,18 +157,18 @@ def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
 
     confidence = job.confidence.model_dump(mode="json")
     for line in trust_words(found.trusted.stated(), confidence):
-        click.echo(line, err=True)
+        echo(line, err=True)
     if curve := certified_curve(found.calibration, job.confidence):
         shares = ", ".join(f"{target:.0%}: {share:.1%}" for target, share in curve)
-        click.echo(f"Accepted at other targets, each certified on its own: {shares}.", err=True)
-    click.echo(
+        echo(f"Accepted at other targets, each certified on its own: {shares}.", err=True)
+    echo(
         f"Calibration error of the confidence: {found.calibration.error_raw:.3f} raw, "
         f"{found.calibration.error_calibrated:.3f} calibrated (out of fold).",
         err=True,
     )
     if found.unused:
-        click.echo(f"{found.unused:,} labels unused: their records never reach the model", err=True)
-    click.echo(f"saved: {path}", err=True)
+        echo(f"{found.unused:,} labels unused: their records never reach the model", err=True)
+    echo(f"saved: {path}", err=True)
 
 
 @main.command()
@@ -182,7 +183,7 @@ def export(run_dir: Path, output: Path, raw: bool) -> None:
 
     with read_ledger(run_dir) as ledger:
         count = export_file(ledger, job_of(run_dir, ledger), output, raw=raw)
-    click.echo(f"{count:,} rows in {output}", err=True)
+    echo(f"{count:,} rows in {output}", err=True)
 
 
 @main.command()
@@ -219,12 +220,12 @@ def init(folder: Path, records: Path | None) -> None:
 
     started = write_starter(folder, records)
     for path in started.paths:
-        click.echo(f"wrote {path}", err=True)
+        echo(f"wrote {path}", err=True)
     for guessed in started.guessed:
-        click.echo(f"guessed {guessed}", err=True)
+        echo(f"guessed {guessed}", err=True)
     if records is not None:
-        click.echo("mend what is wrong, and what is marked EXAMPLE", err=True)
-    click.echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)
+        echo("mend what is wrong, and what is marked EXAMPLE", err=True)
+    echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)
 
 
 def _load(

@@ -80,7 +80,8 @@ def check(ledger: Ledger, write: Write) -> Checked:
 
 
 def _check(ledger: Ledger, files: dict[str, dict[str, Any]], write: Write) -> Checked:
-    notes, last = [], _last_change(ledger)
+    notes: list[str] = []
+    last = _last_change(ledger)
     for number, (name, known) in enumerate(files.items(), start=1):
         path = _place(ledger.folder, name)
         try:
