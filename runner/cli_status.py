@@ -131,12 +131,12 @@ def _show_record(ledger: Ledger, record: str, as_json: bool) -> None:
 
 
 def _verify(ledger: Ledger, run_dir: Path, head: str | None, as_json: bool) -> None:
-    from runner.results import check_files
+    from runner.results import FILES, check_files
     from runner.running import job_of
 
     proof = ledger.prove(head)
-    problem, notes = proof.problem, list[str]()
-    if problem is None and ledger.meta("job") is not None:
+    problem, notes = proof.problem, ["no results file was written yet"]
+    if problem is None and ledger.meta(FILES) is not None:
         files = check_files(ledger, job_of(run_dir, ledger))
         problem, notes = files.problem, files.notes
     if as_json:
@@ -148,8 +148,8 @@ def _verify(ledger: Ledger, run_dir: Path, head: str | None, as_json: bool) -> N
         return
     echo(
         f"{proof.entries:,} entries, chain whole; every outcome, call, audit and review row "
-        "agrees with its last entry, and the results file with what was written"
+        "agrees with its last entry"
     )
     echo(f"the last entry: {proof.head}")
-    for note in notes:
+    for note in notes or ["the results file is as it was written"]:
         echo(note)

@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.ledger import Ledger
 
-META = "results"
+FILES = "results"
 Write = Callable[[Path, str, bool], object]
 """Writes the results anew: into this file, in this format, raw or not."""
 
@@ -60,12 +60,12 @@ class Noting:
             self._note(files)
 
     def _note(self, files: dict[str, Any]) -> None:
-        self.ledger.set_meta(META, json.dumps(files, ensure_ascii=False))
+        self.ledger.set_meta(FILES, json.dumps(files, ensure_ascii=False))
 
 
 def noted(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Where a results file is, in the run directory or from the root → what was noted of it."""
-    found: dict[str, dict[str, Any]] = json.loads(ledger.meta(META) or "{}")
+    found: dict[str, dict[str, Any]] = json.loads(ledger.meta(FILES) or "{}")
     return found
 
 
