@@ -57,7 +57,7 @@ def main() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N records.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 @click.option("--cluster", is_flag=True, help="The local half on all of a Ray cluster's GPUs.")
-@click.option("--raw", is_flag=True, help="In CSV, no guard against formulas (output.raw).")
+@click.option("--raw", is_flag=True, help="In CSV, no guard against formulas.")
 @keep_loaded
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 @log_format
