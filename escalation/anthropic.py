@@ -197,7 +197,7 @@ class AnthropicWire:
         self, base_url: str | None, key_env: str, timeout_s: float, concurrency: int
     ) -> None:
         self._timeout = timeout_s
-        self._key = Key(key_env)
+        self._key = Key(key_env, base_url)
         self._client = client(base_url, self._key, timeout_s, concurrency, bounded=True)
 
     async def send(self, request: Mapping[str, Any]) -> Reply:

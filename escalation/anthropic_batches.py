@@ -41,7 +41,7 @@ class AnthropicBatches:
 
     def __init__(self, escalation: Escalation) -> None:
         assert escalation.api_key_env is not None
-        self._key = Key(escalation.api_key_env)
+        self._key = Key(escalation.api_key_env, escalation.base_url)
         self._timeout = escalation.timeout_s
         self._client = client(escalation.base_url, self._key, self._timeout, 4)
 

@@ -8,7 +8,6 @@ anew.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -30,6 +29,7 @@ from escalation.booking import Booker
 from escalation.closed import ClosedSide
 from escalation.halt import Halt
 from escalation.replies import Reply
+from escalation.request_bytes import body_bytes
 from escalation.spend import Day
 from runner.ledger import Batch, Held, Intent, Ledger
 from runner.ledger.batches import new_mark
@@ -191,12 +191,6 @@ class BatchSender:
         self._asker.budget.refund(back)
         if self._day is not None:
             await self._day.settle_batch(batch.id, Decimal(0))
-
-
-def body_bytes(request: Mapping[str, Any]) -> bytes:
-    """The request's body to the byte as the provider's SDK sends it."""
-    text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "replace")
 
 
 def _not_taken(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from runner.foreign_json import one_line
 from runner.ledger import Egress, Held, Ledger
 from runner.openai_lines import MOST_USD
 from runner.types import Answer, DecidedBy, JSONValue, Outcome, Reason, Status, Usage
+from runner.urls import showable
 
 _JOBS_CAP = (
     "`escalation.max_usd_per_record` of {cap}; decide it by hand, or raise that cap or lower "
@@ -60,7 +61,7 @@ class Booker:
         return Egress(
             self._provider.name,
             self._settings.model,
-            self._settings.base_url or self._provider.url,
+            showable(self._settings.base_url or self._provider.url),
             len(body),
             hashlib.sha256(body).hexdigest(),
         )

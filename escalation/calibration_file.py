@@ -13,6 +13,7 @@ from escalation.combiner import Combiner, Platt
 from escalation.names import apart, joined
 from escalation.support import Support
 from runner.errors import UsageError
+from runner.private import made
 
 VERSION, FORMER = 3, 2
 
@@ -27,7 +28,7 @@ def save(calibration: Calibration, path: Path) -> None:
         "support": support.as_json() if support is not None else None,
     }
     try:
-        path.write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
+        made(path).write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot save the calibration to {path}: {error.strerror}") from None
 

@@ -7,7 +7,8 @@ way, writes their replies down and goes. The next run on the same directory read
 
     stdin   one line of settings, then one line a request: {"attempt": 7, "request": {…}}
     stdout  one line a reply: {"attempt": 7, "reply": {…}}
-    journal {"attempt": 7, "sent": true} before it is sent, {"attempt": 7, "reply": {…}} after
+    journal {"attempt": 7, "sent": true, "sha256": "…"} before it is sent, and after that
+            {"attempt": 7, "reply": {…}}
 
 `python -m escalation.courier` runs it; `escalation.courier_client` is the other end.
 """
@@ -25,7 +26,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from escalation.replies import Reply, Wire
+from escalation.request_bytes import mark_of
 from runner.foreign_json import one_line
+from runner.private import opener
 
 WIRES = {
     "anthropic": "escalation.anthropic:AnthropicWire",
@@ -40,7 +43,7 @@ MOST_LINE_BYTES = 1 << 28
 class _Journal:
     def __init__(self, path: Path) -> None:
         # Appending: what a former courier left is not ours to cut off.
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._file: IO[str] = open(path, "a", encoding="utf-8", opener=opener)  # noqa: SIM115
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # or the file itself could be gone after a power cut
         os.close(folder)
@@ -80,7 +83,7 @@ class _Run:
 async def _carry(wire: Wire, journal: _Journal, run: _Run, order: dict[str, Any]) -> None:
     attempt = order["attempt"]
     try:
-        journal.write({"attempt": attempt, "sent": True})
+        journal.write({"attempt": attempt, "sent": True, "sha256": mark_of(order["request"])})
     except OSError as error:
         # Sent but not written down, it could be sent twice.
         reply = Reply("halt", problem=f"the run directory cannot be written: {error.strerror}")
@@ -124,7 +127,7 @@ async def serve(run_dir: Path) -> None:
 
 def main() -> None:
     run_dir = Path(sys.argv[1])
-    with (run_dir / LOCK).open("a") as lock:
+    with open(run_dir / LOCK, "a", opener=opener) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(str(os.getpid()))  # for a person who looks for the process

@@ -19,6 +19,7 @@ from escalation.replies import Reply
 from runner.errors import RunFailed
 from runner.foreign_json import MOST_DEPTH, Unreadable, count, one_line, parse
 from runner.job import Escalation
+from runner.private import opener
 
 
 class Courier:
@@ -120,9 +121,14 @@ async def former_replies(run_dir: Path, patience_s: float) -> tuple[dict[int, Re
     An attempt that it was about to send, but whose reply it never wrote, is ``unknown``; one that
     it never began is ``unsent``, but where a line does not say whose it is.
     """
-    await _until_free(run_dir / LOCK, patience_s)
+    await courier_gone(run_dir, patience_s)
     replies, doubt = _journaled(run_dir)
     return replies, _LOST if doubt else Reply("unsent")
+
+
+async def courier_gone(run_dir: Path, patience_s: float) -> None:
+    """Waits while a former run's courier is still at work."""
+    await _until_free(run_dir / LOCK, patience_s)
 
 
 def _journaled(run_dir: Path) -> tuple[dict[int, Reply], bool]:
@@ -164,7 +170,7 @@ def _entry(line: bytes) -> tuple[int | None, Reply | None]:
 
 async def _until_free(path: Path, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    with path.open("a") as lock:
+    with open(path, "a", opener=opener) as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

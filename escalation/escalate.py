@@ -18,7 +18,7 @@ from typing import Any
 
 from escalation.asking import Asker
 from escalation.batches import BatchApi
-from escalation.batching import BatchSender, Desk, body_bytes
+from escalation.batching import BatchSender, Desk
 from escalation.booking import Booker
 from escalation.budget import Budget
 from escalation.closed import ClosedSide, Sender
@@ -27,6 +27,7 @@ from escalation.guard import Guard
 from escalation.halt import Halt
 from escalation.lanes import Lanes
 from escalation.replies import Reply
+from escalation.request_bytes import body_bytes
 from escalation.spend import Day
 from runner.errors import RecordError, UsageError
 from runner.ledger import Held, Ledger

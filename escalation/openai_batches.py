@@ -37,7 +37,7 @@ class OpenAIBatches:
     most_bytes = 200_000_000
 
     def __init__(self, escalation: Escalation) -> None:
-        self._key = Key(escalation.api_key_env)
+        self._key = Key(escalation.api_key_env, escalation.base_url)
         self._timeout = escalation.timeout_s
         self._client = client(escalation.base_url, self._key, self._timeout, 4)
 

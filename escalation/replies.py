@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from runner.foreign_json import Unreadable, clipped, count, one_line, parse
 from runner.types import Completion, Constraint, Prompt, Usage
+from runner.urls import hidden
 
 LABEL = "label"
 """The one property of the object that a plain label comes in: APIs want objects."""
@@ -163,18 +164,21 @@ class Wire(Protocol):
 
 
 class Key:
-    """An API key out of the environment, without the spaces and line ends that pasting adds."""
+    """An API key out of the environment, without the spaces and line ends that pasting adds.
+    ``url``: where it is sent."""
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, url: str | None = None) -> None:
         self.name = name
+        self._url = url
         self.value = os.environ[name].strip() if name else ""
         # Anything else the transport would refuse to send, in an error that shows it.
         usable = self.value.isascii() and self.value.isprintable()
         self.problem = None if usable else f"what is in {name} cannot be a key"
 
     def hidden(self, text: str) -> str:
-        """The text without the key, which SDKs and servers repeat in their complaints."""
-        return text.replace(self.value, "(the key)") if self.value else text
+        """The text without the key, which SDKs and servers repeat in their complaints, and without
+        the login of the address."""
+        return hidden(text.replace(self.value, "(the key)") if self.value else text, self._url)
 
     def line(self, *words: object) -> str:
         """Somebody else's words as one short line without the key."""

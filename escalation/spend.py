@@ -19,6 +19,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from escalation.closed import ClosedSide
+from runner import private
 from runner.errors import UsageError
 from runner.ledger import Ledger
 from runner.ledger.money import PICO, from_pico, to_pico
@@ -53,7 +54,9 @@ class SpendFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private.folder(path.parent)
+            if not path.exists():  # one that a team shares keeps its mode
+                private.made(path)
             with self._step(create=True) as db:
                 marks = [_pragma(db, name) for name in ("application_id", "user_version")]
                 if marks == [0, 0] and not _tables(db):

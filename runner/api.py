@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
+from runner import private
 from runner.errors import UsageError
 from runner.job import Job
 from runner.job_file import load_job, make_job
@@ -18,6 +19,7 @@ from runner.records import file_format
 from runner.results import row, write_results
 from runner.running import RunRequest, run_job
 from runner.summary import Summary
+from runner.terminal import echo
 
 if TYPE_CHECKING:
     import pyarrow
@@ -91,7 +93,7 @@ def run(  # noqa: PLR0913
         loaded = _with_records(loaded, records, folder)
     path = output_path(loaded, folder, Path(output) if output is not None else None)
     request = RunRequest(loaded, folder, path, limit, new_records)
-    summary = _outside_any_loop(lambda: run_job(request, progress or Progress(), say or print))
+    summary = _outside_any_loop(lambda: run_job(request, progress or Progress(), say or echo))
     return Result(summary, folder, path)
 
 
@@ -133,8 +135,8 @@ def _keep(given: Any, path: Path) -> None:
             table = pyarrow.Table.from_pandas(given, preserve_index=False)
         else:
             table = pyarrow.Table.from_pylist(list(given))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, path)
+        private.folder(path.parent)
+        pyarrow.parquet.write_table(table, private.made(path))
     except (pyarrow.ArrowException, TypeError, AttributeError, ValueError) as error:
         raise UsageError(
             f"`records` is no table: {str(error).splitlines()[0]}; give a file, a pandas or "

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from escalation.anthropic import Anthropic
 from escalation.batches import BatchApi
-from escalation.batching import body_bytes
 from escalation.closed import ClosedSide
 from escalation.judge import Judge
 from escalation.openai import OpenAI
@@ -20,6 +19,7 @@ from escalation.policy import Acceptance, Router, Rule
 from escalation.prices import price_of
 from escalation.redact import Redactor
 from escalation.replies import Provider
+from escalation.request_bytes import body_bytes
 from escalation.trust import Trust
 from runner.check import Checker
 from runner.errors import UsageError

@@ -27,6 +27,7 @@ from runner.cli_serve import serve
 from runner.cli_status import status
 from runner.errors import UsageError
 from runner.logs import event
+from runner.terminal import echo
 
 if TYPE_CHECKING:
     from runner.calibrate import Calibrated
@@ -57,6 +58,7 @@ def main() -> None:
 @click.option("--new-records", is_flag=True, help="Go on, though most records are others now.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 @click.option("--cluster", is_flag=True, help="The local half on all of a Ray cluster's GPUs.")
+@click.option("--raw", is_flag=True, help="In CSV, no guard against formulas.")
 @keep_loaded
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 @log_format
@@ -69,12 +71,15 @@ def run(  # noqa: PLR0913
     new_records: bool,
     overrides: tuple[str, ...],
     cluster: bool,
+    raw: bool,
     keep_loaded: float | None,
     as_json: bool,
 ) -> None:
     """Runs the job; the same command again goes on where it stopped."""
     if keep_loaded is not None:
         overrides = (*overrides, f"local.keep_loaded={keep_loaded:g}")
+    if raw:
+        overrides = (*overrides, "output.raw=true")
     file = _load(job_file, overrides, records, ahead=None if cluster else (run_dir,))
     from runner import api
     from runner.job import Cluster
@@ -100,7 +105,7 @@ def run(  # noqa: PLR0913
 def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
     """Says every mistake in the job at once; needs no model."""
     _load(job_file, overrides, None)
-    click.echo(f"{job_file} is fine", err=True)
+    echo(f"{job_file} is fine", err=True)
 
 
 @main.command()
@@ -141,7 +146,7 @@ def calibrate(
     _tell_calibration(found, job, path)
     stated = found.trusted.stated() or []
     if as_json:
-        click.echo(json.dumps(stated))
+        echo(json.dumps(stated))
     nothing = any(one["threshold"] is None and not one["all_closed"] for one in stated)
     status = SOME_UNFINISHED if nothing else 0
     event("finished", "calibrated", certificates=stated, saved=path, exit_status=status)
@@ -155,32 +160,33 @@ def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
 
     confidence = job.confidence.model_dump(mode="json")
     for line in trust_words(found.trusted.stated(), confidence):
-        click.echo(line, err=True)
+        echo(line, err=True)
     if curve := certified_curve(found.calibration, job.confidence):
         shares = ", ".join(f"{target:.0%}: {share:.1%}" for target, share in curve)
-        click.echo(f"Accepted at other targets, each certified on its own: {shares}.", err=True)
-    click.echo(
+        echo(f"Accepted at other targets, each certified on its own: {shares}.", err=True)
+    echo(
         f"Calibration error of the confidence: {found.calibration.error_raw:.3f} raw, "
         f"{found.calibration.error_calibrated:.3f} calibrated (out of fold).",
         err=True,
     )
     if found.unused:
-        click.echo(f"{found.unused:,} labels unused: their records never reach the model", err=True)
-    click.echo(f"saved: {path}", err=True)
+        echo(f"{found.unused:,} labels unused: their records never reach the model", err=True)
+    echo(f"saved: {path}", err=True)
 
 
 @main.command()
 @click.argument("run_dir", type=_FOLDER)
 @click.option("-o", "--output", type=_FILE, required=True, help=".jsonl, .csv or .parquet")
-def export(run_dir: Path, output: Path) -> None:
+@click.option("--raw", is_flag=True, help="In CSV, no guard against formulas.")
+def export(run_dir: Path, output: Path, raw: bool) -> None:
     """Writes the results again, in any format."""
     from runner.ledger import read_ledger
     from runner.results import export_file
     from runner.running import job_of
 
     with read_ledger(run_dir) as ledger:
-        count = export_file(ledger, job_of(run_dir, ledger), output)
-    click.echo(f"{count:,} rows in {output}", err=True)
+        count = export_file(ledger, job_of(run_dir, ledger), output, raw=raw)
+    echo(f"{count:,} rows in {output}", err=True)
 
 
 @main.command()
@@ -225,12 +231,12 @@ def init(folder: Path, records: Path | None) -> None:
 
     started = write_starter(folder, records)
     for path in started.paths:
-        click.echo(f"wrote {path}", err=True)
+        echo(f"wrote {path}", err=True)
     for guessed in started.guessed:
-        click.echo(f"guessed {guessed}", err=True)
+        echo(f"guessed {guessed}", err=True)
     if records is not None:
-        click.echo("mend what is wrong, and what is marked EXAMPLE", err=True)
-    click.echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)
+        echo("mend what is wrong, and what is marked EXAMPLE", err=True)
+    echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)
 
 
 def _load(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.terminal import console, echo
+
 if TYPE_CHECKING:
     from runner.doctor import Report
     from runner.hardware import Machine
@@ -35,7 +37,7 @@ def doctor(job_file: Path | None, overrides: tuple[str, ...], quick: bool, as_js
     job = load_job(job_file, overrides).job if job_file is not None else None
     report = examine(this_machine(), job, deep=not quick)
     if as_json:
-        click.echo(json.dumps({**asdict(report), "machine": report.machine.as_json()}))
+        echo(json.dumps({**asdict(report), "machine": report.machine.as_json()}))
     else:
         _show(report)
     if report.problems:
@@ -44,13 +46,13 @@ def doctor(job_file: Path | None, overrides: tuple[str, ...], quick: bool, as_js
 
 def _show(report: Report) -> None:
     for name, text in _rows(report):
-        click.echo(f"{name:<10}{text}")
+        echo(f"{name:<10}{text}")
     for note in report.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     for problem in report.problems:
-        click.echo(f"problem: {problem}")
+        echo(f"problem: {problem}")
     if not report.problems:
-        click.echo("nothing to mend")
+        echo("nothing to mend")
 
 
 def _rows(report: Report) -> list[tuple[str, str]]:
@@ -114,10 +116,10 @@ def models(context: int, concurrency: int, every: bool, as_json: bool) -> None:
         for variant in (preset.variants if every or as_json else list(preset.variants)[:1])
     ]
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        echo(json.dumps(rows, ensure_ascii=False))
         return
     _table(rows)
-    click.echo(
+    echo(
         f"memory: weights, the KV cache of {concurrency} answers of {context:,} tokens, and 2 GiB "
         "for the rest; a mode or variant is chosen by /thinking, /direct, /fp8 and so on",
         err=True,
@@ -160,7 +162,6 @@ def _row(
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -172,7 +173,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
             row["preset"], _parameters(row), row["variant"], _memory(row), row["where"], _how(row)
         )
     # As wide as it is: in a pipe, a table of 80 columns would lose the ends of names.
-    Console(width=120, highlight=False).print(table)
+    console(width=120, highlight=False).print(table)
 
 
 def _parameters(row: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.terminal import echo
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -59,12 +61,12 @@ def engines(stop: bool, as_json: bool) -> None:
     stopped = [one.name for one in found if stop and adopting.stop(one)]
     if as_json:
         rows = [asdict(one) | {"stopped": one.name in stopped} for one in found]
-        click.echo(json.dumps(rows))
+        echo(json.dumps(rows))
         return
     for one in found:
-        click.echo(_line(one, asked=stop, ended=one.name in stopped))
+        echo(_line(one, asked=stop, ended=one.name in stopped))
     if not found:
-        click.echo("no engine is kept loaded", err=True)
+        echo("no engine is kept loaded", err=True)
 
 
 def _line(one: Kept, *, asked: bool, ended: bool) -> str:

@@ -12,6 +12,8 @@ import click
 
 from runner import logs
 from runner.errors import JobError, LocalFirstError
+from runner.plain import one_line
+from runner.terminal import echo
 
 INTERRUPTED = 130
 FORMAT_VARIABLE = "LOCALFIRST_LOG_FORMAT"
@@ -53,6 +55,9 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            vars(error)["message"] = one_line(error.message)  # click calls it final
+            raise
         except LocalFirstError as error:
             more = {"mistakes": error.mistakes} if isinstance(error, JobError) else {}
             _failed(str(error), error.exit_status, type(error).__name__, **more)
@@ -66,7 +71,8 @@ def _failed(sentence: str, status: int, kind: str, **more: Any) -> None:
     if logs.structured():
         logs.event("error", sentence, logging.ERROR, exit_status=status, kind=kind, **more)
     else:
-        click.echo(f"localfirst: {sentence}", err=True)
+        for line in f"localfirst: {sentence}".split("\n"):  # its own: what it tells of is one line
+            echo(line, err=True)
 
 
 def _wants_json(args: Sequence[str]) -> bool:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from runner import logs
+from runner.terminal import console, echo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,9 +45,7 @@ def watched(
 
 
 def stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
+    return console(stderr=True)
 
 
 def finish(
@@ -75,9 +72,9 @@ def finish(
     else:
         _show(summary, output, elapsed_s, table)
         for step in steps:
-            click.echo(step, err=True)
+            echo(step, err=True)
     if as_json:
-        click.echo(json.dumps(whole))
+        echo(json.dumps(whole))
     if status:
         sys.exit(status)
 
@@ -85,10 +82,10 @@ def finish(
 def _show(summary: Summary, output: Path, elapsed_s: float | None, table: str | None) -> None:
     from runner.display import show_summary
 
-    console = stderr()
-    show_summary(console, summary, elapsed_s)
+    shown = stderr()
+    show_summary(shown, summary, elapsed_s)
     where = f"{output} and the table {table}" if table else str(output)
-    console.print(f"results: {where}", highlight=False, markup=False, soft_wrap=True)
+    shown.print(f"results: {where}", highlight=False, markup=False, soft_wrap=True)
     entries, head = summary.trail
     trail = f"audit trail: {entries:,} entries, the last {head}"
-    console.print(trail, highlight=False, markup=False, soft_wrap=True)
+    shown.print(trail, highlight=False, markup=False, soft_wrap=True)

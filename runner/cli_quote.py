@@ -10,6 +10,7 @@ import click
 from runner.cli_group import log_format
 from runner.cli_parts import watched
 from runner.logs import event
+from runner.terminal import console, echo
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 PILOT = 300
@@ -34,8 +35,6 @@ def quote(
 ) -> None:
     """Runs N random records through the local model and says what all of them would cost, how
     long they take here, and what error can be certified. Sends nothing."""
-    from rich.console import Console
-
     from runner.job_file import load_job
     from runner.quote import quote_job
     from runner.quote.show import as_json as in_json
@@ -49,10 +48,10 @@ def quote(
         found = quote_job(file.job, pilot, labels, progress, display.say)
     if output is not None:
         write_markdown(found, output)
-        click.echo(f"quote: {output}", err=True)
+        echo(f"quote: {output}", err=True)
     whole = in_json(found)
     event("finished", "quoted", quote=whole, exit_status=0)
     if as_json:
-        click.echo(json.dumps(whole))
+        echo(json.dumps(whole))
     else:
-        show(Console(), found)
+        show(console(), found)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from runner.terminal import echo
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -18,4 +20,4 @@ def report(run_dir: Path, output: Path | None) -> None:
     from runner.report import write_report
 
     written = write_report(run_dir, output or run_dir / "report.html")
-    click.echo(f"report: {written}", err=True)
+    echo(f"report: {written}", err=True)

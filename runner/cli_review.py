@@ -11,6 +11,7 @@ import click
 
 from runner.cli_parts import finish
 from runner.errors import UsageError
+from runner.terminal import echo
 
 if TYPE_CHECKING:
     from runner.job import Job
@@ -42,9 +43,9 @@ def export(run_dir: Path, file: Path, audit: int | None, sample: int | None, see
     draw = None if number is None else Draw(number, accepted=audit is not None, seed=seed)
     job = _job(run_dir)
     count = export_reviews(run_dir, job, records(job), file, draw)
-    click.echo(f"{count:,} records in {file}", err=True)
+    echo(f"{count:,} records in {file}", err=True)
     if count:
-        click.echo(_next(run_dir, file, labels=sample is not None), err=True)
+        echo(_next(run_dir, file, labels=sample is not None), err=True)
 
 
 def _next(run_dir: Path, file: Path, *, labels: bool) -> str:
@@ -69,9 +70,9 @@ def import_(run_dir: Path, file: Path, by: str | None, as_json: bool) -> None:
     imported, summary = import_reviews(run_dir, job, file, who, results)
     counts = imported.counts()
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    click.echo(f"{file}: {told or 'no rows'}", err=True)
+    echo(f"{file}: {told or 'no rows'}", err=True)
     if imported.alarm:
-        click.echo(imported.alarm, err=True)
+        echo(imported.alarm, err=True)
     finish(run_dir, summary, results, as_json, more={"review": counts})
 
 

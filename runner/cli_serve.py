@@ -11,6 +11,7 @@ import click
 from runner import logs
 from runner.cli_group import log_format
 from runner.errors import MissingExtra
+from runner.terminal import echo
 
 if TYPE_CHECKING:
     from runner.job import Job
@@ -49,9 +50,9 @@ def serve(job_file: Path, run_dir: Path | None, overrides: tuple[str, ...], **gi
     folder = run_dir or Path("runs") / f"{job.name}-served"
     options = ServeOptions(folder, **given)
     logs.bind(job=job.name, run_dir=folder)
-    said = logs.say if logs.structured() else partial(click.echo, err=True)
+    said = logs.say if logs.structured() else partial(echo, err=True)
     serve_job(job, options, said)
-    click.echo(f"stopped; `localfirst status {folder}` says what was answered", err=True)
+    echo(f"stopped; `localfirst status {folder}` says what was answered", err=True)
 
 
 def _load(path: Path, overrides: tuple[str, ...]) -> Job:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.errors import RunFailed, UsageError
+from runner.terminal import console, echo
 
 if TYPE_CHECKING:
     from runner.ledger import Ledger
@@ -68,13 +69,11 @@ def _show_counts(ledger: Ledger, as_json: bool) -> None:
 
     summary = summarise(ledger)
     if as_json:
-        click.echo(json.dumps(summary.as_json()))
+        echo(json.dumps(summary.as_json()))
         return
-    from rich.console import Console
-
     from runner.display import show_summary
 
-    show_summary(Console(), summary)
+    show_summary(console(), summary)
 
 
 def _show_curve(ledger: Ledger, as_json: bool) -> None:
@@ -83,23 +82,23 @@ def _show_curve(ledger: Ledger, as_json: bool) -> None:
     points = spending_curve(ledger)
     if as_json:
         rows = [{"spent_usd": float(usd), "expected_error": share} for usd, share in points]
-        click.echo(json.dumps(rows))
+        echo(json.dumps(rows))
         return
-    click.echo("spent_usd\texpected_error")
+    echo("spent_usd\texpected_error")
     for usd, share in points:
-        click.echo(f"{usd:.4f}\t{share:.4f}")
+        echo(f"{usd:.4f}\t{share:.4f}")
 
 
 def _show_egress(ledger: Ledger, as_json: bool) -> None:
     if as_json:
         for call in ledger.attempts.sent():
-            click.echo(json.dumps(call.as_json(), ensure_ascii=False))
+            echo(json.dumps(call.as_json(), ensure_ascii=False))
         return
     rows = _egress_rows(ledger)
     if sys.stdout.isatty():
         rows = _aligned(list(rows))
     for row in rows:
-        click.echo("\t".join(row))
+        echo("\t".join(row))
 
 
 def _egress_rows(ledger: Ledger) -> Iterator[Sequence[str]]:
@@ -125,22 +124,32 @@ def _show_record(ledger: Ledger, record: str, as_json: bool) -> None:
 
     told = history(ledger, record)
     if as_json:
-        click.echo(json.dumps(told.as_json(), ensure_ascii=False))
+        echo(json.dumps(told.as_json(), ensure_ascii=False))
         return
     for line in history_words(told):
-        click.echo(line)
+        echo(line)
 
 
 def _verify(ledger: Ledger, run_dir: Path, head: str | None, as_json: bool) -> None:
+    from runner.results import FILES, check_files
+    from runner.running import job_of
+
     proof = ledger.prove(head)
-    whole = proof.problem is None
+    problem, notes = proof.problem, ["no results file was written yet"]
+    if problem is None and ledger.meta(FILES) is not None:
+        files = check_files(ledger, job_of(run_dir, ledger))
+        problem, notes = files.problem, files.notes
     if as_json:
-        told = {"whole": whole, "entries": proof.entries, "head": proof.head}
-        click.echo(json.dumps({**told, "problem": proof.problem}))
-    if not whole:
-        raise RunFailed(f"{run_dir} is not as it was written: {proof.problem}")
-    if not as_json:
-        click.echo(
-            f"{proof.entries:,} entries, chain whole; every outcome, call, audit and review row "
-            f"agrees with its last entry\nthe last entry: {proof.head}"
-        )
+        told = {"whole": problem is None, "entries": proof.entries, "head": proof.head}
+        echo(json.dumps({**told, "problem": problem, "notes": notes}))
+    if problem is not None:
+        raise RunFailed(f"{run_dir} is not as it was written: {problem}")
+    if as_json:
+        return
+    echo(
+        f"{proof.entries:,} entries, chain whole; every outcome, call, audit and review row "
+        "agrees with its last entry"
+    )
+    echo(f"the last entry: {proof.head}")
+    for note in notes or ["the results file is as it was written"]:
+        echo(note)

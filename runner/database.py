@@ -10,10 +10,11 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import private
 from runner.errors import InputError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ class Database:
         if read_only and not path.is_file():
             raise InputError(f"{self._key}: there is no database {path}")
         mode = "ro" if read_only else "rwc"
+        if not read_only and not path.exists():
+            with suppress(OSError):  # SQLite says it better
+                private.made(path)
 
         def connect() -> sqlite3.Connection:
             made = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=30)

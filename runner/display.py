@@ -21,6 +21,7 @@ from rich.text import Text
 
 from runner.logs import diverted, is_real_stderr
 from runner.meter import Meter, Phase, Reading
+from runner.plain import one_line
 from runner.summary import Summary, lines
 
 PLAIN_EVERY_S = 10.0
@@ -60,6 +61,7 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """Says it above the panel, to stay, and keeps it in the panel while it is the last."""
+        sentence = one_line(sentence)
         self._meter.heard(sentence)
         # No markup: the words of a provider or a path may hold brackets.
         self._console.print(sentence, style="yellow", markup=False, soft_wrap=True)
@@ -128,7 +130,7 @@ class Display:
             rows.append(Text(now.last_warning, style="yellow"))
         title = Text(self._name or "localfirst", style="bold")
         return Panel(
-            Group(*rows), title=title, title_align="left", subtitle=self._phase(now),
+            Group(*rows), title=title, title_align="left", subtitle=Text(self._phase(now)),
             subtitle_align="right", width=width, border_style="dim",
         )  # fmt: skip
 
@@ -242,11 +244,13 @@ def show_summary(console: Console, summary: Summary, elapsed_s: float | None = N
     table.add_column()
     table.add_column(justify="right")
     for what, how_many in lines(summary):
-        table.add_row(what, how_many)
+        table.add_row(one_line(what), how_many)
     if elapsed_s is not None:
         table.add_row("took", duration(elapsed_s))
     console.print(table)
     if summary.stopped is not None:
-        console.print(f"Sending stopped: {summary.stopped}", markup=False, highlight=False)
+        console.print(
+            f"Sending stopped: {one_line(summary.stopped)}", markup=False, highlight=False
+        )
     for sentence in summary.trust:
-        console.print(sentence, markup=False, highlight=False)
+        console.print(one_line(sentence), markup=False, highlight=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner import keys
 from runner.build import engine_name, model_mistake
 from runner.errors import LocalFirstError
 from runner.hardware import Machine, cached
@@ -30,6 +31,7 @@ from runner.memory import (
     of_preset,
 )
 from runner.presets import Preset, presets
+from runner.urls import showable
 
 CONTEXT = 4096
 CONCURRENCY = 32
@@ -67,7 +69,7 @@ class Report:
 
 def examine(machine: Machine, job: Job | None = None, *, deep: bool = True) -> Report:
     """``deep``: also imports the engine, in a process of its own; seconds."""
-    names = [*KEYS, *_keys_of(job)]
+    names = [*KEYS, *(job.key_names() if job is not None else ())]
     report = Report(machine, {name: bool(os.environ.get(name)) for name in dict.fromkeys(names)})
     _look_at_stack(report, deep)
     if machine.cache_free < _LEAST_DISK:
@@ -80,13 +82,6 @@ def examine(machine: Machine, job: Job | None = None, *, deep: bool = True) -> R
     if job is not None:
         _look_at_job(report, job)
     return report
-
-
-def _keys_of(job: Job | None) -> list[str]:
-    if job is None:
-        return []
-    names = [job.local.api_key_env, job.escalation.api_key_env if job.escalation else None]
-    return [name for name in names if name]
 
 
 def _look_at_stack(report: Report, deep: bool) -> None:
@@ -116,7 +111,7 @@ def _look_at_stack(report: Report, deep: bool) -> None:
 
 def _import_problem(machine: Machine) -> str | None:
     what = "from vllm import EngineArgs" if machine.build else "import torch, transformers"
-    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment = {**keys.environment(), "VLLM_LOGGING_LEVEL": "ERROR"}
     try:
         ran = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", what],
@@ -180,7 +175,9 @@ def _look_at_job(report: Report, job: Job) -> None:
     )
     _look_at_key(report, job)
     if engine == "openai_server":
-        report.notes.append(f"the model runs in the server at {job.local.base_url}, not here")
+        report.notes.append(
+            f"the model runs in the server at {showable(job.local.base_url or '')}, not here"
+        )
         return
     folder = job.model_path()
     if folder is not None and (mistake := model_mistake(folder)):

@@ -16,6 +16,9 @@ Every message is one sentence or more for a person: what, where, and the mend.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from runner.plain import one_line
 from runner.reasons import Reason
 
 
@@ -24,6 +27,10 @@ class LocalFirstError(Exception):
     line ends with."""
 
     exit_status = 1
+
+    def __init__(self, sentence: str = "", more: Sequence[str] = ()) -> None:
+        """``more``: a line each. What others wrote, and is told of in them, begins no line."""
+        super().__init__("\n".join([one_line(sentence), *(f"  {one_line(m)}" for m in more)]))
 
 
 class UsageError(LocalFirstError):
@@ -40,7 +47,7 @@ class JobError(UsageError):
         self.path = path
         self.mistakes = mistakes
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n".join([f"{path}: {count}", *(f"  {m}" for m in mistakes)]))
+        super().__init__(f"{path}: {count}", mistakes)
 
 
 class InputError(UsageError):

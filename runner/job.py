@@ -28,6 +28,7 @@ from runner.job_records import BATCH, Output, Records
 from runner.job_routes import Privacy as Privacy
 from runner.job_routes import RouteRule as RouteRule
 from runner.json_text import json_encoder
+from runner.urls import showable
 
 # Of ``confidence``, what no answer and no threshold depends on.
 _PACE = ("audit", "reference", "looks", "strata")
@@ -103,6 +104,11 @@ class Job(Part):
             raise ValueError("`output.table` needs `output.url`: the records are in no database")
         return self
 
+    def key_names(self) -> list[str]:
+        """The environment variables in which the job's API keys are."""
+        named = (self.local.api_key_env, self.escalation and self.escalation.api_key_env)
+        return [name for name in named if name]
+
     def records_path(self) -> Path:
         """The records' file. Only where they are in one: `records.path` is not None."""
         assert self.records.path is not None
@@ -129,6 +135,14 @@ class Job(Part):
 
     def calibration_path(self) -> Path:
         return (self.folder / self.confidence.calibration).resolve()
+
+    def written(self) -> dict[str, Any]:
+        """The job as it may be written down: without the logins of its addresses."""
+        whole = self.model_dump(mode="json", by_alias=True) | {"folder": str(self.folder)}
+        for part in (whole["local"], whole["escalation"] or {}):
+            if part.get("base_url") is not None:
+                part["base_url"] = showable(part["base_url"])
+        return whole
 
     def identity(self) -> dict[str, str]:
         """What answers depend on: part → SHA-256 over its canonical JSON."""

@@ -100,6 +100,9 @@ class Output(Part):
     format: Literal["auto", "jsonl", "csv", "parquet", "openai_batch"] = "auto"
     """`auto` goes by the ending of `path`: JSONL where there is none, and for an OpenAI batch file
     its own output form."""
+    raw: bool = False
+    """In CSV, a text that a spreadsheet would take for a formula has an apostrophe in front; true:
+    it stands as it is."""
     url: str | None = None
     """The table's database, where it is not `records.url`."""
     table: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")

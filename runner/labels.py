@@ -13,7 +13,6 @@ reach the local model, and is false where the sample was drawn from some of them
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 from referencing import Registry
 
+from runner.cells import unguarded
 from runner.errors import InputError
 from runner.records import column_names, file_format, likely_delimiter, read_records
 from runner.types import WHOLE, Constraint, JSONValue, Name, Record
@@ -38,21 +38,6 @@ SAMPLE = "sample"
 FROM_ALL = "all"
 ID, NOTE = "id", "note"
 WHY = ("reason", "problem", "local_answer", "local_confidence", "closed_answer", SAMPLE)
-
-# What a spreadsheet would take for a formula (OWASP, "CSV Injection"); a plain number is none.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-_GUARDED = re.compile(rf"'{_FORMULA.pattern}")
-_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
-
-
-def guarded(text: str) -> str:
-    """A text as it can stand in a CSV cell that a spreadsheet opens: never a formula."""
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
-
-
-def unguarded(text: str) -> str:
-    """The text that was `guarded`; any other as it is."""
-    return text[1:] if _GUARDED.match(text) else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from escalation.policy import Router
+from runner import keys
 from runner.engines.adopting import adopt, make_room
 from runner.engines.child import ChildEngine
 from runner.engines.keeping import Keep, files_digest, files_of, made_folder, name_of
@@ -49,6 +50,7 @@ def engine_name(local: Local) -> str:
 def load(job: Job) -> Engine:
     """Loads the local model, or takes over a kept one; seconds to minutes. Not for a thread in
     which an event loop runs."""
+    keys.withhold(job.key_names())
     name = engine_name(job.local)
     model = local_model(job)
     if name == "openai_server":
@@ -156,6 +158,7 @@ def starting_ahead(job: Job, run_dir: Path | None = None) -> Iterator[None]:
     # A run that goes on may need no model any more.
     if not folder.exists() and _needs_model(job):
         with contextlib.suppress(LocalFirstError):  # it is said when the engine is loaded
+            keys.withhold(job.key_names())
             name = engine_name(job.local)
             keep = _keep(job, name, local_model(job))
             if keep is None or not keep.path("sock").exists():

@@ -136,6 +136,11 @@ def _listen(read: int, end: bytes, hear: Callable[[str], None]) -> None:
                     hear(text)
 
 
+def uncoloured(text: str) -> str:
+    """Without a terminal's codes for colours and the like."""
+    return _COLOUR.sub("", text)
+
+
 def _of_engine(line: str) -> None:
     found = _LEVEL.search(line[:80])
     event("engine", line, getattr(logging, found[1]) if found else logging.INFO)

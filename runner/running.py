@@ -24,7 +24,11 @@ from runner.results import deliver
 from runner.sending import LocalHalf, Say, both_halves, has_key
 from runner.summary import Summary, summarise
 from runner.types import Message, Outcome, Prompt, Reason, Record, Status
+from runner.urls import has_login
 from runner.watch import Watch
+
+LOGIN = "login"
+"""Under which the ledger has that the closed model's address had a login, which it has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,12 @@ def escalate_run(
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
     with open_ledger(run_dir, create=False) as ledger:
+        if ledger.meta(LOGIN) and not has_login(closed.settings.base_url):
+            raise RunDirError(
+                "nothing was sent: `escalation.base_url` was given with a login, which is written "
+                "down nowhere; run the job again with its own file and this --run-dir: that sends "
+                "what waits, too"
+            )
         keep(ledger, job)
         watch = _watch_of(job, ledger, say)
         half = LocalHalf(build.answering(job, closed, None), watch, iter(()))
@@ -252,5 +262,8 @@ def _undecided(ledger: Ledger) -> bool:
 
 def keep(ledger: Ledger, job: Job) -> None:
     """Writes the job down, for `job_of` and for the summary."""
-    whole = job.model_dump(mode="json", by_alias=True) | {"folder": str(job.folder)}
-    ledger.set_meta("job", json.dumps(whole, ensure_ascii=False))
+    closed = job.escalation
+    login = "escalation.base_url" if closed is not None and has_login(closed.base_url) else ""
+    if login or ledger.meta(LOGIN):
+        ledger.set_meta(LOGIN, login)
+    ledger.set_meta("job", json.dumps(job.written(), ensure_ascii=False))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from escalation.closed import ClosedSide
 from escalation.courier import JOURNAL
-from escalation.courier_client import Courier, former_replies
+from escalation.courier_client import Courier, courier_gone, former_replies
 from escalation.escalate import Escalator
+from escalation.journal import check, close
 from escalation.spend import day_cap
 from runner.ledger import Ledger
 from runner.pipeline import Answering, Pipeline, Progress
@@ -63,7 +64,7 @@ async def both_halves(
     pipeline = Pipeline(ledger, half.answering, half.watch, progress, escalator.guard)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
     patience = closed.settings.timeout_s + 10
-    await settle_open_calls(ledger, escalator, run_dir, patience)
+    await take_up(ledger, escalator, run_dir, patience)
     sends = has_key(closed)
     keyless = _Keyless(ledger, progress, closed, say)
     records = half.records if sends else keyless.over(half.records)
@@ -110,6 +111,18 @@ class _Keyless:
         self._say = None
 
 
+async def take_up(ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float) -> None:
+    """Begins where a former process stopped, if that was by this very ledger.
+
+    Raises:
+        RunDirError: the courier's journal contradicts the ledger.
+    """
+    if (run_dir / JOURNAL).exists():
+        await courier_gone(run_dir, patience_s)
+    check(run_dir, ledger)
+    await settle_open_calls(ledger, escalator, run_dir, patience_s)
+
+
 async def settle_open_calls(
     ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float
 ) -> None:
@@ -117,4 +130,4 @@ async def settle_open_calls(
     if ledger.attempts.open_attempts():
         escalator.reconcile(*await former_replies(run_dir, patience_s))
     escalator.settle_day()
-    (run_dir / JOURNAL).unlink(missing_ok=True)  # all of it is in the ledger now
+    close(run_dir, ledger)

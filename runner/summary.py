@@ -192,7 +192,7 @@ def _escalated(ledger: Ledger) -> dict[str, Escalated]:
     rows = ledger.query(
         "SELECT COALESCE(words, reason), CASE WHEN field_confidence != '{}' THEN "
         "(SELECT key FROM json_each(field_confidence) ORDER BY value, key LIMIT 1) END, COUNT(*) "
-        "FROM outcomes WHERE status = 'waiting' OR (status = 'done' AND decided_by = 'closed') "
+        "FROM present WHERE status = 'waiting' OR (status = 'done' AND decided_by = 'closed') "
         "GROUP BY 1, 2"
     )
     counts: Counter[str] = Counter()

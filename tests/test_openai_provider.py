@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from escalation.escalate import body_bytes
 from escalation.openai import OpenAI, OpenAIWire
 from escalation.openai_schema import strict
 from escalation.replies import Reply, bare
+from escalation.request_bytes import body_bytes
 from runner.errors import UsageError
 from runner.job import Job, digest
 from runner.job_escalation import Escalation, endpoint_of

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from runner.cells import guarded, unguarded
 from runner.errors import InputError
 from runner.job_file import load_job
-from runner.labels import guarded, read_labels, unguarded
+from runner.labels import read_labels
 from runner.ledger import read_ledger
 from runner.review import import_reviews
 from runner.types import WHOLE, Completion, Constraint, Usage

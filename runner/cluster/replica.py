@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from runner import keys
 from runner.cluster.nodes import Plan
 from runner.cluster.pool import NoPlace, Starting
 from runner.engines.child import ChildEngine
@@ -166,6 +167,8 @@ class Replicas:
         self._actors = ray.remote(Hosted).options(
             num_cpus=plan.cpus,
             num_gpus=plan.gpus,
+            # A cluster that this machine began has this machine's environment.
+            runtime_env={"env_vars": dict.fromkeys(keys.withheld(), "")},
             max_restarts=0,  # `runner.engines.reviving` starts another, with less memory if need be
             scheduling_strategy="DEFAULT" if plan.gpus else "SPREAD",
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.engines import keeping_notes
 from runner.engines.keeping import Keep, claimed, key
+from runner.private import FILE, opener
 
 _ASKS_WITHIN_S = 5.0
 _LOOKS_EVERY_S = 0.5
@@ -41,6 +42,7 @@ class Keeper:
         path = keep.path("sock")
         path.unlink(missing_ok=True)  # its last owner was killed: the lock was free
         self._listener = Listener(str(path), "AF_UNIX", backlog=8, authkey=key(keep.folder))
+        path.chmod(FILE)
         threading.Thread(target=self._listen, daemon=True).start()
 
     @classmethod
@@ -59,7 +61,7 @@ class Keeper:
             self._idle_since = time.monotonic()
             keeping_notes.write(self._held, self._keep, None)
         flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND
-        log = os.open(self._keep.path("log"), flags, 0o600)
+        log = opener(str(self._keep.path("log")), flags)
         for stream in (1, 2):  # the run that read them is gone
             os.dup2(log, stream)
         os.close(log)

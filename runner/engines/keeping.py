@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from pathlib import Path
 from typing import Any
 
+from runner import private
 from runner.errors import UsageError
 
 _GREETS_WITHIN_S = 2.0
@@ -71,8 +72,7 @@ def made_folder() -> Path:
     """
     path = folder()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
+        found = private.folder(path).stat()
     except OSError as error:
         raise UsageError(
             f"local.keep_loaded: cannot make {path}: {error.strerror}; set XDG_RUNTIME_DIR to a "

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from runner.engines.server_patience import Asking, Patience
 from runner.engines.server_reply import completions
@@ -24,6 +23,7 @@ from runner.errors import RecordError, UsageError
 from runner.foreign_json import Unreadable
 from runner.job import Local
 from runner.types import Completion, Engine, Message, Prompt, Reason, Sampling, Usage
+from runner.urls import showable
 
 _TIMEOUT_S = 600.0
 _PROBE = Prompt((Message("user", "Say hello."),))
@@ -58,7 +58,7 @@ class OpenAIServerEngine:
         self._say: Callable[[str], None] | None = None
         self._unsaid: list[str] = []
         self._wire = Wire(local.base_url, os.environ.get(local.api_key_env or ""))
-        address = without_login(local.base_url)
+        address = showable(local.base_url)
         probe = self._request(_PROBE, Sampling(max_tokens=1))
         self._patience = Patience(
             Asking(
@@ -170,8 +170,3 @@ class _Plain:
 
 def _plus(seed: int | None, more: int) -> int | None:
     return None if seed is None else seed + more
-
-
-def without_login(address: str) -> str:
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

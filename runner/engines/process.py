@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import pickle
@@ -14,8 +15,11 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from runner import keys
 from runner.engines.keeping import Keep
 from runner.engines.wire import Ready, failure
+from runner.logs import uncoloured
+from runner.plain import printable
 from runner.types import Engine
 
 _KEPT_STDERR_BYTES = 1 << 16
@@ -68,6 +72,7 @@ class Started:
             [sys.executable, "-m", "runner.engines.host", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env=keys.environment(),
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
@@ -128,11 +133,14 @@ class Started:
     def _keep_stderr(self) -> None:
         """A thread: passes on what the process writes there, and keeps the end of it."""
         assert self._process.stderr is not None
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         with self._process.stderr as stderr:
             while chunk := os.read(stderr.fileno(), 1 << 16):
                 self._stderr = (self._stderr + chunk)[-_KEPT_STDERR_BYTES:]
+                # It may tell of a record. A bar that overwrites itself becomes lines.
+                text = uncoloured(decoder.decode(chunk)).replace("\r\n", "\n").replace("\r", "\n")
                 with contextlib.suppress(OSError):
-                    os.write(2, chunk)
+                    os.write(2, printable(text).encode("utf-8", "replace"))
 
 
 IN_USE = (

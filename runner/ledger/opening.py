@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from runner import private
 from runner.errors import RunDirError, RunFailed
 from runner.ledger import places
 from runner.ledger.migrating import FORMER, migrate
@@ -67,8 +68,8 @@ def open_ledger(run_dir: Path, *, create: bool = True) -> Iterator[Ledger]:
     try:
         if not create and not path.exists():
             raise RunDirError(f"{run_dir} is not a run directory: it has no ledger.sqlite")
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / "lock").open("a")
+        private.own_folder(run_dir)
+        lock = open(run_dir / "lock", "a", opener=private.opener)  # noqa: SIM115
     except OSError as error:
         raise RunDirError(f"cannot use {run_dir} as a run directory: {error.strerror}") from None
     with lock:
@@ -77,7 +78,8 @@ def open_ledger(run_dir: Path, *, create: bool = True) -> Iterator[Ledger]:
         except OSError:
             raise RunDirError(f"another localfirst is at work in {run_dir}") from None
         try:
-            database = sqlite3.connect(path)
+            # Its -wal and -shm get the mode that it has.
+            database = sqlite3.connect(private.made(path))
             try:
                 ledger = _prepare(database, path)
                 yield ledger

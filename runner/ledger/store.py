@@ -68,6 +68,7 @@ class Ledger(Queue):
 
     def __init__(self, connection: sqlite3.Connection, where: Path) -> None:
         self._db = connection
+        self.folder = where
         self._pending = 0
         self._committed_at = time.monotonic()
         self.trail = Trail(connection, where)

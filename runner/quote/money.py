@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from escalation.batching import body_bytes
 from escalation.closed import ClosedSide
 from escalation.prices import BYTES_A_TOKEN, cache_minimum
+from escalation.request_bytes import body_bytes
 from runner.build import AROUND_BYTES
 from runner.errors import RecordError
 from runner.quote.intervals import Range, sum_over

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from escalation.prices import price_date
+from runner import private
 from runner.errors import UsageError
 from runner.quote import Quote
 from runner.quote.words import sections, title
@@ -34,7 +35,7 @@ def show(console: Console, quote: Quote) -> None:
 def write_markdown(quote: Quote, path: Path) -> None:
     """Raises `UsageError` where it cannot be written."""
     try:
-        path.write_text(markdown(quote), encoding="utf-8")
+        private.made(path).write_text(markdown(quote), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write the quote to {path}: {error.strerror}") from None
 

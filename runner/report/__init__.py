@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runner import private
 from runner.errors import RunFailed
 from runner.ledger import read_ledger
 from runner.report.facts import gather
@@ -28,7 +29,7 @@ def write_report(run_dir: Path, output: Path) -> Path:
     beside = output.with_name(output.name + ".tmp")
     try:
         # Undecodable bytes of a record are lone surrogates, which no file can hold.
-        beside.write_text(page, encoding="utf-8", errors="replace")
+        private.made(beside).write_text(page, encoding="utf-8", errors="replace")
         beside.replace(output)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from escalation.calibration import PEOPLE
 from escalation.prices import price_date
+from runner.plain import printable
 from runner.report import plots
 from runner.report.evidence import Labels
 from runner.report.facts import Facts
@@ -57,6 +58,7 @@ def render(facts: Facts) -> str:
     """The whole page, in one string."""
     environment = Environment(
         loader=PackageLoader("runner.report", "."), autoescape=True, undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
@@ -90,6 +92,11 @@ def in_words(reason: Reason | str) -> str:
     return _REASONS[reason] if isinstance(reason, Reason) and reason in _REASONS else (
         str(reason).replace("_", " ")
     )  # fmt: skip
+
+
+def _shown(value: Any) -> Any:
+    """What a customer wrote turns no direction, and ends no line, of the page."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def calibrated(facts: Facts) -> bool:
@@ -163,7 +170,7 @@ def day(at: str) -> str:
 
 def dated(text: str) -> Markup:
     """Dates in a text are kept from being broken at their hyphens."""
-    pieces = enumerate(re.split(r"(\d{4}-\d\d-\d\d)", text))
+    pieces = enumerate(re.split(r"(\d{4}-\d\d-\d\d)", printable(text)))
     span = Markup('<span class="nobreak">{}</span>')
     return Markup("").join(span.format(piece) if n % 2 else piece for n, piece in pieces)
 
@@ -176,7 +183,7 @@ def basis(labels: Labels) -> str:
 
 def coded(text: str) -> Markup:
     """What stands between backticks, as code."""
-    pieces = enumerate(text.split("`"))
+    pieces = enumerate(printable(text).split("`"))
     return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else p for n, p in pieces)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runner import private
+from runner.cells import guarded, row_writer
 from runner.errors import RunFailed
 from runner.json_text import json_encoder
 from runner.records import file_format
@@ -32,6 +33,12 @@ COLUMNS = (
 CONFIDENCE_DIGITS = 4
 ROWS_AT_ONCE = 4096
 
+Seal = Callable[[Path], object]
+
+
+def unsealed(whole: Path) -> None:
+    """Nobody keeps what it was."""
+
 
 def row(outcome: Outcome) -> dict[str, Any]:
     """The contract's row; confidences rounded to `CONFIDENCE_DIGITS`."""
@@ -52,22 +59,38 @@ def row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def write_results(outcomes: Iterable[Outcome], path: Path, fmt: str = "auto") -> int:
-    """Writes all rows, whole or not at all; returns their number.
+def write_results(
+    outcomes: Iterable[Outcome],
+    path: Path,
+    fmt: str = "auto",
+    *,
+    raw: bool = False,
+    seal: Seal = unsealed,
+) -> int:
+    """Writes all rows, whole or not at all; returns their number. ``raw``: CSV without the guard
+    against formulas. ``seal`` sees the whole file before it takes its place.
 
     Raises:
         RunFailed: the file cannot be written; nothing of the run is lost by it.
         InputError: the ending says no format.
     """
-    return write_rows(map(row, outcomes), path, file_format(path, fmt))
+    return write_rows(map(row, outcomes), path, file_format(path, fmt), raw=raw, seal=seal)
 
 
-def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str) -> int:
+def write_rows(
+    rows: Iterator[dict[str, Any]],
+    path: Path,
+    kind: str,
+    *,
+    raw: bool = False,
+    seal: Seal = unsealed,
+) -> int:
     """The same for rows as they are: JSONL takes any, the others those of the contract."""
     write = _WRITERS[kind]
+    rows = map(_guarded, rows) if kind == "csv" and not raw else rows
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _whole(path) as target:
+        private.folder(path.parent)
+        with _whole(path, seal) as target:
             return write(rows, target)
     except OSError as error:
         raise RunFailed(
@@ -77,14 +100,15 @@ def write_rows(rows: Iterator[dict[str, Any]], path: Path, kind: str) -> int:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _whole(path: Path, seal: Seal) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place at the end; devices are written to."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         yield path
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
+        yield private.made(temporary)
+        seal(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -105,16 +129,22 @@ def _flat(one: dict[str, Any]) -> dict[str, Any]:
     return one | {"value": plain, "field_confidence": _dumps(one["field_confidence"])}
 
 
+def _guarded(one: dict[str, Any]) -> dict[str, Any]:
+    """For spreadsheets: no text of it is a formula."""
+    return {name: guarded(cell) if isinstance(cell, str) else cell for name, cell in one.items()}
+
+
 _dumps = json_encoder((", ", ": "))
 
 
 def _csv(rows: Iterator[dict[str, Any]], path: Path) -> int:
     count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        write = row_writer(file)
+        write(COLUMNS)
         for count, one in enumerate(rows, start=1):  # noqa: B007
-            writer.writerow(_flat(one))
+            cells = _flat(one)
+            write(cells[name] for name in COLUMNS)
     return count
 
 

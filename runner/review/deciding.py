@@ -12,8 +12,9 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from runner.cells import unguarded
 from runner.check import Checker
-from runner.labels import DECISION, PART, is_empty, typed, unguarded, validators
+from runner.labels import DECISION, PART, is_empty, typed, validators
 from runner.types import Completion, Constraint, JSONValue
 
 LATER = "correct it, or leave it empty to decide later"

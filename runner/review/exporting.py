@@ -7,7 +7,6 @@ takes off again. A record's field of the same name as one of ours is called ``re
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from runner import private
+from runner.cells import guarded, row_writer
 from runner.errors import InputError, RunFailed, UsageError
 from runner.job import Job
-from runner.labels import DECISION, FROM_ALL, ID, NOTE, PART, WHY, guarded, validators
+from runner.labels import DECISION, FROM_ALL, ID, NOTE, PART, WHY, validators
 from runner.ledger import Ledger, open_ledger
 from runner.results import CONFIDENCE_DIGITS
 from runner.review.draw import Draw
@@ -76,8 +77,8 @@ def export_reviews(
 def _new_file(path: Path) -> Iterator[TextIO]:
     """A file that is not left behind half written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8", newline="") as file:
+        private.folder(path.parent)
+        with open(path, "x", encoding="utf-8", newline="", opener=private.opener) as file:
             try:
                 yield file
                 file.flush()
@@ -151,12 +152,12 @@ def _csv(file: TextIO, rows: Rows, job: Job) -> int:
     names, count = _names(rows(), job.records.id), 0
     decide = [*decision_columns(job.answer.constraint()), NOTE]
     file.write("\ufeff")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_cell(name) for name in (ID, *names.values(), *WHY, *decide))
+    write = row_writer(file)
+    write(_cell(name) for name in (ID, *names.values(), *WHY, *decide))
     for row in rows():
         fields: Mapping[str, Any] = row.record.fields
         cells = [row.record.id, *(fields.get(name) for name in names), *row.why().values()]
-        writer.writerow([*map(_cell, cells), *("" for _ in decide)])
+        write([*map(_cell, cells), *("" for _ in decide)])
         count += 1
     return count
 

@@ -105,16 +105,15 @@ def _read(ledger: Ledger, sample: set[int], job: Job, path: Path) -> tuple[list[
         except ValueError as error:
             mistakes.append(f"line {record.line}: {error}")
     if mistakes:
-        raise InputError(_mistakes(path, mistakes))
+        raise _unusable(path, mistakes)
     return list(found.values()), undecided
 
 
-def _mistakes(path: Path, mistakes: list[str]) -> str:
+def _unusable(path: Path, mistakes: list[str]) -> InputError:
     count = "1 row" if len(mistakes) == 1 else f"{len(mistakes):,} rows"
     more = len(mistakes) - MOST_NAMED
-    named = [f"  {mistake}" for mistake in mistakes[:MOST_NAMED]]
-    named += [f"  and {more:,} more"] if more > 0 else []
-    return "\n".join([f"{path}: nothing was imported: {count} cannot be used", *named])
+    named = mistakes[:MOST_NAMED] + ([f"and {more:,} more"] if more > 0 else [])
+    return InputError(f"{path}: nothing was imported: {count} cannot be used", named)
 
 
 def _check_columns(path: Path, reading: Decisions) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from runner import keys
 from runner.errors import UsageError
 from runner.job import Job
 
@@ -54,6 +55,7 @@ class ServeOptions:
                 f"--api-key-env {self.api_key_env} is the closed model's key: clients must not "
                 "know that one; put another key into another variable"
             )
+        keys.withhold([self.api_key_env])
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
             raise UsageError(

@@ -29,7 +29,7 @@ from runner.ledger import Ledger, open_ledger
 from runner.logs import ENGINE_DIED, event_of
 from runner.pipeline import Answering
 from runner.running import keep, live, own
-from runner.sending import has_key, settle_open_calls
+from runner.sending import has_key, settle_open_calls, take_up
 from runner.serve.answered import Sending
 from runner.serve.app import Desk, make_app
 from runner.serve.gauges import gauges
@@ -145,7 +145,7 @@ class Server:
         run_dir, patience = self._options.run_dir, closed.settings.timeout_s + 10
         day = day_cap(closed, ledger, run_dir)
         escalator = Escalator(ledger, closed, _nobody, watch.verdict, day, say=self._say)
-        await settle_open_calls(ledger, escalator, run_dir, patience)
+        await take_up(ledger, escalator, run_dir, patience)
         sends = has_key(closed)
         if not sends:
             self._say(

@@ -1,0 +1,139 @@
+"""The results files that runs wrote: noted in the trail as they are written, and held to it later.
+
+The note comes before the file takes its place, since a kill may come between: until it is there,
+the former file is as good. A file that has what the ledger would write now is as good, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from runner.ledger import Ledger
+
+FILES = "results"
+Write = Callable[[Path, str, bool], object]
+"""Writes the results anew: into this file, in this format, raw or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """``problem``: what is not as it was written, None where all is; ``notes``: what is old."""
+
+    problem: str | None
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Noting:
+    """One file that is being written, as ``fmt``."""
+
+    ledger: Ledger
+    path: Path
+    fmt: str
+    raw: bool
+
+    def begin(self, whole: Path) -> None:
+        """Notes what is about to take the file's place."""
+        self.ledger.commit()  # so that the trail has all that is in it
+        folder = self.ledger.folder
+        files = {n: f for n, f in noted(self.ledger).items() if _place(folder, n).exists()}
+        name = _name(folder, self.path)
+        former = files.pop(name, {}).get("sha256")
+        new = {"sha256": _hash(whole), "after": _last_change(self.ledger), "format": self.fmt}
+        replaces = {} if former in (None, new["sha256"]) else {"former": former}
+        # Last, as the one that must be there.
+        self._note({**files, name: {**new, "raw": self.raw, **replaces}})
+
+    def done(self) -> None:
+        """It is there."""
+        files = noted(self.ledger)
+        name = _name(self.ledger.folder, self.path)
+        if name in files and files[name].pop("former", None):
+            self._note(files)
+
+    def _note(self, files: dict[str, Any]) -> None:
+        self.ledger.set_meta(FILES, json.dumps(files, ensure_ascii=False))
+
+
+def noted(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Where a results file is, in the run directory or from the root → what was noted of it."""
+    found: dict[str, dict[str, Any]] = json.loads(ledger.meta(FILES) or "{}")
+    return found
+
+
+def check(ledger: Ledger, write: Write) -> Checked:
+    """Whether the results files are as they were written."""
+    before, checked = None, Checked(None, [])
+    while (files := noted(ledger)) != before:  # a run may have written one meanwhile
+        before, checked = files, _check(ledger, files, write)
+        if checked.problem is None:
+            break
+    return checked
+
+
+def _check(ledger: Ledger, files: dict[str, dict[str, Any]], write: Write) -> Checked:
+    notes: list[str] = []
+    last = _last_change(ledger)
+    for number, (name, known) in enumerate(files.items(), start=1):
+        path = _place(ledger.folder, name)
+        try:
+            has = _hash(path)
+        except OSError as error:
+            if number < len(files) and isinstance(error, FileNotFoundError):
+                continue  # of a former run, with another name
+            why = f"cannot be read ({error.strerror}); run again, and it is written anew"
+            return Checked(f"the results file {path} {why}", notes)
+        if has == known["sha256"] and known["after"] == last:
+            continue
+        if has in (known["sha256"], known.get("former")):
+            notes.append(f"{path} was written before the last change; run again, and it has all")
+        elif (line := _differs(path, known, write)) is not None:
+            return Checked(f"the results file {path} was changed{line}", notes)
+    return Checked(None, notes)
+
+
+def _differs(path: Path, known: dict[str, Any], write: Write) -> str | None:
+    """Where the file is not what the ledger would write now; None where it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        right = Path(folder) / path.name
+        write(right, known["format"], known["raw"])
+        if _hash(right) == _hash(path):
+            return None
+        if path.suffix == ".parquet":
+            return ""
+        with right.open("rb") as ours, path.open("rb") as theirs:
+            for number, (own, other) in enumerate(zip_longest(ours, theirs), start=1):
+                if own != other:
+                    what = "is not what the ledger has"
+                    what = "was put in" if own is None else "was taken out" if not other else what
+                    return f": line {number:,} {what}"
+    return ""
+
+
+def _last_change(ledger: Ledger) -> int:
+    """The last entry that speaks of an outcome."""
+    rows = ledger.query("SELECT seq FROM trail WHERE kind='outcome' ORDER BY seq DESC LIMIT 1")
+    return int(rows[0][0]) if rows else 0
+
+
+def _name(folder: Path, path: Path) -> str:
+    """Inside the run directory without it, since that may be moved."""
+    whole, own = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return str(whole.relative_to(own) if whole.is_relative_to(own) else whole)
+
+
+def _place(folder: Path, name: str) -> Path:
+    return folder / name
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
