@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from escalation import collecting
+from escalation.batching import MOST_ASKED
 from runner.errors import UsageError
 from runner.job_file import load_job
 from runner.ledger import read_ledger
@@ -200,7 +200,7 @@ def test_results_that_do_not_come_whole_are_read_again(
 def test_results_that_stay_missing_count_as_paid_and_lost(
     tmp_path: Path, api: StandIn, side: Side
 ) -> None:
-    api.faults.push("missing_row", endpoint=side.rows, times=2 * collecting.MOST_SHORT)
+    api.faults.push("missing_row", endpoint=side.rows, times=2 * MOST_ASKED)
     path = job(tmp_path, api, side)
     run(path)
     ran = collect(path)
