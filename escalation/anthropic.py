@@ -14,16 +14,25 @@ from typing import TYPE_CHECKING, Any
 from escalation.limits import anthropic_limits
 from escalation.replies import (
     LABEL,
+    Bill,
     Key,
     Reply,
     Verdict,
+    late,
     overloaded,
+    part_of,
     received,
+    redirected,
     seconds,
+    served,
+    text_of,
+    tokens,
     unconnected,
+    unexpected,
     unwrap,
 )
 from runner.errors import UsageError
+from runner.foreign_json import Unreadable, clipped, one_line
 from runner.job import Escalation
 from runner.types import Completion, Constraint, Prompt, Usage
 
@@ -80,25 +89,47 @@ class Anthropic:
 
     def completion(self, body: Mapping[str, Any]) -> Completion:
         try:
-            usage = body["usage"]
-            created = usage.get("cache_creation") or {}
-            written_1h = created.get("ephemeral_1h_input_tokens") or 0
-            written = usage.get("cache_creation_input_tokens") or 0
-            text = "".join(b["text"] for b in body["content"] if b.get("type") == "text")
             return Completion(
-                text=unwrap(text),
-                model=str(body["model"]),
-                finish_reason=str(body["stop_reason"]),
-                usage=Usage(
-                    input_tokens=int(usage["input_tokens"]),
-                    output_tokens=int(usage["output_tokens"]),
-                    cache_write_5m=written - written_1h,
-                    cache_write_1h=written_1h,
-                    cache_read=usage.get("cache_read_input_tokens") or 0,
-                ),
+                text=unwrap(_text(body.get("content"))),
+                model=one_line(text_of(body, "model") or self._escalation.model, 200),
+                finish_reason=one_line(text_of(body, "stop_reason") or "no stop_reason", 80),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the reply is no Message: {error!r}") from None
+        except Unreadable as error:
+            raise ValueError(f"the reply is no Message: {error}") from None
+
+    def bill(self, body: Mapping[str, Any]) -> Bill:
+        usage = part_of(body, "usage")
+        created = part_of(usage, "cache_creation")
+        written = tokens(usage, "cache_creation_input_tokens")
+        hour = tokens(created, "ephemeral_1h_input_tokens")
+        minutes = tokens(created, "ephemeral_5m_input_tokens")
+        return Bill(
+            Usage(
+                input_tokens=tokens(usage, "input_tokens", needed=True),
+                output_tokens=tokens(usage, "output_tokens", needed=True),
+                # Where the sum and its parts differ, the larger may be what is billed.
+                cache_write_5m=max(written - hour, minutes),
+                cache_write_1h=hour,
+                cache_read=tokens(usage, "cache_read_input_tokens"),
+            ),
+            served(usage, "inference_geo", "service_tier", "speed"),
+        )
+
+
+def _text(blocks: object) -> str:
+    """Of a Message's content; blocks of other kinds say nothing."""
+    if not isinstance(blocks, list):
+        raise Unreadable(f"content: {clipped(blocks)} is no list")
+    texts = []
+    for block in blocks:
+        if not isinstance(block, dict):
+            raise Unreadable(f"content: {clipped(block)} is no block")
+        if block.get("type") == "text":
+            text = text_of(block, "text")
+            if text is None:
+                raise Unreadable("content: a block of text without one")
+            texts.append(text)
+    return "".join(texts)
 
 
 def _schema_of(constraint: Constraint) -> dict[str, Any] | None:
@@ -142,17 +173,20 @@ def _typed(schema: Any) -> Any:
     return {"anyOf": [plain | {"type": kind} for kind in kinds]}
 
 
-def client(base_url: str | None, key: Key, timeout_s: float, concurrency: int) -> AsyncAnthropic:
-    """The SDK's, without retries of its own."""
-    import httpx2
+def client(
+    base_url: str | None, key: Key, timeout_s: float, concurrency: int, *, bounded: bool = False
+) -> AsyncAnthropic:
+    """The SDK's, without retries of its own; ``bounded``: no reply is read without end."""
     from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+
+    from escalation.bodies import http_settings
 
     return AsyncAnthropic(
         api_key=key.value,
         base_url=base_url or URL,
         max_retries=0,
         timeout=timeout_s,
-        http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
+        http_client=DefaultAsyncHttpxClient(**http_settings(concurrency, bounded=bounded)),
         open_telemetry=False,
     )
 
@@ -165,7 +199,7 @@ class AnthropicWire:
     ) -> None:
         self._timeout = timeout_s
         self._key = Key(key_env)
-        self._client = client(base_url, self._key, timeout_s, concurrency)
+        self._client = client(base_url, self._key, timeout_s, concurrency, bounded=True)
 
     async def send(self, request: Mapping[str, Any]) -> Reply:
         if self._key.problem:
@@ -190,29 +224,33 @@ def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
         return _refused(error, key)
     if isinstance(error, APIConnectionError):
         return unconnected(error, key)
-    if isinstance(error, TimeoutError):
-        return Reply("unknown", problem=f"no whole reply within {timeout_s:g} s")
-    # Whatever else the SDK or its transport raises, the call may have been billed.
-    return Reply("unknown", problem=key.hidden(f"{type(error).__name__}: {error}"))
+    return late(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
 
 
 def _refused(error: APIStatusError, key: Key) -> Reply:
-    limited = "usage limits" in (error.api_message or "")
-    verdict: Verdict
-    if error.error_code in _SPEND_LIMITS or error.status_code in (401, 402, 403) or limited:
-        verdict = "halt"
-    elif error.status_code in (408, 429, 503, 529):
-        verdict = "retry"
-    else:
-        verdict = "unknown" if error.status_code >= 500 or error.status_code == 200 else "reject"
-    problem = key.hidden(f"{error.status_code} {error.api_message or error.type or ''}".strip())
-    headers = error.response.headers
+    status, headers = error.status_code, error.response.headers
+    verdict = _verdict(error)
+    problem = key.line(str(status), error.api_message or error.type)
+    if 300 <= status < 400:
+        problem = redirected(status, headers.get("location"), key)
     pause = seconds(headers.get("retry-after"))
     return Reply(
         verdict,
-        request_id=error.request_id,
+        request_id=error.request_id and key.line(error.request_id),
         problem=problem,
         retry_after_s=pause,
-        overloaded=verdict == "retry" and overloaded(error.status_code, pause),
+        overloaded=verdict == "retry" and overloaded(status, pause),
         limits=anthropic_limits(headers),
     )
+
+
+def _verdict(error: APIStatusError) -> Verdict:
+    status = error.status_code
+    limited = "usage limits" in one_line(error.api_message)
+    if error.error_code in _SPEND_LIMITS or status in (401, 402, 403) or limited:
+        return "halt"
+    if 300 <= status < 400:
+        return "halt"  # it would be so for every request, and nothing was done
+    if status in (408, 429, 503, 529):
+        return "retry"
+    return "unknown" if status >= 500 or status < 300 else "reject"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from typing import Any
 
 from escalation.closed import ClosedSide
+from escalation.prices import times
 from escalation.redact import restore
 from escalation.replies import Reply
 from escalation.standing import STANDS, local_outcome
+from runner.errors import LocalFirstError
+from runner.foreign_json import one_line
 from runner.ledger import Egress, Held, Ledger
 from runner.openai_lines import MOST_USD, most_usd
 from runner.types import Answer, DecidedBy, JSONValue, Outcome, Reason, Status, Usage
@@ -61,23 +65,67 @@ class Booker:
         )
 
     def settle(
-        self, held: Held, attempt: int, reply: Reply, reserved: Decimal, *, batched: bool = False
+        self,
+        held: Held | None,
+        attempt: int,
+        reply: Reply,
+        reserved: Decimal,
+        *,
+        batched: bool = False,
     ) -> Booked:
-        """Books a reply and the outcome that it brings; ``batched``: at the price in a batch."""
+        """Books a reply together with the outcome that it brings; ``batched``: at the price in a
+        batch. ``held``: None where its record no longer waits.
+
+        Whatever goes wrong over a reply's contents is that one record's: a person has it, and the
+        reservation stays spent.
+        """
+        try:
+            with self._ledger.together():
+                return self._settled(held, attempt, reply, reserved, batched)
+        except LocalFirstError:
+            raise  # the disk, not the reply
+        except Exception as error:
+            why = one_line(f"{type(error).__name__}: {error}")
+            lost = Reply("unknown", problem=f"its reply could not be booked: {why}")
+            with self._ledger.together():
+                return self._settled(held, attempt, lost, reserved, batched)
+
+    def _settled(
+        self, held: Held | None, attempt: int, reply: Reply, reserved: Decimal, batched: bool
+    ) -> Booked:
         if reply.verdict != "ok":
             cost = self.unpaid(attempt, reply, reserved)
-            if reply.verdict in ("unknown", "reject"):
+            if held is not None and reply.verdict in ("unknown", "reject"):
                 self.to_review(held, reply)
             return Booked(cost)
+        booked = self._billed(attempt, reply, reserved, batched)
+        if held is not None:
+            self._answered(held, reply.body or {}, paid=booked.usage is not None)
+        return booked
+
+    def _billed(self, attempt: int, reply: Reply, reserved: Decimal, batched: bool) -> Booked:
+        """At what the reply says that it cost; a bill that cannot be read keeps its reservation."""
         try:
-            completion = self._provider.completion(reply.body or {})
+            bill = self._provider.bill(reply.body or {})
         except ValueError as error:
-            return self.settle(held, attempt, Reply("unknown", problem=str(error)), reserved)
-        cost = self._prices[batched].cost(completion.usage)
+            problem = f"what it cost cannot be read: {error}"
+            lost = Reply("unknown", request_id=reply.request_id, problem=problem)
+            return Booked(self.unpaid(attempt, lost, reserved))
+        cost = self._prices[batched].cost(bill.usage)
+        factor = times(self._provider.name, bill.served)
+        cost = max(cost, reserved) if factor is None else cost * factor
         self._ledger.attempts.end_attempt(
-            attempt, "settled", cost=cost, usage=asdict(completion.usage),
-            request_id=reply.request_id,
-        )  # fmt: skip
+            attempt, "settled", cost=cost, usage=asdict(bill.usage), request_id=reply.request_id
+        )
+        return Booked(cost, bill.usage)
+
+    def _answered(self, held: Held, body: Mapping[str, Any], *, paid: bool) -> None:
+        try:
+            completion = self._provider.completion(body)
+        except ValueError as error:
+            reason = Reason.CLOSED_INVALID if paid else Reason.REPLY_LOST
+            self._record(held, Status.REVIEW, reason, error=str(error))
+            return
         completion = restore(completion, self._redactor.placeholders(held.record))
         answer = self._checker.check(completion)
         if answer.valid and held.reason == Reason.AUDIT and held.local is not None:
@@ -89,9 +137,8 @@ class Booker:
             )  # fmt: skip
         else:
             problem = f"{completion.model}: {answer.problem}"
-            self._record(held, Status.REVIEW, Reason.CLOSED_INVALID, error=problem)
             self._ledger.reviews.keep_closed(held.record.position, answer.value)
-        return Booked(cost, completion.usage)
+            self._record(held, Status.REVIEW, Reason.CLOSED_INVALID, error=problem)
 
     def _audited(self, held: Held, local: JSONValue, answer: Answer) -> None:
         """Where both models agree the local answer stands; the paid one replaces a wrong one."""

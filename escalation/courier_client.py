@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from escalation.courier import JOURNAL, LOCK, MOST_LINE_BYTES
 from escalation.replies import Reply
 from runner.errors import RunFailed
+from runner.foreign_json import Unreadable, count, one_line, parse
 from runner.job import Escalation
 
 
@@ -61,7 +63,7 @@ class Courier:
         """Never raises for a failed call: the reply's verdict says what happened."""
         assert self._listener is not None
         if self._listener.done():
-            return _UNSENT
+            return _DIED
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._replies[attempt] = future
         try:
@@ -77,12 +79,13 @@ class Courier:
 
     async def _listen(self) -> None:
         while line := await self._reader.readline():
-            entry = json.loads(line)
-            self._resolve(entry["attempt"], Reply(**entry["reply"]))
+            attempt, reply = _entry(line)
+            if attempt is not None and reply is not None:
+                self._resolve(attempt, reply)
         # Gone, before its time if anything is still open: then its journal knows what it sent.
-        left = _journaled(self._run_dir) if self._replies else {}
+        left, doubt = _journaled(self._run_dir) if self._replies else ({}, False)
         for attempt in self._replies:
-            self._resolve(attempt, left.get(attempt, _UNSENT))
+            self._resolve(attempt, left.get(attempt, _LOST if doubt else _DIED))
 
     def _resolve(self, attempt: int, reply: Reply) -> None:
         future = self._replies.get(attempt)
@@ -91,7 +94,9 @@ class Courier:
             future.set_result(reply)
 
 
-_UNSENT = Reply("halt", problem="the process that makes the paid calls died; run again to go on")
+_DIED = Reply("halt", problem="the process that makes the paid calls died; run again to go on")
+_LOST = Reply("unknown", problem="the reply was lost when the courier was killed")
+_ATTEMPT = re.compile(rb'\s*\{\s*"attempt"\s*:\s*(\d{1,18})\s*[,}]')
 
 
 async def _streams(
@@ -107,31 +112,51 @@ async def _streams(
     return reader, asyncio.StreamWriter(transport, protocol, None, loop)
 
 
-async def former_replies(run_dir: Path, patience_s: float) -> dict[int, Reply]:
-    """What a killed run's courier wrote down, by attempt; waits while it is still at work.
+async def former_replies(run_dir: Path, patience_s: float) -> tuple[dict[int, Reply], Reply]:
+    """What a killed run's courier wrote down, by attempt, and what is true of any other; waits
+    while it is still at work.
 
     An attempt that it was about to send, but whose reply it never wrote, is ``unknown``; one that
-    it never began is absent.
+    it never began is ``unsent``, but where a line does not say whose it is.
     """
     await _until_free(run_dir / LOCK, patience_s)
-    return _journaled(run_dir)
+    replies, doubt = _journaled(run_dir)
+    return replies, _LOST if doubt else Reply("unsent")
 
 
-def _journaled(run_dir: Path) -> dict[int, Reply]:
+def _journaled(run_dir: Path) -> tuple[dict[int, Reply], bool]:
+    """By attempt; and whether there is a line of which it cannot be told whose it is."""
     replies: dict[int, Reply] = {}
+    doubt = False
     try:
-        lines = (run_dir / JOURNAL).read_text(encoding="utf-8").splitlines()
+        journal = (run_dir / JOURNAL).open("rb")
     except FileNotFoundError:
-        return {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # its last line, cut off with the machine's power
-        lost = Reply("unknown", problem="the reply was lost when the courier was killed")
-        known = replies.get(entry["attempt"], lost)
-        replies[entry["attempt"]] = Reply(**entry["reply"]) if "reply" in entry else known
-    return replies
+        return {}, False
+    with journal:
+        for line in journal:
+            attempt, reply = _entry(line)
+            if attempt is not None:
+                replies[attempt] = reply or replies.get(attempt, _LOST)
+            elif line.endswith(b"\n"):  # else cut off with the machine's power, before it counted
+                doubt = True
+    return replies, doubt
+
+
+def _entry(line: bytes) -> tuple[int | None, Reply | None]:
+    """Whose line it is, and the reply in it: None where it has none. One that cannot be read was
+    sent all the same, and is ``unknown``."""
+    whose = _ATTEMPT.match(line)
+    try:
+        entry = parse(line, most_bytes=MOST_LINE_BYTES, odd_numbers=True)
+        attempt = count(entry.get("attempt"), 10**18) if isinstance(entry, dict) else None
+        if attempt is None or "reply" not in entry:
+            return attempt, None
+        return attempt, Reply.from_json(entry["reply"])
+    except Unreadable as error:
+        if whose is None:
+            return None, None
+        problem = f"the reply that was kept for it cannot be read: {one_line(str(error))}"
+        return int(whose[1]), Reply("unknown", problem=problem)
 
 
 async def _until_free(path: Path, patience_s: float) -> None:

@@ -90,19 +90,12 @@ class Escalator:
         """For calls that are not reserved yet."""
         return self._asker.money_left()
 
-    def reconcile(self, former: Mapping[int, Reply]) -> None:
-        """Settles the calls that a killed run had open, from what its courier wrote down."""
+    def reconcile(self, former: Mapping[int, Reply], unheard: Reply) -> None:
+        """Settles the calls that a killed run had open, from what its courier wrote down;
+        ``unheard``: what is true of those that it did not name."""
         for attempt, position, reserved in self._ledger.attempts.open_attempts():
-            reply = former.get(attempt, Reply("unsent"))
             held = self._ledger.held(position)
-            if held is None and reply.verdict == "ok":
-                reply = Reply("unknown", problem="its record no longer waits")
-            if reply.verdict == "ok" and held is not None:
-                self._booker.settle(held, attempt, reply, reserved)
-            else:
-                self._booker.unpaid(attempt, reply)
-                if held is not None and reply.verdict in ("unknown", "reject"):
-                    self._booker.to_review(held, reply)
+            self._booker.settle(held, attempt, former.get(attempt, unheard), reserved)
         self._ledger.commit()
         self._asker.budget = Budget(
             self._settings.budget_usd, self._ledger.attempts.committed_usd()

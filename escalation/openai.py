@@ -15,16 +15,25 @@ from escalation.limits import openai_limits
 from escalation.openai_schema import strict
 from escalation.replies import (
     LABEL,
+    Bill,
     Key,
     Reply,
     Verdict,
+    late,
     overloaded,
+    part_of,
     received,
+    redirected,
     seconds,
+    served,
+    text_of,
+    tokens,
     unconnected,
+    unexpected,
     unwrap,
 )
 from runner.errors import UsageError
+from runner.foreign_json import Unreadable, clipped, one_line
 from runner.job_escalation import Escalation, endpoint_of
 from runner.types import Completion, Constraint, Prompt, Usage
 
@@ -97,43 +106,59 @@ class OpenAI:
 
     def completion(self, body: Mapping[str, Any]) -> Completion:
         try:
-            choice = body["choices"][0]
-            refusal = choice["message"].get("refusal")
+            choice = _only_choice(body.get("choices"))
+            message = part_of(choice, "message")
+            refusal, text = text_of(message, "refusal"), text_of(message, "content")
+            if refusal is None and text is None:
+                raise Unreadable("its message has no content")
+            finished = one_line(text_of(choice, "finish_reason") or "stop", 80)
             return Completion(
-                text=refusal or unwrap(choice["message"].get("content") or ""),
-                model=str(body.get("model") or self._escalation.model),
-                finish_reason="refusal" if refusal else choice.get("finish_reason") or "stop",
-                usage=_usage(body["usage"]),
+                text=refusal or unwrap(text or ""),
+                model=one_line(text_of(body, "model") or self._escalation.model, 200),
+                finish_reason="refusal" if refusal else finished,
             )
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"the reply is no chat completion: {error!r}") from None
+        except Unreadable as error:
+            raise ValueError(f"the reply is no chat completion: {error}") from None
+
+    def bill(self, body: Mapping[str, Any]) -> Bill:
+        """Cached tokens are inside the prompt's; thinking is inside the completion's, but for
+        Gemini's, where the total alone has it."""
+        usage = part_of(body, "usage")
+        details = part_of(usage, "prompt_tokens_details")
+        prompt = tokens(usage, "prompt_tokens", needed=True)
+        output = tokens(usage, "completion_tokens", needed=True)
+        read, written = tokens(details, "cached_tokens"), tokens(details, "cache_write_tokens")
+        return Bill(
+            Usage(
+                input_tokens=max(0, prompt - read - written),
+                output_tokens=max(output, tokens(usage, "total_tokens") - prompt),
+                cache_write_5m=written,
+                cache_read=read,
+            ),
+            served(body, "service_tier"),
+        )
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    """Cached tokens are inside the prompt's; thinking is inside the completion's, but for
-    Gemini's, where the total alone has it."""
-    prompt, output = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    details = usage.get("prompt_tokens_details") or {}
-    read, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
-    return Usage(
-        input_tokens=max(0, prompt - read - written),
-        output_tokens=max(output, (usage.get("total_tokens") or 0) - prompt),
-        cache_write_5m=written,
-        cache_read=read,
-    )
+def _only_choice(choices: object) -> Mapping[str, Any]:
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        raise Unreadable(f"choices: {clipped(choices)} is not the one that was asked for")
+    return choices[0]
 
 
-def client(base_url: str | None, key: Key, timeout_s: float, concurrency: int) -> AsyncOpenAI:
-    """The SDK's, without retries of its own."""
-    import httpx2
+def client(
+    base_url: str | None, key: Key, timeout_s: float, concurrency: int, *, bounded: bool = False
+) -> AsyncOpenAI:
+    """The SDK's, without retries of its own; ``bounded``: no reply is read without end."""
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    from escalation.bodies import http_settings
 
     made = AsyncOpenAI(
         api_key=key.value or "none",
         base_url=base_url or URL,
         max_retries=0,
         timeout=timeout_s,
-        http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
+        http_client=DefaultAsyncHttpxClient(**http_settings(concurrency, bounded=bounded)),
     )
     if endpoint_of(base_url) != "openai":
         # The environment has them for OpenAI, and nobody else is to know.
@@ -149,7 +174,7 @@ class OpenAIWire:
     ) -> None:
         self._timeout = timeout_s
         self._key = Key(key_env)
-        self._client = client(base_url, self._key, timeout_s, concurrency)
+        self._client = client(base_url, self._key, timeout_s, concurrency, bounded=True)
 
     async def send(self, request: Mapping[str, Any]) -> Reply:
         if self._key.problem:
@@ -175,10 +200,7 @@ def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
         return refused(error.status_code, error.body, key, headers, error.request_id)
     if isinstance(error, APIConnectionError):
         return unconnected(error, key)
-    if isinstance(error, TimeoutError):
-        return Reply("unknown", problem=f"no whole reply within {timeout_s:g} s")
-    # Whatever else the SDK or its transport raises, the call may have been billed.
-    return Reply("unknown", problem=key.hidden(f"{type(error).__name__}: {error}"))
+    return late(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
 
 
 def refused(
@@ -186,15 +208,17 @@ def refused(
 ) -> Reply:
     """A request that was answered with an error instead."""
     said = _said(body)
-    message = str(said.get("message") or said.get("detail") or "")
+    problem = key.line(str(status), said.get("message") or said.get("detail"))
     if status == 401:
         # The server's own words have the key in them, or what it begins and ends with.
-        message = f"the key in {key.name} is refused" if key.name else "a key is needed"
+        problem = f"401 the key in {key.name} is refused" if key.name else "401 a key is needed"
+    elif 300 <= status < 400:
+        problem = redirected(status, headers.get("location"), key)
     verdict, pause = _verdict(status, said), _pause(headers.get("retry-after"), said)
     return Reply(
         verdict,
-        request_id=request_id,
-        problem=key.hidden(f"{status} {message[:500]}".strip()),
+        request_id=request_id and key.line(request_id),
+        problem=problem,
         retry_after_s=pause,
         overloaded=verdict == "retry" and overloaded(status, pause),
         limits=openai_limits(headers),
@@ -207,27 +231,29 @@ def _said(body: Any) -> Mapping[str, Any]:
         body = body[0]
     if isinstance(body, Mapping) and isinstance(body.get("error"), Mapping):
         body = body["error"]
-    return body if isinstance(body, Mapping) else {"message": str(body or "")}
+    return body if isinstance(body, Mapping) else {"message": one_line(body)}
 
 
 def _verdict(status: int, said: Mapping[str, Any]) -> Verdict:
-    codes = {str(said.get("code")), str(said.get("type"))}
+    codes = {one_line(said.get("code")), one_line(said.get("type"))}
     if status in (401, 402, 403, 404) or codes & _ALL_REQUESTS:
         return "halt"
+    if 300 <= status < 400:
+        return "halt"  # it would be so for every request, and nothing was done
     if status == 400 and (
-        said.get("param") == "response_format" or _BAD_KEY in str(said.get("message"))
+        said.get("param") == "response_format" or _BAD_KEY in one_line(said.get("message"))
     ):
         return "halt"
     if status in (408, 429, 503, 529):
         return "retry"
-    return "unknown" if status >= 500 or status < 400 else "reject"
+    return "unknown" if status >= 500 or status < 300 else "reject"
 
 
 def _pause(header: str | None, said: Mapping[str, Any]) -> float | None:
     """From the header or, as Gemini says it, the error's details: ``retryDelay: 34s``."""
     details = said.get("details")
     delays = [
-        str(each.get("retryDelay", "")).removesuffix("s")
+        one_line(each.get("retryDelay")).removesuffix("s")
         for each in (details if isinstance(details, list) else ())
         if isinstance(each, Mapping)
     ]

@@ -6,6 +6,7 @@ priced by the job is refused, never free.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -108,6 +109,18 @@ def price_date() -> str:
 def cache_minimum(escalation: Escalation) -> int:
     """The fewest tokens of a shared prefix that the provider keeps; shorter ones never are."""
     return int(_table()["cache_from"].get(escalation.model, LARGEST_CACHE_MINIMUM))
+
+
+def times(provider: str, served: Mapping[str, str]) -> Decimal | None:
+    """What the usual price is to be multiplied by for a reply that was served so; None where that
+    may be more than is known."""
+    factor = Decimal(1)
+    for name, value in served.items():
+        known = _table()["served"].get(provider, {}).get(name, {}).get(value)
+        if known is None:
+            return None
+        factor *= Decimal(known)
+    return factor
 
 
 def price_of(escalation: Escalation, today: date | None = None) -> Price:

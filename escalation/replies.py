@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, get_args
+from urllib.parse import urlsplit
 
-from runner.types import Completion, Prompt
+from runner.foreign_json import Unreadable, clipped, count, one_line, parse
+from runner.types import Completion, Prompt, Usage
 
 LABEL = "label"
 """The one property of the object that a plain label comes in: APIs want objects."""
+LONGEST_S = 1e9
+"""A pause of so many seconds, or of more, is one that nobody waits for."""
 
 Verdict = Literal["ok", "retry", "reject", "halt", "unknown", "unsent"]
-"""``ok``: billed, with a readable answer. ``retry``: not billed, try again. ``reject``: not billed,
-this request will never do. ``halt``: not billed, no request will do (key, spend limit).
-``unknown``: perhaps billed, no readable answer. ``unsent``: never left the machine."""
+"""``ok``: done, and billed; what its body holds is the provider's to read. ``retry``: not billed,
+try again. ``reject``: not billed, this request will never do. ``halt``: not billed, no request
+will do (key, spend limit). ``unknown``: perhaps billed, no readable answer. ``unsent``: never left
+the machine."""
+_VERDICTS = frozenset(get_args(Verdict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +39,103 @@ class Reply:
     limits: Mapping[str, Sequence[float]] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Reply:
+        """What `as_json` wrote, in this version or a former one.
+
+        Raises:
+            Unreadable: it is no reply.
+        """
+        given = value if isinstance(value, dict) else {}
+        verdict, body = given.get("verdict"), given.get("body")
+        if not isinstance(verdict, str) or verdict not in _VERDICTS:
+            raise Unreadable(f"{clipped(verdict)} is no verdict on a call")
+        if body is not None and not isinstance(body, dict):
+            raise Unreadable("its body is no object")
+        pause, limits = given.get("retry_after_s"), given.get("limits")
+        return cls(
+            verdict,  # type: ignore[arg-type]
+            body=body,
+            request_id=_said(given.get("request_id")),
+            problem=_said(given.get("problem")),
+            retry_after_s=seconds(pause),
+            overloaded=given.get("overloaded") is True,
+            limits=limits if _are_limits(limits) else None,
+        )
+
+
+def _said(value: object) -> str | None:
+    return None if value is None else one_line(value)
+
+
+def _are_limits(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(row, list)
+        and len(row) == 3
+        and all(isinstance(each, int | float) and math.isfinite(each) for each in row)
+        for row in value.values()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a reply says of its cost. ``served``: how it was, as far as that changes the price
+    (`escalation.prices.times`)."""
+
+    usage: Usage
+    served: Mapping[str, str] = field(default_factory=dict)
+
+
+def tokens(usage: Mapping[str, Any], name: str, *, needed: bool = False) -> int:
+    """A count of a usage's; null and absent are 0 where it is not ``needed``.
+
+    Raises:
+        Unreadable: it is no count.
+    """
+    value = usage.get(name)
+    if value is None and not needed:
+        return 0
+    try:
+        return count(value)
+    except Unreadable as error:
+        raise Unreadable(f"{name}: {error}") from None
+
+
+def part_of(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object within another; null and absent are an empty one.
+
+    Raises:
+        Unreadable: it is something else.
+    """
+    value = whole.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise Unreadable(f"{name}: {clipped(value)} is no object")
+    return value or {}
+
+
+def text_of(whole: Mapping[str, Any], name: str) -> str | None:
+    """A text within an object; None where it is null or absent.
+
+    Raises:
+        Unreadable: it is something else.
+    """
+    value = whole.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Unreadable(f"{name}: {clipped(value)} is no text")
+    return value
+
+
+def served(usage: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """How a reply says that it was served, where it does."""
+    return {name: one_line(usage[name], 80) for name in names if usage.get(name) is not None}
 
 
 class Provider(Protocol):
-    """One closed API: a request out of a prompt, a completion out of a reply's body.
+    """One closed API: a request out of a prompt, a bill and a completion out of a reply's body.
 
-    Both are pure; the sending is `Wire`'s, in the courier's process.
+    All are pure; the sending is `Wire`'s, in the courier's process.
     """
 
     name: str
@@ -50,7 +146,11 @@ class Provider(Protocol):
         ...
 
     def completion(self, body: Mapping[str, Any]) -> Completion:
-        """Raises ValueError where the body is not what the API promises."""
+        """The answer, without its usage. Raises ValueError where it cannot be read."""
+        ...
+
+    def bill(self, body: Mapping[str, Any]) -> Bill:
+        """Raises ValueError where it cannot be read."""
         ...
 
 
@@ -76,6 +176,11 @@ class Key:
         """The text without the key, which SDKs and servers repeat in their complaints."""
         return text.replace(self.value, "(the key)") if self.value else text
 
+    def line(self, *words: object) -> str:
+        """Somebody else's words as one short line without the key."""
+        texts = [word if isinstance(word, str) else one_line(word) for word in words]
+        return one_line(" ".join(self.hidden(text) for text in texts if text))
+
 
 def unconnected(error: Exception, key: Key) -> Reply:
     """What the SDK's connection error says of the money: without a connection nothing has left,
@@ -83,31 +188,66 @@ def unconnected(error: Exception, key: Key) -> Reply:
     import httpx2
 
     cause = error.__cause__
+    if isinstance(cause, Unreadable):
+        return Reply("unknown", problem=key.line(f"the reply's body is {cause}"))
     unsent = isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout))
     why = f"{error} ({cause})" if cause else str(error)
-    problem = key.hidden(f"the connection failed: {why}")
+    problem = key.line(f"the connection failed: {why}")
     return Reply("retry" if unsent else "unknown", problem=problem, overloaded=unsent)
+
+
+def unexpected(error: Exception, key: Key) -> Reply:
+    """Whatever else the SDK or its transport raises, the call may have been billed."""
+    return Reply("unknown", problem=key.line(f"{type(error).__name__}: {error}"))
+
+
+def late(timeout_s: float) -> Reply:
+    return Reply("unknown", problem=f"no whole reply within {timeout_s:g} s")
+
+
+def redirected(status: int, location: str | None, key: Key) -> str:
+    """The sentence for a reply that names another address: the text goes to no other."""
+    try:
+        parts = urlsplit(location or "")
+        port = f":{parts.port}" if parts.port else ""
+        where = f"{parts.scheme}://{parts.hostname}{port}" if parts.hostname else parts.path
+    except ValueError:
+        where = ""
+    return key.line(
+        f"{status}: `escalation.base_url` redirects to {where or 'nowhere'}, and redirects are not "
+        "followed; set `escalation.base_url` to the API's own address"
+    )
 
 
 def received(
     content: bytes, request_id: str | None, limits: Mapping[str, Sequence[float]] | None
 ) -> Reply:
-    """A reply whose body came whole; without its usage nobody can tell what it cost."""
+    """A reply whose body came whole."""
     try:
-        body = json.loads(content)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict) or not isinstance(body.get("usage"), dict):
-        problem = "the reply's body is not readable"
-        return Reply("unknown", request_id=request_id, problem=problem)
-    return Reply("ok", body=body, request_id=request_id, limits=limits)
+        body = parse(content, odd_numbers=True)
+    except Unreadable as error:
+        problem = f"the reply's body is not readable: {one_line(str(error))}"
+        return Reply("unknown", request_id=_said(request_id), problem=problem)
+    return answered(body, request_id, limits)
+
+
+def answered(
+    body: object,
+    request_id: object = None,
+    limits: Mapping[str, Sequence[float]] | None = None,
+) -> Reply:
+    """The same of a body that `parse` gave, with ``odd_numbers``."""
+    if not isinstance(body, dict):
+        problem = "the reply's body is not readable: it is no object"
+        return Reply("unknown", request_id=_said(request_id), problem=problem)
+    return Reply("ok", body=body, request_id=_said(request_id), limits=limits)
 
 
 def unwrap(text: str) -> str:
     """A label that came as ``{"label": …}``, bare."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parse(text)
+    except Unreadable:
         return text
     if isinstance(value, dict) and set(value) == {LABEL} and isinstance(value[LABEL], str):
         return str(value[LABEL])
@@ -119,10 +259,12 @@ def overloaded(status: int, retry_after_s: float | None) -> bool:
     return status in (503, 529) or (status == 429 and retry_after_s is None)
 
 
-def seconds(header: str | None) -> float | None:
+def seconds(header: object) -> float | None:
     """A date, or what is no number of seconds, counts as nothing said."""
-    try:
-        seconds = float(header or "")
-    except ValueError:
+    if not isinstance(header, str | int | float):
         return None
-    return seconds if seconds >= 0 else None
+    try:
+        seconds = float(header)
+    except (ValueError, OverflowError):
+        return None
+    return min(seconds, LONGEST_S) if seconds >= 0 else None

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 MOST_BYTES = 32 * 1024 * 1024
 MOST_DEPTH = 100
 MOST_COUNT = 10**9
+MOST_DIGITS = 1000
 
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 _HALF = re.compile("[\ud800-\udfff]")
@@ -23,10 +24,12 @@ class Unreadable(ValueError):
     """Not JSON that can be worked with; one clause says why."""
 
 
-def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
+def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES, odd_numbers: bool = False) -> Any:
     """The value of a JSON text, UTF-8 with or without a BOM.
 
-    Half surrogates in strings become U+FFFD, as no file or database can hold them.
+    Half surrogates in strings become U+FFFD, as no file or database can hold them. With
+    ``odd_numbers``, what is no finite number, or none of a bearable length, comes as its text:
+    one bad count does not cost all that stands beside it.
 
     Raises:
         Unreadable: over ``most_bytes``, nested over `MOST_DEPTH`, or not strict JSON.
@@ -37,7 +40,7 @@ def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
         if depth(text) > MOST_DEPTH:
             raise Unreadable(f"nested over {MOST_DEPTH} deep")
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = (_LENIENT if odd_numbers else _STRICT).decode(text)
     except Unreadable:
         raise
     except (ValueError, RecursionError) as error:
@@ -84,6 +87,14 @@ def clipped(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def one_line(value: object, most: int = 500) -> str:
+    """Somebody else's words as a sentence may hold them: one line, bounded, no control codes."""
+    text = value if isinstance(value, str) else "" if value is None else clipped(value, most)
+    shown = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= most else f"{shown[:most]}…"
+
+
 def _refuse(constant: str) -> NoReturn:
     raise Unreadable(f"{constant} is no JSON")
 
@@ -93,6 +104,20 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise Unreadable(f"{digits[:20]} is no finite number")
     return number
+
+
+def _finite_or_text(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+def _int_or_text(digits: str) -> int | str:
+    return int(digits) if len(digits) <= MOST_DIGITS else digits
+
+
+# Made once: `json.loads` makes one at every call that has a setting.
+_STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_LENIENT = json.JSONDecoder(parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text)
 
 
 def _whole(value: Any) -> Any:

@@ -123,6 +123,6 @@ async def settle_open_calls(
 ) -> None:
     """Books the paid calls that a former process left open; all of them are settled then."""
     if ledger.attempts.open_attempts():
-        escalator.reconcile(await former_replies(run_dir, patience_s))
+        escalator.reconcile(*await former_replies(run_dir, patience_s))
     escalator.settle_day()
     (run_dir / JOURNAL).unlink(missing_ok=True)  # all of it is in the ledger now

@@ -36,7 +36,7 @@ RETRIED = ["408", "429", "429_bare", "503", "529"]
 REFUSED = ["409", "413"]
 LOST = [
     "500", "502", "504", "504_after", "rst_before", "rst_after", "fin_after", "cut", "cut_chunked",
-    "cut_unsized", "malformed", "empty", "html", "no_usage", "slow", "drip",
+    "cut_unsized", "malformed", "empty", "html", "slow", "drip",
 ]  # fmt: skip
 INVALID = ["refusal", "refusal_late", "max_tokens", "pause_turn", "context_window", "off_enum"]
 HALTS = ["400_usage_limits", "401", "402", "403", "429_spend"]
@@ -71,13 +71,15 @@ def end_of(name: str) -> End:
         return End("review", "rejected_by_provider", ["released"], [False])
     if name in LOST:
         return End("review", "reply_lost", ["unknown"], [name not in UNBILLED])
+    if name == "no_usage":  # its answer is used, and it counts as spent in full
+        return End("done", "high_stakes", ["unknown"], [True])
     if name in INVALID:
         return End("review", "closed_invalid", ["settled"], [name not in UNBILLED])
     return End("done", "high_stakes", ["settled"], [True])
 
 
 def test_each_fault_of_a_single_call_has_its_end(tmp_path: Path, api: StandIn) -> None:
-    names = [*RETRIED, *REFUSED, *LOST, *INVALID, "other_case", "sound"]
+    names = [*RETRIED, *REFUSED, *LOST, *INVALID, "no_usage", "other_case", "sound"]
     assert set(FAULTS) | {"sound"} == {*names, *HALTS}
     for name in names[:-1]:
         changes: dict[str, Any] = {"seconds": 3.0} if name in ("slow", "drip") else {}
@@ -100,7 +102,11 @@ def test_each_fault_of_a_single_call_has_its_end(tmp_path: Path, api: StandIn) -
         assert list(states) == end.states, name
         if end.states == ["unknown"]:  # perhaps billed: all of the reservation is spent
             assert costs == reserved and costs[0] > 0, name
-        sure += sum(billed) if name not in (*LOST, "refusal") else Decimal(sum(costs)) / 10**12
+        sure += (
+            sum(billed)
+            if name not in (*LOST, "no_usage", "refusal")
+            else Decimal(sum(costs)) / 10**12
+        )
     assert ran.rows["other_case"]["value"] == {"intent": "lost_card"}
     assert ran.spent == sure >= api.bill.total_usd()
 

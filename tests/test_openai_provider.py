@@ -318,7 +318,7 @@ PROVIDER = OpenAI(Escalation.model_validate({"provider": "openai"}))
     ],
 )  # fmt: skip
 def test_usage_is_split_without_loss(usage: dict[str, Any], wanted: Usage) -> None:
-    assert PROVIDER.completion(reply_body(usage=usage)).usage == wanted
+    assert PROVIDER.bill(reply_body(usage=usage)).usage == wanted
 
 
 @pytest.mark.parametrize(
@@ -328,13 +328,21 @@ def test_usage_is_split_without_loss(usage: dict[str, Any], wanted: Usage) -> No
         {"choices": None},
         {"choices": [{"finish_reason": "stop"}]},
         {"choices": [{"message": {"content": [{"type": "text"}]}, "finish_reason": "stop"}]},
-        {"usage": {"prompt_tokens": None, "completion_tokens": 3}},
-        {"usage": {"completion_tokens": 3}},
     ],
 )
 def test_a_body_that_is_no_chat_completion_is_a_value_error(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no chat completion"):
         PROVIDER.completion(reply_body(**changes))
+
+
+@pytest.mark.parametrize(
+    "usage", [None, [], {"prompt_tokens": None, "completion_tokens": 3}, {"completion_tokens": 3}]
+)
+def test_usage_that_cannot_be_read_is_no_bill(usage: Any) -> None:
+    body = reply_body(usage=usage)
+    with pytest.raises(ValueError, match="prompt_tokens|usage"):
+        PROVIDER.bill(body)
+    assert PROVIDER.completion(body).text == "yes"
 
 
 def test_a_refusal_is_no_answer_and_a_missing_name_is_the_jobs() -> None:

@@ -256,6 +256,26 @@ class Ledger(Queue):
         with self.one_moment():
             return prove(self._db, noted)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is written within, or, where something raises, none of it; uncommitted until
+        the next `commit`."""
+        with self.trail.writing():
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN")
+            self._db.execute("SAVEPOINT together")
+        undo = self.trail.mark()
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:  # else all of it is undone already
+                self._db.execute("ROLLBACK TO together")
+                undo()
+            raise
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("RELEASE together")
+
     def commit(self) -> None:
         with self.trail.writing():
             self.trail.flush()

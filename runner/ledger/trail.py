@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +117,15 @@ class Trail:
         statement: all or nothing, or else an entry could be left without its row."""
         self._db.rollback()
         self._kept, self._last = [], None
+
+    def mark(self) -> Callable[[], None]:
+        """What takes the entries back to as they are now, where their rows are taken back too."""
+        kept, last = list(self._kept), self._last
+
+        def back() -> None:
+            self._kept, self._last = kept, last
+
+        return back
 
     def add(
         self,
