@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from escalation.anthropic import client, failed
-from escalation.batch_calls import Calls, Response, made_id, one_line
+from escalation.batch_calls import Calls, Response, made_id
 from escalation.batches import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
 from escalation.listing import Search
-from escalation.replies import Key, Reply, Verdict
+from escalation.replies import Key, Reply, Verdict, answered
+from runner.foreign_json import one_line
 from runner.job import Escalation
 
 PAGE = 100
@@ -140,10 +141,7 @@ class AnthropicBatches:
             return _UNREAD
         kind, message, error = result.get("type"), result.get("message"), result.get("error")
         if kind == "succeeded" and isinstance(message, dict):
-            if not isinstance(message.get("usage"), dict):
-                return _UNREAD
-            said = message.get("id")
-            return Reply("ok", body=message, request_id=said if isinstance(said, str) else None)
+            return answered(message, message.get("id"))
         if message is not None:
             return _UNREAD  # it was answered, whatever else is said of it
         if kind in _UNDONE:
@@ -155,8 +153,7 @@ class AnthropicBatches:
         verdict: Verdict = (
             "halt" if what in _HALTS else "retry" if what in _AGAIN else "reject"
         ) if isinstance(what, str) else "unknown"  # fmt: skip
-        problem = self._key.hidden(f"{one_line(what)}: {one_line(inner.get('message'))}")
-        return Reply(verdict, problem=problem)
+        return Reply(verdict, problem=self._key.line(f"{one_line(what)}:", inner.get("message")))
 
     async def cancel(self, batch_id: str) -> None:
         await self._calls.tell(lambda: self._raw.cancel(batch_id))

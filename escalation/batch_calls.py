@@ -14,15 +14,15 @@ from contextlib import (
     aclosing,
     asynccontextmanager,
 )
+from dataclasses import replace
 from typing import Any, Protocol
 
 from escalation.batches import UPLOAD_S, CallFailed
-from escalation.replies import Key, Reply, Verdict
+from escalation.replies import Key, Reply
 from runner.foreign_json import MOST_BYTES, Unreadable, clipped, parse
 
 ENDED_LINE = b"\n"
 _BLANK = b" \t\r\xef\xbb\xbf"
-_MOVED = (301, 302, 307, 308)
 _LONGEST_ID = 512
 
 
@@ -47,17 +47,17 @@ class Calls:
 
     async def make(self, call: Open, within_s: float | None = None) -> Mapping[str, Any]:
         """A call that makes something: where its reply is lost, nobody knows whether it did."""
-        async with self._told(_of_making):
+        async with self._told(asking=False):
             return await _whole(call, within_s or self._timeout_s)
 
     async def ask(self, call: Open) -> Mapping[str, Any]:
         """A call that changes nothing, so that its failure is no more than this batch's."""
-        async with self._told(_of_asking):
+        async with self._told(asking=True):
             return await _whole(call, self._timeout_s)
 
     async def tell(self, call: Open) -> None:
         """The same where the reply says nothing."""
-        async with self._told(_of_asking), asyncio.timeout(self._timeout_s), call():
+        async with self._told(asking=True), asyncio.timeout(self._timeout_s), call():
             return
 
     async def rows(self, call: Open) -> AsyncGenerator[tuple[str, Mapping[str, Any]]]:
@@ -66,7 +66,7 @@ class Calls:
         async with aclosing(self._lines(call)) as lines:
             async for line in lines:
                 try:
-                    row = parse(line)
+                    row = parse(line, odd_numbers=True)  # one bad count does not cost the answer
                 except Unreadable:
                     continue
                 name = row.get("custom_id") if isinstance(row, dict) else None
@@ -78,7 +78,7 @@ class Calls:
         clock = asyncio.get_running_loop().time
         until, line = clock() + max(UPLOAD_S, self._timeout_s), bytearray()
         due = clock() + self._timeout_s
-        async with self._told(_of_asking), AsyncExitStack() as stack:
+        async with self._told(asking=True), AsyncExitStack() as stack:
             async with asyncio.timeout_at(due):
                 pieces = (await stack.enter_async_context(call())).iter_bytes()
             while True:
@@ -97,7 +97,7 @@ class Calls:
                     return
 
     @asynccontextmanager
-    async def _told(self, means: Callable[[Verdict, int | None], Verdict]) -> AsyncIterator[None]:
+    async def _told(self, *, asking: bool) -> AsyncIterator[None]:
         """Turns whatever an SDK raises into `CallFailed`."""
         if self._key.problem:
             raise CallFailed(Reply("halt", problem=self._key.problem))
@@ -106,29 +106,14 @@ class Calls:
         except CallFailed:
             raise
         except Unreadable as error:
-            problem = self._key.hidden(f"the reply is not readable: {error}")
+            problem = self._key.line(f"the reply is not readable: {error}")
             raise CallFailed(Reply("unknown", problem=problem)) from None
         except Exception as error:
-            known = self._failed(error, self._key, self._timeout_s)
-            status = getattr(error, "status_code", None)
-            raise CallFailed(
-                Reply(
-                    means(known.verdict, status),
-                    request_id=known.request_id,
-                    problem=one_line(known.problem),
-                    retry_after_s=known.retry_after_s,
-                )
-            ) from None
-
-
-def _of_making(verdict: Verdict, status: int | None) -> Verdict:
-    # Nothing was made where it went, and it is not sent to where the provider points.
-    return "halt" if status in _MOVED else verdict
-
-
-def _of_asking(verdict: Verdict, status: int | None) -> Verdict:
-    """Only a key that is refused is refused for all batches."""
-    return "halt" if status == 401 else "unknown"
+            reply = self._failed(error, self._key, self._timeout_s)
+            if asking:  # only a key that is refused is refused for all batches
+                refused = getattr(error, "status_code", None) == 401
+                reply = replace(reply, verdict="halt" if refused else "unknown")
+            raise CallFailed(reply) from None
 
 
 async def _whole(call: Open, within_s: float) -> Mapping[str, Any]:
@@ -146,8 +131,9 @@ async def _whole(call: Open, within_s: float) -> Mapping[str, Any]:
 
 def id_of(value: object) -> str | None:
     """What can be an id: a short text that a URL and a terminal take."""
-    fine = isinstance(value, str) and 0 < len(value) <= _LONGEST_ID
-    return str(value) if fine and str(value).isascii() and str(value).isprintable() else None
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
+        return None
+    return value if value.isascii() and value.isprintable() else None
 
 
 def made_id(made: Mapping[str, Any]) -> str:
@@ -156,9 +142,3 @@ def made_id(made: Mapping[str, Any]) -> str:
     if found is None:
         raise CallFailed(Reply("unknown", problem="the reply has no id"))
     return found
-
-
-def one_line(said: object, most: int = 500) -> str:
-    """What somebody else said, as a sentence of ours may hold it."""
-    text = said if isinstance(said, str) else "" if said is None else clipped(said, most)
-    return "".join(c if c.isprintable() else " " for c in text[:most]).strip()

@@ -19,13 +19,13 @@ from tenacity import (
     wait_exponential,
 )
 
-from escalation.batch_calls import one_line
 from escalation.batches import LATEST_S, BatchApi, CallFailed, Lost, Remote
 from escalation.batching import BatchSender, Desk
 from escalation.lanes import Lanes
 from escalation.reading import Reader
 from escalation.replies import Reply
 from runner.errors import LocalFirstError, UsageError
+from runner.foreign_json import one_line
 from runner.ledger import Batch
 from runner.types import Reason
 

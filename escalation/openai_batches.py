@@ -11,14 +11,15 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from escalation.batch_calls import Calls, id_of, made_id, one_line
+from escalation.batch_calls import Calls, id_of, made_id
 from escalation.batches import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
 from escalation.listing import Search
 from escalation.openai import client, failed, refused
-from escalation.replies import Key, Reply
-from runner.foreign_json import Unreadable, count
+from escalation.replies import Key, Reply, answered
+from runner.foreign_json import Unreadable, count, one_line
 from runner.job import Escalation
 
 MARK = "localfirst"
@@ -140,7 +141,7 @@ class OpenAIBatches:
             for error in (listed if isinstance(listed, list) else [])[:3]
             if isinstance(error, dict)
         ]
-        return self._key.hidden("; ".join(filter(None, said)) or "the provider refused it")
+        return self._key.line("; ".join(filter(None, said)) or "the provider refused it")
 
     async def results(self, remote: Remote) -> AsyncGenerator[tuple[str, Reply]]:
         for file in remote.files:
@@ -155,19 +156,18 @@ class OpenAIBatches:
             return Reply("retry", problem=f"{one_line(error['code'])} in its batch")
         if not isinstance(response, dict):
             return _UNREAD
-        body, said = response.get("body"), response.get("request_id")
-        request = said if isinstance(said, str) else None
+        body, request = response.get("body"), response.get("request_id")
         if not isinstance(body, dict):
             return _UNREAD
         if body.get("choices"):  # an answer, whatever status is beside it
-            return Reply("ok", body=body, request_id=request)
+            return answered(body, request)
         status = _status(response.get("status_code"))
         if status < 400 or not isinstance(body.get("error"), dict):
             return _UNREAD
-        reply = refused(status, body, self._key, {}, request)
+        reply = refused(status, body, self._key, {}, request if isinstance(request, str) else None)
         # Within a batch an error is not billed, whatever it is.
         undone = reply.verdict == "unknown"
-        return Reply("retry", request_id=request, problem=reply.problem) if undone else reply
+        return replace(reply, verdict="retry") if undone else reply
 
     async def cancel(self, batch_id: str) -> None:
         await self._calls.tell(lambda: self._raw.cancel(batch_id))

@@ -110,10 +110,6 @@ class Reader:
             return
         opened.brought[reply.verdict] += 1
         held = self._ledger.held(position)
-        if held is None:
-            problem = "its record no longer waits"
-            self._desk.booker.unpaid(attempt, Reply("unknown", problem=problem))
-            return
         booked = self._desk.booker.settle(held, attempt, reply, reserved, batched=True)
         opened.back += reserved - booked.cost
         if reply.verdict in ("retry", "halt"):
