@@ -165,7 +165,7 @@ class Collector:
         trying = AsyncRetrying(
             retry=retry_if_exception_type(CallFailed),
             stop=stop_after_attempt(TRIES) | stop_after_delay(self._settings.timeout_s),
-            wait=wait_exponential(multiplier=0.2, max=5),
+            wait=wait_exponential(multiplier=min(0.2, self._settings.batch.poll_s), max=5),
             reraise=True,
         )
         async for attempt in trying:
