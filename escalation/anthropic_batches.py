@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from escalation.anthropic import client, failed
-from escalation.batch_calls import Calls, Response, made_id
+from escalation.batch_calls import Calls, Response, first_names, made_id
 from escalation.batches import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
 from escalation.listing import Search
 from escalation.replies import Key, Reply, Verdict, answered
@@ -21,8 +21,6 @@ from runner.foreign_json import one_line
 from runner.job import Escalation
 
 PAGE = 100
-SAMPLE = 100
-"""So many rows tell whose a batch is: all of it, unless somebody's row is astray in it."""
 _RUNNING = {"in_progress", "canceling"}
 _UNDONE = {"canceled", "expired"}
 _HALTS = {"authentication_error", "permission_error", "billing_error"}
@@ -41,7 +39,7 @@ class AnthropicBatches:
         self._client = client(escalation.base_url, self._key, self._timeout, 4)
         self._raw = self._client.messages.batches.with_streaming_response
         self._calls = Calls(self._key, failed, self._timeout)
-        self._others: set[str] = set()
+        self._names: dict[str, list[str]] = {}
 
     async def create(self, parts: Sequence[Part], prefix: str) -> str:
         requests: Any = [{"custom_id": part.name, "params": part.request} for part in parts]
@@ -62,34 +60,20 @@ class AnthropicBatches:
         return await Search(lost, page, judge, _made_at).found()
 
     async def _judge(self, batch_id: str, prefix: str) -> Found:
-        if batch_id in self._others:
-            return Found(None)
+        names = self._names.get(batch_id)
         try:
-            remote = await self.look(batch_id)  # the list may be behind
-            if not remote.ended:
-                return Found(None, running=True)
-            own = await self._own_parts(remote, prefix)
+            if names is None:
+                remote = await self.look(batch_id)  # the list may be behind
+                if not remote.ended:
+                    return Found(None, running=True)
+                names = await first_names(self.results(remote))
         except CallFailed as error:
             if error.reply.verdict == "halt":
                 raise
-            own = None
-        if own is None:
+        if not names:
             return Found(None, undecided=f"it may be {batch_id}, whose results cannot be read")
-        if not own:
-            self._others.add(batch_id)
-        return Found(batch_id if own else None)
-
-    async def _own_parts(self, remote: Remote, prefix: str) -> bool | None:
-        """Whether they are the lost batch's; None where none can be read."""
-        seen = 0
-        async with aclosing(self.results(remote)) as rows:
-            async for name, _ in rows:
-                if name.startswith(prefix):
-                    return True
-                seen += 1
-                if seen >= SAMPLE:
-                    break
-        return False if seen else None
+        self._names[batch_id] = names
+        return Found(batch_id if any(name.startswith(prefix) for name in names) else None)
 
     async def look(self, batch_id: str) -> Remote:
         batch = await self._calls.ask(lambda: self._raw.retrieve(batch_id))

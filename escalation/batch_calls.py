@@ -24,6 +24,7 @@ from runner.foreign_json import MOST_BYTES, Unreadable, clipped, parse
 ENDED_LINE = b"\n"
 _BLANK = b" \t\r\xef\xbb\xbf"
 _LONGEST_ID = 512
+SAMPLE = 100
 
 
 class Response(Protocol):
@@ -114,6 +115,17 @@ class Calls:
                 refused = getattr(error, "status_code", None) == 401
                 reply = replace(reply, verdict="halt" if refused else "unknown")
             raise CallFailed(reply) from None
+
+
+async def first_names(rows: AsyncGenerator[tuple[str, object]]) -> list[str]:
+    """Of a file's first rows: enough to tell whose it is, though one of them be astray in it."""
+    names = []
+    async with aclosing(rows):
+        async for name, _ in rows:
+            names.append(name)
+            if len(names) >= SAMPLE:
+                break
+    return names
 
 
 async def _whole(call: Open, within_s: float) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from escalation.batch_calls import id_of
-from escalation.batches import CallFailed, Found, Lost
+from escalation.batches import Found, Lost
 
 MOST_PAGES = 200
 MOST_STALLS = 3
@@ -39,36 +39,22 @@ class Search:
         self._orderly, self._oldest = True, float("inf")
 
     async def found(self) -> Found:
-        more: object = None
         for _ in range(MOST_PAGES):
-            try:
-                page = await self._page(self._cursors[-1])
-            except CallFailed:
-                if more is not False:
-                    raise
-                return self._told(None)  # it had said so: it need not say it twice
-            more = page.get("has_more")
-            if end := await self._end(page, more):
-                return end
+            page = await self._page(self._cursors[-1])
+            data, more = page.get("data"), page.get("has_more")
+            if not isinstance(data, list):
+                return self._told("a page of the provider's list is not readable")
+            for entry in data:
+                if found := await self._look_at(entry):
+                    return found
+            if not data and more is False:
+                return self._told(None)
+            self._stalls = 0 if self._goes_on(page, data) else self._stalls + 1
+            if self._stalls >= MOST_STALLS:
+                return self._told("the provider's list does not come to its end")
         # Newest first, and by now what was made long before the lost one: the rest is older.
         passed = self._orderly and not self._lost.made_at(self._oldest)
         return self._told(None if passed else f"the provider's list has over {MOST_PAGES} pages")
-
-    async def _end(self, page: Mapping[str, Any], more: object) -> Found | None:
-        """What the search has come to, where it ends with this page."""
-        data = page.get("data")
-        if not isinstance(data, list):
-            return self._told("a page of the provider's list is not readable")
-        new = [entry for entry in data if _id(entry) not in self._seen]
-        for entry in new:
-            if found := await self._look_at(entry):
-                return found
-        if more is not True and not any(map(_id, new)):
-            return self._told(None)
-        self._stalls = 0 if self._goes_on(page, data) else self._stalls + 1
-        if self._stalls >= MOST_STALLS:
-            return self._told("the provider's list does not come to its end")
-        return None
 
     def _goes_on(self, page: Mapping[str, Any], data: list[object]) -> bool:
         """Whether there is a place behind this page that was not asked about."""
@@ -85,6 +71,8 @@ class Search:
     async def _look_at(self, entry: object) -> Found | None:
         """The lost batch, where this is it."""
         batch_id, at = _id(entry), None
+        if batch_id in self._seen:
+            return None
         if isinstance(entry, dict):
             at = self._time_of(entry)
             self._orderly = self._orderly and at is not None and at <= self._oldest

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from escalation.batch_calls import Calls, id_of, made_id
+from escalation.batch_calls import Calls, first_names, id_of, made_id
 from escalation.batches import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
 from escalation.listing import Search
 from escalation.openai import client, failed, refused
@@ -24,7 +24,6 @@ from runner.job import Escalation
 
 MARK = "localfirst"
 PAGE = 100
-SAMPLE = 100
 _RUNNING = {"validating", "in_progress", "finalizing", "cancelling"}
 _STOPPED = {"expired", "cancelled"}
 _UNREAD = Reply("unknown", problem="its result in the batch is none")
@@ -41,7 +40,7 @@ class OpenAIBatches:
         self._raw = self._client.batches.with_streaming_response
         self._files = self._client.files.with_streaming_response
         self._calls = Calls(self._key, failed, self._timeout)
-        self._others: set[str] = set()
+        self._names: dict[str, list[str]] = {}
 
     async def create(self, parts: Sequence[Part], prefix: str) -> str:
         body = await asyncio.to_thread(_file, parts)
@@ -80,37 +79,24 @@ class OpenAIBatches:
         return await Search(lost, page, judge, _made_at).found()
 
     async def _judge(self, batch_id: str, entry: Mapping[str, Any], prefix: str) -> Found:
-        if batch_id in self._others:
-            return Found(None)
-        own = _marked(entry, prefix)
+        own, names = _marked(entry, prefix), self._names.get(batch_id)
         try:
-            if own is None:  # the list may say less than the batch
+            if own is None and names is None:  # the list may say less than the batch
                 entry = await self._calls.ask(lambda: self._raw.retrieve(batch_id))
                 own = _marked(entry, prefix)
-            if own is None:
-                own = await self._own_parts(entry, prefix)
+                if own is None and (file_id := id_of(entry.get("input_file_id"))):
+                    names = await first_names(
+                        self._calls.rows(lambda: self._files.content(file_id))
+                    )
         except CallFailed as error:
             if error.reply.verdict == "halt":
                 raise
-        if own is None:
+        if own is None and not names:
             return Found(None, undecided=f"it may be {batch_id}, whose requests cannot be read")
-        if not own:
-            self._others.add(batch_id)
+        if own is None and names:
+            self._names[batch_id] = names
+            own = any(name.startswith(prefix) for name in names)
         return Found(batch_id if own else None)
-
-    async def _own_parts(self, batch: Mapping[str, Any], prefix: str) -> bool | None:
-        """Whether its requests are the lost batch's; None where none can be read."""
-        file_id, seen = id_of(batch.get("input_file_id")), 0
-        if file_id is None:
-            return None
-        async with aclosing(self._calls.rows(lambda: self._files.content(file_id))) as rows:
-            async for name, _ in rows:
-                if name.startswith(prefix):
-                    return True
-                seen += 1
-                if seen >= SAMPLE:
-                    break
-        return False if seen else None
 
     async def look(self, batch_id: str) -> Remote:
         batch = await self._calls.ask(lambda: self._raw.retrieve(batch_id))

@@ -7,17 +7,22 @@ it sends is made odd on its way.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import random
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from escalation import listing
+from escalation.batches import CallFailed, Found, Lost
+from runner.build import _batches as build_batches
 from runner.job_file import load_job
 from tests.jobs import Ran, query, records, run
 from tests.stand_in import StandIn
@@ -75,7 +80,7 @@ def moved(code: int, to: str) -> Change:
 
 
 WHOLE: dict[str, Change] = {
-    **{f"body {odd!r:.20}": with_body(lambda body, odd=odd: odd) for odd in ODD},
+    **{f"body {odd!r:.20}": bytes_of(json.dumps(odd).encode()) for odd in ODD},
     "deep": bytes_of(b'{"id":' + b"[" * 100_000),
     "not UTF-8": bytes_of(b'{"id": "\xff"}'),
     "half a body": lambda reply: replace(reply, body=reply.body[: len(reply.body) // 2]),
@@ -201,3 +206,300 @@ def test_a_look_that_stays_odd_keeps_nobody_and_can_be_given_up(
     assert set(ends[: len(changes)]) == {("review", "reply_lost")}
     assert given_up.spent == ran.spent
     sound_books(given_up, api)
+
+
+def lines(change: Callable[[list[bytes]], list[bytes]]) -> Change:
+    return lambda reply: replace(reply, body=b"".join(change(reply.body.splitlines(keepends=True))))
+
+
+def noted(text: str) -> Change:
+    """A text, unescaped, in each row."""
+    raw = b'{"note": "' + text.encode() + b'", '
+    return lines(lambda rows: [raw + row[1:] for row in rows])
+
+
+SOUND_FILES: dict[str, Change] = {
+    **{
+        f"a raw {ord(c):#06x}": noted(f"a{c}b")
+        for c in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r\t\x00"
+    },
+    "a BOM": lambda reply: replace(reply, body=b"\xef\xbb\xbf" + reply.body),
+    "a BOM alone": lambda reply: replace(reply, body=b"\xef\xbb\xbf\n" + reply.body),
+    "CRLF": lambda reply: replace(reply, body=reply.body.replace(b"\n", b"\r\n")),
+    "empty lines": lines(lambda rows: [line for row in rows for line in (b"\n", b" \t\r\n", row)]),
+    "no last end": lambda reply: replace(reply, body=reply.body.rstrip(b"\n")),
+    "gzip": lambda reply: replace(
+        reply, body=gzip.compress(reply.body),
+        headers=reply.headers | {"content-encoding": "gzip"},
+    ),
+    "JSON": lambda reply: replace(reply, headers={"content-type": "application/json"}),
+    "no type": lambda reply: replace(reply, headers={"content-type": ""}),
+    "rows between": lines(
+        lambda rows: [
+            b"null\n", b"[]\n", b'"x"\n', b"1e999\n", b"{}\n", b"{\n", b'{"custom_id": null}\n',
+            b'{"custom_id": "nobody"}\n', b'{"custom_id": 5, "result": {}}\n', b"[" * 5000 + b"\n",
+            b"\xff\xfe\n", *rows,
+        ]
+    ),
+    "a long line": lines(lambda rows: [b'{"x": "' + b"x" * (33 << 20) + b'"}\n', *rows]),
+    "twice": lambda reply: replace(reply, body=reply.body * 2),
+}  # fmt: skip
+BAD_FILES = WHOLE | STATUSES | {
+    "half a row": lambda reply: replace(reply, body=reply.body[:-20]),
+    "all but a row": lines(lambda rows: rows[1:]),
+}  # fmt: skip
+
+
+def test_what_is_no_line_end_and_no_row_is_taken_for_none(
+    tmp_path: Path, api: StandIn, side: Side
+) -> None:
+    changes = list(SOUND_FILES.values())
+    path = sent(tmp_path, api, side, len(changes) + 1)
+    odd = Oddly(api, side.rows, changes, times=1)
+    all_done(collect(path), api)
+    assert list(odd.met.values()) == [1] * (len(changes) + 1)  # nothing was read again
+
+
+def test_results_that_are_odd_for_a_moment_are_read_again(
+    tmp_path: Path, api: StandIn, side: Side
+) -> None:
+    changes = list(BAD_FILES.values())
+    path = sent(tmp_path, api, side, len(changes) + 1)
+    Oddly(api, side.rows, changes, times=3)
+    all_done(collect(path), api)
+    assert made(api) == len(changes) + 1
+
+
+def row_changes(side: Side) -> dict[str, Callable[[dict[str, Any]], Any]]:
+    """What may become of a row: None where its record is answered all the same."""
+    changes: dict[str, Callable[[dict[str, Any]], Any]] = {}
+
+    def at(place: str, value: Any) -> None:
+        *way, last = place.split(".")
+
+        def change(row: dict[str, Any]) -> dict[str, Any]:
+            inner: Any = row
+            for name in way:
+                inner = inner[name]
+            inner[last] = value
+            return row
+
+        changes[f"{place} {value!r:.20}"] = change
+
+    claude = side is SIDES["anthropic"]
+    inner = "result.message" if claude else "response.body"
+    places = ["result", "result.type"] if claude else ["response"]
+    for place in [*places, inner, f"{inner}.content" if claude else f"{inner}.choices"]:
+        for value in ODD:
+            at(place, value)
+    for value in ODD:
+        changes[f"row {value!r:.20}"] = lambda row, value=value: value
+        if not isinstance(value, str):
+            changes[f"name {value!r:.20}"] = lambda row, value=value: row | {"custom_id": value}
+    for kind in ("expired", "canceled", "errored", "paused"):
+        if claude:
+            at("result.type", kind)
+    if not claude:
+        for code in (400, 401, 404, 500, 503):
+            changes[f"{code}"] = lambda row, code=code: (
+                row | {"response": {"status_code": code, "request_id": 5, "body": None}}
+            )
+        for error in ("text", [], 5, {}, {"code": None}, {"code": 5, "message": []}):
+            changes[f"error {error!r}"] = lambda row, error=error: row | {
+                "error": error, "response": None,
+            }  # fmt: skip
+    else:
+        for error in ODD:
+            changes[f"errored {error!r:.20}"] = lambda row, error=error: (
+                row | {"result": {"type": "errored", "error": error}}
+            )
+    return changes
+
+
+def test_an_odd_row_is_its_own_records_review(tmp_path: Path, api: StandIn, side: Side) -> None:
+    changes = list(row_changes(side).values())
+    path = sent(tmp_path, api, side, 2, each=len(changes) + 1)
+
+    def change(row: bytes) -> bytes:
+        whole = json.loads(row)
+        at = int(whole["custom_id"].split("-")[-1]) - 1
+        return row if at >= len(changes) else json.dumps(changes[at](whole)).encode() + b"\n"
+
+    Oddly(api, side.rows, [lines(lambda rows: [change(row) for row in rows])], times=float("inf"))
+    ran = collect(path)
+    ends = list(ran.ends().values())
+    assert set(ends[: len(changes)]) <= {
+        ("review", "reply_lost"), ("review", "closed_invalid"), ("review", "rejected_by_provider"),
+    }  # fmt: skip
+    assert set(ends[len(changes) :]) == {("done", "high_stakes")}
+    sound_books(ran, api)
+    assert made(api) == 2
+    collect(path, wait=False)
+    assert made(api) == 2
+
+
+@pytest.mark.parametrize("status", ["200", 201, "201", 299, None, "x", [], 500])
+def test_a_full_answer_is_one_whatever_status_is_beside_it(
+    tmp_path: Path, api: StandIn, status: Any
+) -> None:
+    def change(row: bytes) -> bytes:
+        whole = json.loads(row)
+        whole["response"]["status_code"] = status
+        return json.dumps(whole).encode() + b"\n"
+
+    path = sent(tmp_path, api, SIDES["openai"], 1)
+    spoil = lines(lambda rows: [change(row) for row in rows])
+    Oddly(api, "file_content", [spoil], times=float("inf"))
+    all_done(collect(path), api)
+
+
+def test_a_batch_whose_creation_is_told_oddly_is_found_and_not_made_twice(
+    tmp_path: Path, api: StandIn, side: Side
+) -> None:
+    changes = [
+        *WHOLE.values(), *(put("id", v) for v in ODD if not isinstance(v, str) or not v),
+        status(500), status(504, "x"), moved(303, "/elsewhere"),
+    ]  # fmt: skip
+    rows = records(names(len(changes) + 1))
+    batch = FAST | {"max_requests": 1, "listed_within_s": 60}
+    path = job(tmp_path, api, side, rows, batch=batch)
+    Oddly(api, side.create, changes[:-1], times=1)
+    run(path)
+    all_done(collect(path), api)
+    assert made(api) == len(rows)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(tmp_path: Path, api: StandIn, side: Side, code: int) -> None:
+    with StandIn(tmp_path / "other.jsonl") as other:
+        path = sent(tmp_path / "sent", api, side, 2)
+        here = Oddly(api, side.look, [moved(code, f"{other.url}/v1/x")] * 9, times=2)
+        all_done(collect(path), api)
+        assert here.met
+        fresh = job(tmp_path / "new", api, side, records(names(2)), batch=FAST)
+        Oddly(api, side.create, [moved(code, f"{other.url}/v1/x")], times=1)
+        ran = run(fresh)
+        assert "redirects" in (ran.summary.stopped or "")
+        assert other.bill.requests(None) == []
+
+
+@pytest.mark.parametrize("pause", ["inf", "1e300", "99999999", "nan", "-1"])
+def test_no_pause_that_is_asked_for_is_longer_than_we_try(
+    tmp_path: Path, api: StandIn, side: Side, pause: str
+) -> None:
+    api.twist = lambda endpoint, call, reply: (
+        Reply(429, b"{}", {"retry-after": pause}) if endpoint == side.create else reply
+    )
+    path = job(tmp_path, api, side, batch=FAST, escalation={"retry_for_s": 1})
+    ran = run(path)
+    assert set(ran.waits_for().values()) == {"provider_busy"}
+    assert ran.spent == 0
+
+
+class Listing:
+    """Two entries to a page, out of order where it likes, and every fault of a trial in it."""
+
+    def __init__(self, side: Side, chance: random.Random) -> None:
+        self.claude = side is SIDES["anthropic"]
+        self.chance = chance
+        self.faults = set(chance.sample(FAULTS, chance.randint(1, 4)))
+        self.calls = 0
+
+    def __call__(self, shown: list[dict[str, Any]], after: str | None) -> Any:
+        self.calls += 1
+        entries = [self.spoiled(dict(entry)) for entry in shown]
+        if "older first" in self.faults:
+            entries.reverse()
+        if "foreign" in self.faults:
+            nulls = dict.fromkeys(entries[0]) if entries else {}
+            entries[len(entries) // 2 : 0] = [nulls | {"id": "foreign_1"}, nulls]  # type: ignore[list-item]
+        ids = [entry["id"] for entry in entries]
+        start = ids.index(after) + 1 if after in ids else 0
+        page, more = entries[start : start + 2], start + 2 < len(entries)
+        if "empty" in self.faults and self.chance.random() < 0.5:
+            page, more = [], True
+        if "endless" in self.faults and self.calls > 3:
+            page, more = entries[:2], True
+        last = page[-1]["id"] if page else None
+        body = {"data": page, "has_more": more, "first_id": None, "last_id": last}
+        if "no cursor" in self.faults:
+            body |= {"last_id": None}
+        if "lies about the end" in self.faults and page:
+            body |= {"has_more": False}
+        if "says nothing of the end" in self.faults:
+            del body["has_more"]
+        if "no list" in self.faults and self.chance.random() < 0.3:
+            body["data"] = None
+        return body
+
+    def spoiled(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if "counts" in self.faults:
+            counts = entry["request_counts"]
+            entry["request_counts"] = self.chance.choice([dict.fromkeys(counts, 0), None, counts])
+        if "metadata" in self.faults:
+            entry["metadata"] = None
+        if "times" in self.faults:
+            entry["created_at"] = None
+        if "status" in self.faults:
+            entry["processing_status" if self.claude else "status"] = None
+        return entry
+
+
+FAULTS = [
+    "older first", "foreign", "empty", "endless", "no cursor", "lies about the end",
+    "says nothing of the end", "no list", "counts", "metadata", "times", "status",
+]  # fmt: skip
+
+
+def test_a_lost_batch_is_never_sent_again_however_odd_the_list_is(
+    tmp_path: Path, api: StandIn, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 trials over both: of each search, the lost batch is the outcome, or that it cannot be
+    told; never that it was not made."""
+    monkeypatch.setattr(listing, "MOST_PAGES", 30)
+    path = sent(tmp_path, api, side, 7, each=5)
+    settings = load_job(path, ()).job.escalation
+    assert settings is not None
+    (mark,) = query(path.parent / "run", "SELECT value FROM meta WHERE key='batches'")[0]
+    shown: list[dict[str, Any]] = []
+    api.twist = lambda endpoint, call, reply: (
+        replace(reply, body=json.dumps(trial(shown, cursor_of(call))).encode())
+        if endpoint == lists and shown
+        else reply
+    )
+    lists = side.look.replace("retrieve", "list")
+
+    def cursor_of(call: Call) -> str | None:
+        return call.query.get("after_id", call.query.get("after"))
+
+    async def search(lost: Lost) -> Found | None:
+        try:
+            return await client.find(lost)
+        except CallFailed:
+            return None
+
+    async def trials() -> Iterator[tuple[str, Found | None]]:
+        nonlocal client, trial
+        client = build_batches(settings)
+        every = await client._calls.ask(lambda: client._raw.list(limit=100))
+        shown.extend(every["data"])
+        found = []
+        for n in range(100):
+            trial = Listing(side, random.Random(n))
+            number = n % 7 + 1
+            lost = Lost(f"{mark}-{number}-", time.time(), frozenset())
+            found.append((shown[7 - number]["id"], await search(lost)))
+            print("DBG", n, trial.faults, found[-1])
+        await client.aclose()
+        return iter(found)
+
+    client: Any = None
+    trial: Any = None
+    seen = Counter[str]()
+    for own, found in asyncio.run(trials()):
+        if found is None or found.undecided or found.running:
+            seen["undecided"] += found is None or found.id is None
+        else:
+            assert found.id == own
+            seen["found"] += 1
+    assert seen["found"] > 40
