@@ -104,7 +104,11 @@ class Asker:
             self._waits(call)
             return
         if reply is not None and reply.verdict == "retry":
-            self._halt.now(Reason.PROVIDER_BUSY, reply.problem)
+            self._busy(reply.problem)
+
+    def _busy(self, problem: str | None) -> None:
+        self._halt.now(Reason.PROVIDER_BUSY, problem)
+        self._pace.forget()
 
     def _left_s(self, call: _Call) -> float:
         return self._settings.retry_for_s - (time.monotonic() - call.since)
@@ -164,7 +168,7 @@ class Asker:
                 return _Turn(self._pace.begin(size), self._breaker.begin())
             if (busy := self._pace.refused_for(size)) > self._settings.retry_for_s:
                 problem = f"the provider's rate limit is used up for another {busy:,.0f} s"
-                self._halt.now(Reason.PROVIDER_BUSY, problem)
+                self._busy(problem)
             await self._halt.sleep(pause)
         return None
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from escalation.replies import Reply, Wire
+from runner.foreign_json import one_line
 
 WIRES = {
     "anthropic": "escalation.anthropic:AnthropicWire",
@@ -95,7 +96,7 @@ async def _sent(wire: Wire, request: dict[str, Any]) -> Reply:
     try:
         return await wire.send(request)
     except Exception as error:
-        return Reply("unknown", problem=f"{type(error).__name__}: {error}")
+        return Reply("unknown", problem=one_line(f"{type(error).__name__}: {error}"))
 
 
 async def serve(run_dir: Path) -> None:

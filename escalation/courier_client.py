@@ -17,7 +17,7 @@ from typing import Any
 from escalation.courier import JOURNAL, LOCK, MOST_LINE_BYTES
 from escalation.replies import Reply
 from runner.errors import RunFailed
-from runner.foreign_json import Unreadable, count, one_line, parse
+from runner.foreign_json import MOST_DEPTH, Unreadable, count, one_line, parse
 from runner.job import Escalation
 
 
@@ -94,6 +94,7 @@ class Courier:
             future.set_result(reply)
 
 
+AROUND = 10  # so deep a reply's body stands in a line
 _DIED = Reply("halt", problem="the process that makes the paid calls died; run again to go on")
 _LOST = Reply("unknown", problem="the reply was lost when the courier was killed")
 _ATTEMPT = re.compile(rb'\s*\{\s*"attempt"\s*:\s*(\d{1,18})\s*[,}]')
@@ -147,7 +148,9 @@ def _entry(line: bytes) -> tuple[int | None, Reply | None]:
     sent all the same, and is ``unknown``."""
     whose = _ATTEMPT.match(line)
     try:
-        entry = parse(line, most_bytes=MOST_LINE_BYTES, odd_numbers=True)
+        entry = parse(
+            line, most_bytes=MOST_LINE_BYTES, most_depth=MOST_DEPTH + AROUND, odd_numbers=True
+        )
         attempt = count(entry.get("attempt"), 10**18) if isinstance(entry, dict) else None
         if attempt is None or "reply" not in entry:
             return attempt, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -47,7 +48,8 @@ def _put(found: Limits, name: str, given: list[str | None], reset_s: float | Non
         limit, remaining = float(given[0] or ""), float(given[1] or "")
     except ValueError:
         return
-    if reset_s is not None and limit > 0:
+    # Whatever is no finite number says nothing.
+    if reset_s is not None and math.isfinite(limit + remaining + reset_s) and limit > 0:
         found[name] = (limit, remaining, max(0.0, reset_s))
 
 
@@ -55,14 +57,14 @@ def _server_time(headers: Mapping[str, str]) -> float:
     """By the server's own clock where it says it: resets are times of day, and clocks differ."""
     try:
         return parsedate_to_datetime(headers.get("date", "")).timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, IndexError):
         return time.time()
 
 
 def _until(reset: str, now: float) -> float | None:
     try:
         return datetime.fromisoformat(reset).timestamp() - now
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -100,6 +100,12 @@ class Pace:
             level = remaining - beside
             self._buckets[name] = _Bucket(limit, level, self.clock() + reset_s)
 
+    def forget(self) -> None:
+        """What the provider said of its limits: after a stop it is asked anew, lest a pause of any
+        length that it once named holds requests back for good."""
+        self._buckets.clear()
+        self._held_until = 0.0
+
     def _need(self, size: int) -> Need:
         tokens = size * self._per_byte
         output = self.max_tokens if self._output is None else self._output

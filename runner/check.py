@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from jsonschema import validators
+from jsonschema.exceptions import ValidationError
 from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
 from referencing import Registry
 
 from runner import signals
+from runner.foreign_json import Unreadable, one_line, parse, whole
+from runner.json_text import json_encoder
 from runner.types import Answer, Completion, Constraint, JSONValue
 
 Values = dict[str, signals.Value]
@@ -30,8 +33,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _MOST_KNOWN, _SHORT = 4096, 1000
-_HALF = r"[\ud800-\udfff]"
-_ESCAPED_HALF = r"\\u[dD][89a-fA-F]"
+MOST_TEXT = 1_000_000
+"""The most characters of an answer: what is longer is no answer to a record, and slow to check."""
 
 
 class Checker:
@@ -42,9 +45,10 @@ class Checker:
         self._validator: Validator | None = None
         if constraint.schema is not None:
             # An empty registry: a schema's `$ref` to the web is not fetched.
-            self._validator = validator_for(constraint.schema)(
-                constraint.schema, registry=Registry()
+            kind = validators.extend(
+                validators.validator_for(constraint.schema), {"uniqueItems": _all_differ}
             )
+            self._validator = kind(constraint.schema, registry=Registry())
         self._fitting: set[str] = set()
         self._labels = frozenset(constraint.labels or ())
         self._options = _enumerated(constraint.schema or {})
@@ -52,15 +56,13 @@ class Checker:
     def check(self, completion: Completion) -> Answer:
         """Never raises: an answer that is no good comes out as not ``valid`` with a ``problem``."""
         value, problem = self._parse(completion)
-        if _has_halves(completion.text):
-            value = json.loads(_writable(json.dumps(value, ensure_ascii=False)))
         values = {} if problem else self._values(completion)
-        each = {_writable(name): signals.value_signals(v) for name, v in values.items()}
+        each = {whole(name): signals.value_signals(v) for name, v in values.items()}
         scores = self._scores(each)
         return Answer(
             value=value,
             valid=problem is None,
-            problem=problem and _writable(problem),
+            problem=problem and one_line(problem),
             signals={f"{n}.{k}" if n else k: v for n, ks in each.items() for k, v in ks.items()},
             score=scores.get(WHOLE),
             confidence=scores.get(WHOLE),
@@ -72,7 +74,9 @@ class Checker:
         )
 
     def _parse(self, completion: Completion) -> tuple[JSONValue, str | None]:
-        text = completion.text.strip()
+        text = whole(completion.text.strip())
+        if len(text) > MOST_TEXT:
+            return text[:MOST_TEXT], f"the answer has over {MOST_TEXT:,} characters"
         if completion.finish_reason == "refusal":
             return text or None, "the model refused"
         if completion.finish_reason not in ("stop", "end_turn", "stop_sequence"):
@@ -89,10 +93,8 @@ class Checker:
 
     def _parse_json(self, text: str, validator: Validator) -> tuple[JSONValue, str | None]:
         try:
-            value, end = _decoder.raw_decode(text)
-        except (ValueError, RecursionError):
-            return text, "the answer is not JSON"
-        if end < len(text):
+            value = parse(text)
+        except Unreadable:
             return text, "the answer is not JSON"
         if text in self._fitting:
             return value, None
@@ -102,7 +104,8 @@ class Checker:
                 value = _mend_case(value, self._constraint.schema or {})
                 error = next(validator.iter_errors(value), None)
         except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
-            return value, f"the answer cannot be held against the schema: {trouble}"
+            why = type(trouble).__name__ if isinstance(trouble, RecursionError) else trouble
+            return value, f"the answer cannot be held against the schema: {why}"
         if error is None:
             self._remember(text)
             return value, None
@@ -181,24 +184,25 @@ def _in_other_case(given: str, options: Iterable[Any]) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
-def _finite(text: str) -> float:
-    """A number as JSON can hold it: ``NaN``, ``Infinity`` and ``1e999`` are none."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is not a JSON number")
-    return number
+def _all_differ(
+    validator: Any, wanted: object, value: object, schema: object
+) -> Iterator[ValidationError]:
+    """``uniqueItems`` in one pass; jsonschema's own compares each item with each other."""
+    if wanted and validator.is_type(value, "array"):
+        seen = {_sorted_text(_by_kind(item)) for item in value}  # type: ignore[attr-defined]
+        if len(seen) < len(value):  # type: ignore[arg-type]
+            yield ValidationError("its items are not all different")
 
 
-def _has_halves(text: str) -> bool:
-    """Whether there may be halves of characters in it, written out or escaped."""
-    if not text.isascii() and re.search(_HALF, text):
-        return True
-    return "\\" in text and re.search(_ESCAPED_HALF, text) is not None
+def _by_kind(value: JSONValue) -> JSONValue:
+    """So that 1 and 1.0 are the same, as JSON Schema has it, and 1 and true are not."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_by_kind(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _by_kind(each) for name, each in value.items()}
+    return value
 
 
-_decoder = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
-
-
-def _writable(text: str) -> str:
-    """The text with halves of characters replaced, so that it can be written as UTF-8."""
-    return text if text.isascii() else re.sub(_HALF, "\ufffd", text)
+_sorted_text = json_encoder(sort_keys=True)

@@ -24,7 +24,13 @@ class Unreadable(ValueError):
     """Not JSON that can be worked with; one clause says why."""
 
 
-def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES, odd_numbers: bool = False) -> Any:
+def parse(
+    content: bytes | str,
+    *,
+    most_bytes: int = MOST_BYTES,
+    most_depth: int = MOST_DEPTH,
+    odd_numbers: bool = False,
+) -> Any:
     """The value of a JSON text, UTF-8 with or without a BOM.
 
     Half surrogates in strings become U+FFFD, as no file or database can hold them. With
@@ -32,14 +38,14 @@ def parse(content: bytes | str, *, most_bytes: int = MOST_BYTES, odd_numbers: bo
     one bad count does not cost all that stands beside it.
 
     Raises:
-        Unreadable: over ``most_bytes``, nested over `MOST_DEPTH`, or not strict JSON.
+        Unreadable: over ``most_bytes``, nested over ``most_depth``, or not strict JSON.
     """
     if len(content) > most_bytes:
         raise Unreadable(f"over {most_bytes:,} bytes")
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        if depth(text) > MOST_DEPTH:
-            raise Unreadable(f"nested over {MOST_DEPTH} deep")
+        if depth(text) > most_depth:
+            raise Unreadable(f"nested over {most_depth} deep")
         value = (_LENIENT if odd_numbers else _STRICT).decode(text)
     except Unreadable:
         raise

@@ -145,7 +145,7 @@ def serving(
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    wait_until(lambda: server.ready or failed)
+    wait_until(lambda: server.ready or failed, 60.0)
     served = Served(server, run_dir, said)
     try:
         if not failed:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from escalation.redact.redactor import Placeholders
+from runner.foreign_json import Unreadable, parse
 from runner.types import Completion, JSONValue
 
 
@@ -29,8 +30,8 @@ def restore(completion: Completion, placeholders: Placeholders) -> Completion:
         return value
 
     try:
-        given = json.loads(completion.text)
-    except (json.JSONDecodeError, RecursionError):
+        given = parse(completion.text)
+    except Unreadable:
         return replace(completion, text=str(restored(completion.text)))
     whole = restored(given)
     if whole == given:
