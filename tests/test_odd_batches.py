@@ -14,17 +14,21 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from escalation import listing
-from escalation.batches import CallFailed, Found, Lost
+from escalation import batch_calls, listing
+from escalation.batches import CallFailed, Found, Lost, Remote
 from runner.build import _batches as build_batches
+from runner.cli import main
+from runner.job import Escalation
 from runner.job_file import load_job
-from tests.jobs import Ran, query, records, run
+from tests.jobs import Ran, query, records, rows_of, run
 from tests.stand_in import StandIn
 from tests.stand_in.wire import Call, Reply
 from tests.test_batch_lane import SIDES, Side, collect, job, made
@@ -270,54 +274,49 @@ def test_results_that_are_odd_for_a_moment_are_read_again(
     assert made(api) == len(changes) + 1
 
 
-def row_changes(side: Side) -> dict[str, Callable[[dict[str, Any]], Any]]:
-    """What may become of a row: None where its record is answered all the same."""
-    changes: dict[str, Callable[[dict[str, Any]], Any]] = {}
+Spoil = Callable[[dict[str, Any]], Any]
 
-    def at(place: str, value: Any) -> None:
-        *way, last = place.split(".")
 
-        def change(row: dict[str, Any]) -> dict[str, Any]:
-            inner: Any = row
-            for name in way:
-                inner = inner[name]
-            inner[last] = value
-            return row
+def at(place: str, value: Any) -> Spoil:
+    """Puts a value into a row."""
+    *way, last = place.split(".")
 
-        changes[f"{place} {value!r:.20}"] = change
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        inner: Any = row
+        for name in way:
+            inner = inner[name]
+        inner[last] = value
+        return row
 
+    return change
+
+
+def instead(**parts: Any) -> Spoil:
+    return lambda row: row | parts
+
+
+def row_changes(side: Side) -> list[Spoil]:
+    """What may become of a row, so that it is none or its answer cannot be told."""
     claude = side is SIDES["anthropic"]
-    inner = "result.message" if claude else "response.body"
-    places = ["result", "result.type"] if claude else ["response"]
-    for place in [*places, inner, f"{inner}.content" if claude else f"{inner}.choices"]:
-        for value in ODD:
-            at(place, value)
-    for value in ODD:
-        changes[f"row {value!r:.20}"] = lambda row, value=value: value
-        if not isinstance(value, str):
-            changes[f"name {value!r:.20}"] = lambda row, value=value: row | {"custom_id": value}
-    for kind in ("expired", "canceled", "errored", "paused"):
-        if claude:
-            at("result.type", kind)
-    if not claude:
-        for code in (400, 401, 404, 500, 503):
-            changes[f"{code}"] = lambda row, code=code: (
-                row | {"response": {"status_code": code, "request_id": 5, "body": None}}
-            )
-        for error in ("text", [], 5, {}, {"code": None}, {"code": 5, "message": []}):
-            changes[f"error {error!r}"] = lambda row, error=error: row | {
-                "error": error, "response": None,
-            }  # fmt: skip
-    else:
-        for error in ODD:
-            changes[f"errored {error!r:.20}"] = lambda row, error=error: (
-                row | {"result": {"type": "errored", "error": error}}
-            )
-    return changes
+    places = (
+        ["result", "result.type", "result.message", "result.message.content"]
+        if claude
+        else ["response", "response.body", "response.body.choices"]
+    )
+    changes = [at(place, value) for place in places for value in ODD]
+    changes += [lambda row, value=value: value for value in ODD]  # type: ignore[misc]
+    changes += [instead(custom_id=value) for value in ODD if not isinstance(value, str)]
+    if claude:
+        changes += [at("result.type", kind) for kind in ("expired", "canceled", "errored", "new")]
+        return changes + [instead(result={"type": "errored", "error": each}) for each in ODD]
+    none = [{"status_code": code, "request_id": 5, "body": None} for code in (400, 401, 404, 500)]
+    errors = ["text", [], 5, {}, {"code": None}, {"code": 5, "message": []}]
+    changes += [instead(response=each) for each in none]
+    return changes + [instead(error=each, response=None) for each in errors]
 
 
 def test_an_odd_row_is_its_own_records_review(tmp_path: Path, api: StandIn, side: Side) -> None:
-    changes = list(row_changes(side).values())
+    changes = row_changes(side)
     path = sent(tmp_path, api, side, 2, each=len(changes) + 1)
 
     def change(row: bytes) -> bytes:
@@ -414,7 +413,7 @@ class Listing:
             nulls = dict.fromkeys(entries[0]) if entries else {}
             entries[len(entries) // 2 : 0] = [nulls | {"id": "foreign_1"}, nulls]  # type: ignore[list-item]
         ids = [entry["id"] for entry in entries]
-        start = ids.index(after) + 1 if after in ids else 0
+        start = ids.index(after) + 1 if after and after in ids else 0
         page, more = entries[start : start + 2], start + 2 < len(entries)
         if "empty" in self.faults and self.chance.random() < 0.5:
             page, more = [], True
@@ -489,7 +488,6 @@ def test_a_lost_batch_is_never_sent_again_however_odd_the_list_is(
             number = n % 7 + 1
             lost = Lost(f"{mark}-{number}-", time.time(), frozenset())
             found.append((shown[7 - number]["id"], await search(lost)))
-            print("DBG", n, trial.faults, found[-1])
         await client.aclose()
         return iter(found)
 
@@ -503,3 +501,134 @@ def test_a_lost_batch_is_never_sent_again_however_odd_the_list_is(
             assert found.id == own
             seen["found"] += 1
     assert seen["found"] > 40
+
+
+@pytest.mark.parametrize("fate", ["lost", "late", "gone", "poisoned"])
+def test_of_two_batches_one_goes_wrong_and_the_other_is_collected(
+    tmp_path: Path, api: StandIn, side: Side, fate: str
+) -> None:
+    """And all that can be read of the first, by one `escalate --wait` that ends."""
+    if fate == "lost":
+        api.faults.push("rst_after", endpoint=side.create)
+    path = sent(tmp_path, api, side, 2, each=15)
+    if fate == "late":
+        where = "results_url" if side is SIDES["anthropic"] else "output_file_id"
+        Oddly(api, side.look, [put(where, None)], times=6)
+    elif fate == "gone":
+        Oddly(api, side.look, [STATUSES["404 None"]], times=float("inf"))
+    elif fate == "poisoned":
+        spoil = lines(lambda rows: [b'{"custom_id":' + b"[" * 600 + b"\n", *rows[1:]])
+        Oddly(api, side.rows, [spoil], times=float("inf"))
+    run_dir = path.parent / "run"
+    done = CliRunner().invoke(main, ["escalate", str(run_dir), "--wait"])
+    assert done.exit_code == (0 if fate in ("lost", "late") else 3), done.output
+    ran = Ran(run_dir, None, [], rows_of(run_dir))  # type: ignore[arg-type]
+    ends = Counter(ran.ends().values())
+    gone = {"gone": 15, "poisoned": 1}.get(fate, 0)
+    assert ends[("done", "high_stakes")] == 30 - gone
+    sound_books(ran, api)
+    assert len(api.bill.requests(side.parts)) == 30
+    assert gone or ran.spent == api.bill.total_usd()
+    if fate != "gone":
+        return
+    assert "--give-up" in done.output
+    ((name,),) = query(run_dir, "SELECT remote_id FROM batches WHERE state='sent'")
+    wrong = CliRunner().invoke(main, ["escalate", str(run_dir), "--give-up", "nobody's"])
+    assert wrong.exit_code == 2
+    assert name in wrong.output
+    given_up = CliRunner().invoke(main, ["escalate", str(run_dir), "--wait", "--give-up", name])
+    assert given_up.exit_code == 3
+    ran = replace(ran, rows=rows_of(run_dir))
+    assert Counter(ran.ends().values()) == ends - Counter(
+        {("waiting", "high_stakes"): 15}
+    ) + Counter({("review", "reply_lost"): 15})
+    sound_books(ran, api)
+    assert len(api.bill.requests(side.parts)) == 30
+
+
+def test_giving_up_takes_no_key(
+    tmp_path: Path, api: StandIn, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sent(tmp_path, api, side, 1)
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    ran = collect(path, wait=False, give_up=["1"])
+    assert set(ran.ends().values()) == {("review", "reply_lost")}
+    assert ran.spent > 0
+
+
+@pytest.mark.parametrize("fault", ["older first", "metadata", "empty", "counts", "foreign"])
+def test_a_batch_whose_id_was_lost_is_found_in_an_odd_list(
+    tmp_path: Path, api: StandIn, side: Side, fault: str
+) -> None:
+    api.faults.push("rst_after", endpoint=side.create)
+    path = sent(tmp_path, api, side, 3, each=10)
+    trial = Listing(side, random.Random(1))
+    trial.faults = {fault}
+    shown: list[dict[str, Any]] = []
+
+    def twist(endpoint: str, call: Call, reply: Reply) -> Reply:
+        if endpoint != side.look.replace("retrieve", "list"):
+            return reply
+        after = call.query.get("after_id", call.query.get("after"))
+        if after is None:
+            shown[:] = json.loads(reply.body)["data"]
+        return Reply(200, json.dumps(trial(shown, after)).encode(), reply.headers)
+
+    api.twist = twist
+    all_done(collect(path), api)
+    assert made(api) == 3
+
+
+@pytest.mark.parametrize("drops", ["\n", " ", "x", '{"custom_id": "nobody"}\n'])
+def test_a_stream_that_drips_for_ever_has_an_end(
+    tmp_path: Path, side: Side, drops: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_calls, "UPLOAD_S", 1.0)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
+        with suppress(OSError, asyncio.CancelledError):
+            while True:
+                writer.write(drops.encode())
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    async def read() -> None:
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        settings = dict(side.settings) | {"model": "m", "base_url": url, "timeout_s": 0.5}
+        api = build_batches(Escalation.model_validate(settings))
+        remote = Remote("b", ended=True, files=(f"{url}/r",))
+        try:
+            with pytest.raises(CallFailed, match="no whole reply"):
+                _ = [row async for row in api.results(replace(remote, files=("r",)))]
+        finally:
+            await api.aclose()
+            server.close()
+            await asyncio.sleep(0.1)  # the server's side of it ends, too
+
+    asyncio.run(asyncio.wait_for(read(), 20))
+
+
+def test_a_cancellation_that_fails_is_tried_again(tmp_path: Path, api: StandIn, side: Side) -> None:
+    api.batch_seconds = 600
+    soon = {"deadline": "0.0001h", "batch": FAST | {"expect_s": 0, "live_s": 0}}
+    path = job(tmp_path, api, side, lane="batch", batch=FAST)
+    run(path)
+    tries: list[str] = []
+
+    def twist(endpoint: str, call: Call, reply: Reply) -> Reply:
+        if endpoint == side.look.replace("retrieve", "cancel"):
+            tries.append(endpoint)
+            return STATUSES["404 None"](reply) if len(tries) == 1 else reply
+        return reply
+
+    api.twist = twist
+    late = job(tmp_path, api, side, lane="auto", escalation=soon)
+    ran = collect(late)
+    assert tries
+    sound_books(ran, api)
+    assert set(ran.ends().values()) == {("done", "high_stakes")}
