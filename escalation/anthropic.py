@@ -29,7 +29,6 @@ from escalation.replies import (
     tokens,
     unconnected,
     unexpected,
-    unwrap,
 )
 from runner.errors import UsageError
 from runner.foreign_json import Unreadable, clipped, one_line
@@ -90,7 +89,7 @@ class Anthropic:
     def completion(self, body: Mapping[str, Any]) -> Completion:
         try:
             return Completion(
-                text=unwrap(_text(body.get("content"))),
+                text=_text(body.get("content")),
                 model=one_line(text_of(body, "model") or self._escalation.model, 200),
                 finish_reason=one_line(text_of(body, "stop_reason") or "no stop_reason", 80),
             )

@@ -11,12 +11,12 @@ from typing import Any
 from escalation.closed import ClosedSide
 from escalation.prices import times
 from escalation.redact import restore
-from escalation.replies import Reply
+from escalation.replies import Reply, bare
 from escalation.standing import STANDS, local_outcome
 from runner.errors import LocalFirstError
 from runner.foreign_json import one_line
 from runner.ledger import Egress, Held, Ledger
-from runner.openai_lines import MOST_USD, most_usd
+from runner.openai_lines import MOST_USD
 from runner.types import Answer, DecidedBy, JSONValue, Outcome, Reason, Status, Usage
 
 _JOBS_CAP = (
@@ -50,6 +50,7 @@ class Booker:
         self._provider = closed.provider
         self._prices = {False: closed.price, True: closed.price.in_batch()}
         self._checker = closed.checker
+        self._most_usd = closed.renderer.most_usd
         self._redactor = closed.redactor
         self._on_outcome = on_outcome
         self._on_verdict = on_verdict
@@ -126,6 +127,7 @@ class Booker:
             reason = Reason.CLOSED_INVALID if paid else Reason.REPLY_LOST
             self._record(held, Status.REVIEW, reason, error=str(error))
             return
+        completion = bare(completion, self._checker.constraint)
         completion = restore(completion, self._redactor.placeholders(held.record))
         answer = self._checker.check(completion)
         if answer.valid and held.reason == Reason.AUDIT and held.local is not None:
@@ -172,7 +174,7 @@ class Booker:
     def too_dear(self, held: Held, worst: Decimal) -> bool:
         """Over a cap for one record, the job's or its own, with what its former attempts cost: then
         a person has it."""
-        jobs, own = self._settings.max_usd_per_record, most_usd(held.record.fields)
+        jobs, own = self._settings.max_usd_per_record, self._most_usd(held.record)
         caps = ((jobs, _JOBS_CAP), (own, _OWN_CAP))
         given = [(cap, words) for cap, words in caps if cap is not None]
         if not given:
@@ -186,7 +188,7 @@ class Booker:
         self._ledger.commit()
         return True
 
-    def to_review(self, held: Held, reply: Reply, reason: str | None = None) -> None:
+    def to_review(self, held: Held, reply: Reply, reason: Reason | None = None) -> None:
         lost = Reason.REPLY_LOST if reply.verdict == "unknown" else Reason.REJECTED
         self._record(held, Status.REVIEW, reason or lost, error=reply.problem)
 
@@ -194,7 +196,7 @@ class Booker:
         self,
         held: Held,
         status: Status,
-        reason: str,
+        reason: Reason,
         *,
         value: JSONValue = None,
         by: DecidedBy | None = None,
@@ -217,6 +219,7 @@ class Booker:
             cost_usd=self._ledger.attempts.paid_usd(held.record.position),
             error=error,
             closed_estimate=held.closed_estimate,
+            words=held.words if reason is held.reason else None,
         )
         self._ledger.change(outcome)
         self._on_outcome(outcome)

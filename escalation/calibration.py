@@ -21,8 +21,8 @@ from escalation.combiner import (
     fit_combiner,
     fit_platt,
 )
-from runner.check import WHOLE
 from runner.job import mark
+from runner.types import WHOLE, Name
 
 if TYPE_CHECKING:
     from escalation.support import Support
@@ -46,7 +46,7 @@ class Labelled:
     model's answer is; None where it was not asked."""
 
     record_id: str
-    features: Mapping[str, Features]
+    features: Mapping[Name, Features]
     wrong: bool
     wrong_fields: Mapping[str, bool] = field(default_factory=dict)
     stratum: str = ""
@@ -80,20 +80,20 @@ class Calibration:
     made: str
     training: int
     sample: Sequence[Certifying]
-    combiners: Mapping[str, Combiner]
-    platt: Mapping[str, Platt]
+    combiners: Mapping[Name, Combiner]
+    platt: Mapping[Name, Platt]
     support: Support | None
     error_raw: float
     error_calibrated: float
     batch: tuple[str, Sequence[float]] | None = None
 
-    def score(self, features: Mapping[str, Features]) -> float:
+    def score(self, features: Mapping[Name, Features]) -> float:
         """What ranks an answer, in (0, 1); `NO_ANSWER` where it has no features."""
         whole, combiner = features.get(WHOLE), self.combiners.get(WHOLE)
         # Where no labelled answer had a signal, none of them says what any is worth.
         return combiner(whole) if whole and combiner is not None else NO_ANSWER
 
-    def confidences(self, features: Mapping[str, Features]) -> dict[str, float]:
+    def confidences(self, features: Mapping[Name, Features]) -> dict[Name, float]:
         """Calibrated P(correct) of each name that was calibrated."""
         return {
             name: self.platt[name](self.combiners[name](given))
@@ -117,7 +117,7 @@ def calibrate(
     errors are out of fold: of each record as the other folds' fit sees it.
     """
     training = _training(labelled)
-    names = sorted({name for one in labelled for name in one.features})
+    names = sorted({name for one in labelled for name in one.features}, key=str)
     combiners = {name: _combiner(name, labelled[:training]) for name in names}
     certifying = labelled[training:]
     pairs = {name: _scored(name, certifying, combiners[name]) for name in names}
@@ -149,11 +149,11 @@ def training_share(labels: int) -> int:
     return share if share >= FEWEST_TRAINING else 0
 
 
-def _wrong(name: str, one: Labelled) -> bool | None:
-    return one.wrong if name == WHOLE else one.wrong_fields.get(name)
+def _wrong(name: Name, one: Labelled) -> bool | None:
+    return one.wrong if name is WHOLE else one.wrong_fields.get(name)
 
 
-def _combiner(name: str, training: Sequence[Labelled]) -> Combiner:
+def _combiner(name: Name, training: Sequence[Labelled]) -> Combiner:
     known = [
         (one.features[name], wrong)
         for one in training
@@ -166,7 +166,7 @@ def _combiner(name: str, training: Sequence[Labelled]) -> Combiner:
 
 
 def _scored(
-    name: str, labelled: Sequence[Labelled], combiner: Combiner
+    name: Name, labelled: Sequence[Labelled], combiner: Combiner
 ) -> list[tuple[float, bool]]:
     return [
         (combiner(one.features[name]), wrong)
@@ -175,7 +175,7 @@ def _scored(
     ]
 
 
-def _certifying(one: Labelled, combiners: Mapping[str, Combiner]) -> Certifying:
+def _certifying(one: Labelled, combiners: Mapping[Name, Combiner]) -> Certifying:
     whole = one.features.get(WHOLE)
     score = combiners[WHOLE](whole) if whole else NO_ANSWER
     name = mark(one.record_id)

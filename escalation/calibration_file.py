@@ -10,17 +10,20 @@ from typing import Any
 
 from escalation.calibration import IDENTITY, Calibration, Certifying
 from escalation.combiner import Combiner, Platt
+from escalation.names import apart, joined
 from escalation.support import Support
 from runner.errors import UsageError
 
-VERSION = 2
+VERSION, FORMER = 3, 2
 
 
 def save(calibration: Calibration, path: Path) -> None:
     """Raises `UsageError` where it cannot be written."""
     support = calibration.support
-    whole = asdict(replace(calibration, support=None)) | {
+    whole = asdict(replace(calibration, support=None, combiners={}, platt={})) | {
         "version": VERSION,
+        "combiners": apart({name: asdict(one) for name, one in calibration.combiners.items()}),
+        "platt": apart({name: asdict(one) for name, one in calibration.platt.items()}),
         "support": support.as_json() if support is not None else None,
     }
     try:
@@ -37,7 +40,10 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
     """
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("version") != VERSION:
+        version = data.pop("version")
+        if version == FORMER:
+            _now(data)
+        elif version != VERSION:
             raise ValueError("it is of another version of localfirst; calibrate again")
         calibration = _read(data)
     except FileNotFoundError:
@@ -56,12 +62,22 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
     return calibration
 
 
+def _now(data: dict[str, Any]) -> None:
+    """A calibration of the former version as one of this: there the whole answer was called ``""``,
+    and so could a field be."""
+    holders = [data, data, *([data["support"]] if data["support"] is not None else [])]
+    for holder, key in zip(holders, ("combiners", "platt", "values"), strict=False):
+        fields = dict(holder[key])
+        whole = {"whole": fields.pop("")} if "" in fields else {}
+        holder[key] = {**whole, "fields": fields}
+
+
 def _read(data: dict[str, Any]) -> Calibration:
     support, batch = data.pop("support"), data.pop("batch")
     return Calibration(
         sample=[Certifying(**one) for one in data.pop("sample")],
-        combiners={name: _combiner(**given) for name, given in data.pop("combiners").items()},
-        platt={name: Platt(**given) for name, given in data.pop("platt").items()},
+        combiners={n: _combiner(**given) for n, given in joined(data.pop("combiners")).items()},
+        platt={name: Platt(**given) for name, given in joined(data.pop("platt")).items()},
         support=Support.from_json(support) if support is not None else None,
         batch=(batch[0], batch[1]) if batch is not None else None,
         **data,

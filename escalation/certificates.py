@@ -9,8 +9,11 @@ from escalation.overall import certify_overall
 from escalation.policy import Acceptance, ByStratum, Rule, strata_of
 from escalation.risk import Certified, certify, certify_all, certify_strata
 from escalation.trust import Trust
-from runner.check import WHOLE
 from runner.job_confidence import Confidence
+from runner.types import WHOLE, Name
+
+ALL = ""
+"""The one stratum of a job that names none."""
 
 
 def certified(
@@ -25,7 +28,7 @@ def certified(
     """
     groups: dict[str, list[Certifying]] = {}
     for one in calibration.sample:
-        groups.setdefault(one.stratum if rule.strata else WHOLE, []).append(one)
+        groups.setdefault(one.stratum if rule.strata else ALL, []).append(one)
     population = _population(calibration, batch)
     if rule.strata and rule.target_error is not None and not rule.fields:
         samples = {name: _columns(sample) for name, sample in sorted(groups.items())}
@@ -70,12 +73,13 @@ def _certify(
     target = rule.target_error * tighten
     if not rule.fields:
         return certify(scores, wrong, target_error=target, delta=delta, population=population)
-    wrongs = {WHOLE: wrong} | {
+    wrongs: dict[Name, Sequence[bool]] = {WHOLE: wrong} | {
         # A label that says nothing of a field cannot speak for it.
         name: [one.wrong_fields.get(name, True) for one in sample]
         for name in rule.fields
     }
-    targets = {WHOLE: target} | {name: each * tighten for name, each in rule.fields.items()}
+    targets: dict[Name, float] = {WHOLE: target}
+    targets |= {name: each * tighten for name, each in rule.fields.items()}
     return certify_all(scores, wrongs, targets=targets, delta=delta, population=population)
 
 
@@ -84,7 +88,7 @@ def _rule(found: Mapping[str, Certified], rule: Confidence) -> Rule:
     thresholds = {name: _accepting(one.threshold) for name, one in found.items()}
     strata = strata_of(rule)
     if strata is None:
-        return Acceptance(thresholds.get(WHOLE), escalates)
+        return Acceptance(thresholds.get(ALL), escalates)
     return ByStratum(strata, thresholds, escalates)
 
 

@@ -138,7 +138,7 @@ def _journaled(run_dir: Path) -> tuple[dict[int, Reply], bool]:
             attempt, reply = _entry(line)
             if attempt is not None:
                 replies[attempt] = reply or replies.get(attempt, _LOST)
-            elif line.endswith(b"\n"):  # else cut off with the machine's power, before it counted
+            elif line.endswith(b"\n"):
                 doubt = True
     return replies, doubt
 
@@ -156,8 +156,8 @@ def _entry(line: bytes) -> tuple[int | None, Reply | None]:
             return attempt, None
         return attempt, Reply.from_json(entry["reply"])
     except Unreadable as error:
-        if whose is None:
-            return None, None
+        if whose is None or not line.endswith(b"\n"):
+            return None, None  # cut off by a kill: what stands before it is true
         problem = f"the reply that was kept for it cannot be read: {one_line(str(error))}"
         return int(whose[1]), Reply("unknown", problem=problem)
 

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 from escalation.calibration import Calibration
 from escalation.combiner import PROBABILITY, SUPPORT, Features
-from runner.check import WHOLE, value_of
-from runner.types import Answer, JSONValue
+from runner.check import flat_signals, of_fields, value_of
+from runner.types import WHOLE, Answer, JSONValue, Name
 
 if TYPE_CHECKING:
     from escalation.support import Support
 
-Signals = Mapping[str, Features]
-"""Name ("" is the whole answer, others its fields) → the signals taken of it."""
+Signals = Mapping[Name, Features]
+"""The whole answer, or a field of it → the signals taken of it."""
 
 
 def signals_of(
-    answer: Answer, support: Mapping[str, float] | None = None
-) -> dict[str, dict[str, float]]:
+    answer: Answer, support: Mapping[Name, float] | None = None
+) -> dict[Name, dict[str, float]]:
     """The signals of one generation; none where the answer is invalid or has no logprobs."""
     if not answer.valid or answer.score is None:
         return {}
-    found: dict[str, dict[str, float]] = {
+    found: dict[Name, dict[str, float]] = {
         name: {PROBABILITY: score} for name, score in answer.scores.items()
     }
     for name, value in (support or {}).items():
@@ -33,13 +33,13 @@ def signals_of(
     return found
 
 
-def values_of(answer: Answer) -> dict[str, JSONValue]:
+def values_of(answer: Answer) -> dict[Name, JSONValue]:
     """The answer's value and, of an object, each field's, by the names of its scores."""
     there = {WHOLE, *(answer.value if isinstance(answer.value, dict) else ())}
     return {name: value_of(answer.value, name) for name in answer.scores if name in there}
 
 
-def with_looks(signals: Signals, looks: Signals) -> dict[str, dict[str, float]]:
+def with_looks(signals: Signals, looks: Signals) -> dict[Name, dict[str, float]]:
     """Both together, for the names that have signals already."""
     return {name: {**given, **looks.get(name, {})} for name, given in signals.items()}
 
@@ -52,7 +52,7 @@ class Judge:
     calibration: Calibration | None = None
     support: Support | None = None
 
-    def signals(self, answer: Answer, text: str, record_id: str) -> dict[str, dict[str, float]]:
+    def signals(self, answer: Answer, text: str, record_id: str) -> dict[Name, dict[str, float]]:
         """Of one generation, with support where there are references. ``text``: the
         prompt's last message; ``record_id`` keeps a record from supporting itself."""
         if self.support is None or not answer.valid:
@@ -64,17 +64,12 @@ class Judge:
         if self.calibration is None or not signals:
             return answer
         confidences = self.calibration.confidences(signals)
-        further = {
-            f"{name}.{signal}" if name else signal: value
-            for name, given in signals.items()
-            for signal, value in given.items()
-        }
         return replace(
             answer,
             score=self.calibration.score(signals),
             confidence=confidences.get(WHOLE),
-            field_confidence={n: p for n, p in confidences.items() if n != WHOLE},
-            signals={**answer.signals, **further},
+            field_confidence=of_fields(confidences),
+            signals={**answer.signals, **flat_signals(signals)},
             calibrated=True,
         )
 

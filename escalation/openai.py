@@ -30,7 +30,6 @@ from escalation.replies import (
     tokens,
     unconnected,
     unexpected,
-    unwrap,
 )
 from runner.errors import UsageError
 from runner.foreign_json import Unreadable, clipped, one_line
@@ -87,7 +86,7 @@ class OpenAI:
     def _format_of(self, constraint: Constraint) -> dict[str, Any] | None:
         schema: Mapping[str, Any] | None = constraint.schema
         if constraint.labels:
-            # The answer must be an object; `unwrap` takes the label out again.
+            # The answer must be an object; `replies.bare` takes the label out again.
             labels = {"enum": list(constraint.labels)}
             schema = {"type": "object", "properties": {LABEL: labels}, "required": [LABEL]}
         if schema is None:
@@ -113,7 +112,7 @@ class OpenAI:
                 raise Unreadable("its message has no content")
             finished = one_line(text_of(choice, "finish_reason") or "stop", 80)
             return Completion(
-                text=refusal or unwrap(text or ""),
+                text=refusal or text or "",
                 model=one_line(text_of(body, "model") or self._escalation.model, 200),
                 finish_reason="refusal" if refusal else finished,
             )

@@ -14,13 +14,14 @@ from runner.types import Answer, JSONValue, Reason, Record, Route
 @dataclass(frozen=True, slots=True)
 class Routed:
     """``may_leave`` is false for records that must stay on the machine whatever happens; ``rule``
-    is the matching rule's place in ``routes``."""
+    is the matching rule's place in ``routes``, and ``words`` its own reason, which is shown."""
 
     route: Route
-    reason: str
+    reason: Reason
     may_leave: bool = True
     value: JSONValue = None
     rule: int | None = None
+    words: str | None = None
 
 
 class Router:
@@ -47,13 +48,14 @@ class Router:
             if not when.evaluate(record):
                 continue
             may_leave = not (kept or rule.keep_local)
+            own = rule.reason or None
             if answer is not None:
-                reason = rule.reason or Reason.TEMPLATE
-                return Routed(Route.TEMPLATE, reason, may_leave, answer.render(record), n)
+                value = answer.render(record)
+                return Routed(Route.TEMPLATE, Reason.TEMPLATE, may_leave, value, n, own)
             if rule.to == "closed" and not may_leave:
                 # High-stakes, but it may not leave: nobody but a person is left to decide.
                 return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False, rule=n)
-            return Routed(Route(rule.to), rule.reason or Reason.RULE, may_leave, rule=n)
+            return Routed(Route(rule.to), Reason.RULE, may_leave, rule=n, words=own)
         return _LOCAL[kept]
 
 
@@ -66,7 +68,7 @@ class Decision:
 
     accept: bool
     escalate: bool
-    reason: str
+    reason: Reason
 
 
 _ACCEPTED = Decision(True, False, Reason.CONFIDENT)
@@ -79,7 +81,7 @@ class Acceptance:
 
     threshold: float | None
     escalate: bool = True
-    nothing: str = Reason.UNCERTIFIED
+    nothing: Reason = Reason.UNCERTIFIED
 
     def of(self, record: Record) -> Acceptance:
         """The rule for one record: the same for all."""
@@ -117,7 +119,6 @@ def stratum(strata: Expression, record: Record) -> str:
 
 def decide(answer: Answer, rule: Acceptance, *, may_leave: bool) -> Decision:
     """Accepts a valid answer whose score reaches the threshold."""
-    reason: str
     if not answer.valid:
         reason = Reason.INVALID
     elif rule.threshold is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, get_args
 from urllib.parse import urlsplit
 
 from runner.foreign_json import Unreadable, clipped, count, one_line, parse
-from runner.types import Completion, Prompt, Usage
+from runner.types import Completion, Constraint, Prompt, Usage
 
 LABEL = "label"
 """The one property of the object that a plain label comes in: APIs want objects."""
@@ -243,15 +243,18 @@ def answered(
     return Reply("ok", body=body, request_id=_said(request_id), limits=limits)
 
 
-def unwrap(text: str) -> str:
-    """A label that came as ``{"label": …}``, bare."""
+def bare(completion: Completion, constraint: Constraint) -> Completion:
+    """A label out of the object that it was asked for in; any other answer as it is, whatever it
+    looks like."""
+    if not constraint.labels:
+        return completion
     try:
-        value = parse(text)
+        value = parse(completion.text)
     except Unreadable:
-        return text
+        return completion
     if isinstance(value, dict) and set(value) == {LABEL} and isinstance(value[LABEL], str):
-        return str(value[LABEL])
-    return text
+        return replace(completion, text=value[LABEL])
+    return completion
 
 
 def overloaded(status: int, retry_after_s: float | None) -> bool:

@@ -47,6 +47,7 @@ from escalation.binomial import (
     loosest_rank,
 )
 from runner.errors import UsageError
+from runner.types import WHOLE, Name
 
 __all__ = [
     "Bound",
@@ -78,7 +79,7 @@ class Certified:
     ``accepted`` and ``errors`` count labelled records. ``scope`` says what is certified: the error
     rate of the "traffic" that the labels are a random sample of, or the share of wrong answers in
     the one "batch" of ``population`` records, of which ``population_accepted`` are accepted.
-    ``bounds`` holds every error of `certify_all`; the fields here are then the first one's.
+    ``bounds`` holds the errors of fields (`certify_all`); those here are then the first one's.
     """
 
     target_error: float
@@ -131,9 +132,9 @@ def certify(
 
 def certify_all(
     scores: Sequence[float],
-    wrongs: Mapping[str, Sequence[bool]],
+    wrongs: Mapping[Name, Sequence[bool]],
     *,
-    targets: Mapping[str, float],
+    targets: Mapping[Name, float],
     delta: float = 0.1,
     population: Sequence[float] | None = None,
 ) -> Certified:
@@ -167,7 +168,11 @@ def certify_all(
     return replace(
         next(iter(found.values())),
         labels_needed=None if None in needs else max(need for need in needs if need is not None),
-        bounds={name: Bound(one.target_error, one.errors) for name, one in found.items()},
+        bounds={
+            name: Bound(one.target_error, one.errors)
+            for name, one in found.items()
+            if name is not WHOLE
+        },
     )
 
 

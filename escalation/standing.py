@@ -26,7 +26,7 @@ def local_outcome(held: Held, cost_usd: Decimal) -> Outcome:
         Status.DONE,
         local.get("value"),
         DecidedBy.LOCAL,
-        STANDS[Reason(held.reason)],
+        STANDS[held.reason],
         held.confidence,
         held.field_confidence,
         local.get("model"),

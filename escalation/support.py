@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from escalation.names import apart, joined
 from runner.job import mark
-from runner.types import JSONValue
+from runner.types import JSONValue, Name
 
 _HASHES = 1 << 18
 _MOST_CHARACTERS = 4_000
@@ -33,21 +34,21 @@ FEWEST = 200
 
 
 class Support:
-    """Immutable once made. ``values``: for each name ("" is the whole answer) the references'
+    """Immutable once made. ``values``: for the whole answer and each field the references'
     answers as canonical JSON, None where it had none. ``ids``: their records' ids, hashed."""
 
     def __init__(
         self,
         rows: sp.csr_matrix,
         idf: Any,
-        values: Mapping[str, Sequence[str | None]],
+        values: Mapping[Name, Sequence[str | None]],
         ids: Sequence[str],
     ) -> None:
         self._rows = rows
         self._idf = idf
         self._values = {name: list(given) for name, given in values.items()}
         self._ids = list(ids)
-        self._groups: dict[tuple[str, str], sp.csr_matrix] = {}
+        self._groups: dict[tuple[Name, str], sp.csr_matrix] = {}
         self._query = np.zeros(rows.shape[1], dtype=np.float32)
 
     @classmethod
@@ -55,7 +56,7 @@ class Support:
         cls,
         ids: Sequence[str],
         texts: Sequence[str],
-        values: Sequence[Mapping[str, JSONValue]],
+        values: Sequence[Mapping[Name, JSONValue]],
     ) -> Support:
         """References: their records' ids, prompts, and the model's answers by name, one each."""
         from sklearn.preprocessing import normalize
@@ -64,7 +65,9 @@ class Support:
         idf = np.log((1 + len(texts)) / (1 + counts.getnnz(axis=0))) + 1
         counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
         names = {name for given in values for name in given}
-        by_name = {n: [key(v[n]) if n in v else None for v in values] for n in sorted(names)}
+        by_name = {
+            n: [key(v[n]) if n in v else None for v in values] for n in sorted(names, key=str)
+        }
         rows = normalize(counts).astype(np.float32).tocsr()
         return cls(rows, idf.astype(np.float32), by_name, [mark(i) for i in ids])
 
@@ -72,8 +75,8 @@ class Support:
         return int(self._rows.shape[0])
 
     def of_answer(
-        self, text: str, values: Mapping[str, JSONValue], record_id: str
-    ) -> dict[str, float]:
+        self, text: str, values: Mapping[Name, JSONValue], record_id: str
+    ) -> dict[Name, float]:
         """Support of each name's value in [0, 1] for a record's prompt ``text``. A record that is
         among the references does not support itself."""
         own = self._row_of.get(mark(record_id))
@@ -91,7 +94,7 @@ class Support:
         self._query[row.indices] = 0.0
         return found
 
-    def _group(self, name: str, value: str) -> sp.csr_matrix:
+    def _group(self, name: Name, value: str) -> sp.csr_matrix:
         """The references that were answered with this value."""
         if (name, value) not in self._groups:
             alike = self._rows_of.get((name, value), [])
@@ -99,8 +102,8 @@ class Support:
         return self._groups[name, value]
 
     @cached_property
-    def _rows_of(self) -> dict[tuple[str, str], list[int]]:
-        found: dict[tuple[str, str], list[int]] = {}
+    def _rows_of(self) -> dict[tuple[Name, str], list[int]]:
+        found: dict[tuple[Name, str], list[int]] = {}
         for name, given in self._values.items():
             for row, value in enumerate(given):
                 if value is not None:
@@ -123,7 +126,7 @@ class Support:
             unseen=self._idf.max(initial=0.0),
         )
         vectors = base64.b64encode(buffer.getvalue()).decode()
-        return {"vectors": vectors, "values": self._values, "ids": self._ids}
+        return {"vectors": vectors, "values": apart(self._values), "ids": self._ids}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Support:
@@ -134,7 +137,7 @@ class Support:
             rows = sp.csr_matrix((arrays["data"], indices, indptr), shape=shape)
             idf = np.full(_HASHES, arrays["unseen"], dtype=np.float32)
             idf[np.unique(indices)] = arrays["idf"]
-        return cls(rows, idf, data["values"], data["ids"])
+        return cls(rows, idf, joined(data["values"]), data["ids"])
 
 
 def key(value: JSONValue) -> str:

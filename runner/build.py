@@ -33,6 +33,7 @@ from runner.loading import model_mistake as model_mistake
 from runner.looks import looks_of
 from runner.pipeline import Answering
 from runner.prompts import Expression, Renderer, renderer_of
+from runner.records import Note
 from runner.records.source import job_digest, job_records
 from runner.settling import Stakes
 from runner.types import Engine, Prompt, Record, Sampling
@@ -52,9 +53,9 @@ _PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {
 _VLLMS_OWN = ("frequency_penalty", "presence_penalty", "stop")
 
 
-def records(job: Job, limit: int | None = None) -> Iterator[Record]:
-    """The job's records, lazily; at most ``limit``."""
-    return job_records(job, limit)
+def records(job: Job, limit: int | None = None, note: Note = lambda text: None) -> Iterator[Record]:
+    """The job's records, lazily; at most ``limit``. ``note``: see `job_records`."""
+    return job_records(job, limit, note)
 
 
 def sampling(job: Job) -> Sampling:

@@ -24,19 +24,19 @@ from escalation.risk import fewest_labels
 from escalation.support import FEWEST, Support
 from escalation.trust import Trust
 from runner import build
-from runner.check import Checker
+from runner.check import Checker, of_fields
 from runner.errors import RecordError, UsageError
 from runner.job import Job
 from runner.labels import Label, read_labels
 from runner.looks import looks_of
 from runner.records.source import job_digest
 from runner.sample import Drawn, draw_for_teacher, draw_labelled
-from runner.types import Answer, Engine, Prompt, Record
+from runner.types import Answer, Engine, Name, Prompt, Record
 
 Ask = Callable[[Sequence[Record]], Mapping[str, Label]]
 """Sends records to the closed model and gives its answers by record id, as labels."""
 
-Signals = dict[str, dict[str, float]]
+Signals = dict[Name, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class _Maker:
             record_id=record.id,
             features=own,
             wrong=any(wrong.values()) if answered else True,
-            wrong_fields=wrong,
+            wrong_fields=of_fields(wrong),
             stratum=stratum(self._strata, record) if self._strata is not None else "",
             closed_wrong=label.differs(closed) if closed is not None and label else None,
         )

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonschema import validators
 from jsonschema.exceptions import ValidationError
@@ -21,11 +21,11 @@ from referencing import Registry
 from runner import signals
 from runner.foreign_json import Unreadable, one_line, parse, whole
 from runner.json_text import json_encoder
-from runner.types import Answer, Completion, Constraint, JSONValue
+from runner.types import WHOLE, Answer, Completion, Constraint, JSONValue, Name
 
-Values = dict[str, signals.Value]
-WHOLE = ""
-"""The name of the whole answer among those of its fields."""
+Values = dict[Name, signals.Value]
+
+T = TypeVar("T")
 
 _REFUSAL = re.compile(
     r"^\W*(i'?m sorry,? but|as an ai\b|i must decline"
@@ -41,7 +41,7 @@ class Checker:
     """Checks completions of one job. Shared by local and closed answers."""
 
     def __init__(self, constraint: Constraint) -> None:
-        self._constraint = constraint
+        self.constraint = constraint
         self._validator: Validator | None = None
         if constraint.schema is not None:
             # An empty registry: a schema's `$ref` to the web is not fetched.
@@ -57,16 +57,19 @@ class Checker:
         """Never raises: an answer that is no good comes out as not ``valid`` with a ``problem``."""
         value, problem = self._parse(completion)
         values = {} if problem else self._values(completion)
-        each = {whole(name): signals.value_signals(v) for name, v in values.items()}
+        each = {
+            name if name is WHOLE else whole(name): signals.value_signals(v)
+            for name, v in values.items()
+        }
         scores = self._scores(each)
         return Answer(
             value=value,
             valid=problem is None,
             problem=problem and one_line(problem),
-            signals={f"{n}.{k}" if n else k: v for n, ks in each.items() for k, v in ks.items()},
+            signals=flat_signals(each),
             score=scores.get(WHOLE),
             confidence=scores.get(WHOLE),
-            field_confidence={name: p for name, p in scores.items() if name != WHOLE},
+            field_confidence=of_fields(scores),
             model=completion.model,
             input_tokens=completion.usage.input_tokens,
             output_tokens=completion.usage.output_tokens,
@@ -101,7 +104,7 @@ class Checker:
         try:
             error = next(validator.iter_errors(value), None)
             if error is not None and isinstance(value, dict):
-                value = _mend_case(value, self._constraint.schema or {})
+                value = _mend_case(value, self.constraint.schema or {})
                 error = next(validator.iter_errors(value), None)
         except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
             why = type(trouble).__name__ if isinstance(trouble, RecursionError) else trouble
@@ -131,6 +134,7 @@ class Checker:
         """The answer's values with their tokens; none where the logprobs say nothing of them."""
         if not completion.logprobs:
             return {}
+        found: Values
         if self._validator is None:
             found = {WHOLE: signals.whole_value(completion, self._labels or None)}
         elif "".join(completion.tokens) == completion.text and len(completion.tokens) == len(
@@ -141,7 +145,7 @@ class Checker:
             return {}  # which token belongs to which field cannot be told
         return found if signals.usable(found) else {}
 
-    def _scores(self, each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    def _scores(self, each: Mapping[Name, Mapping[str, float]]) -> dict[Name, float]:
         """The probability of each field's value, and of all of them: the answer's."""
         # Free text has no one right wording, so its length must not count against it.
         kind = "probability" if self._validator or self._labels else "mean_probability"
@@ -149,9 +153,26 @@ class Checker:
         return {**fields, WHOLE: math.prod(fields.values())} if each else {}
 
 
-def value_of(value: JSONValue, name: str) -> JSONValue:
+def flat_signals(each: Mapping[Name, Mapping[str, float]]) -> dict[str, float]:
+    """Signals by one text each: ``FIELD.signal``, and those of the whole answer by their names
+    alone, in which there is no dot."""
+    return {
+        signal if name is WHOLE else f"{name}.{signal}": value
+        for name, given in each.items()
+        for signal, value in given.items()
+    }
+
+
+def of_fields(by_name: Mapping[Name, T]) -> dict[str, T]:
+    """Without the whole answer's."""
+    return {name: value for name, value in by_name.items() if name is not WHOLE}
+
+
+def value_of(value: JSONValue, name: Name) -> JSONValue:
     """The value of a name that has a score: `WHOLE`, or a field; None where it has no such."""
-    return value if name == WHOLE else (value.get(name) if isinstance(value, Mapping) else None)
+    if name is WHOLE:
+        return value
+    return value.get(name) if isinstance(value, Mapping) else None
 
 
 def _enumerated(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:

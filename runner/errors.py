@@ -16,6 +16,8 @@ Every message is one sentence or more for a person: what, where, and the mend.
 
 from __future__ import annotations
 
+from runner.reasons import Reason
+
 
 class LocalFirstError(Exception):
     """Root of the tree: whoever catches it catches all of them. ``exit_status`` is what the command
@@ -88,8 +90,8 @@ class EngineDied(EngineError):
 
 
 class RecordError(LocalFirstError):
-    """One record cannot be done; ``reason`` is a `runner.types.Reason`."""
+    """One record cannot be done."""
 
     def __init__(self, message: str, reason: str) -> None:
-        self.reason = reason
+        self.reason = Reason(reason)
         super().__init__(message)

@@ -46,7 +46,7 @@ class History:
                 "status": outcome.status,
                 "value": outcome.value,
                 "decided_by": outcome.decided_by,
-                "reason": outcome.reason,
+                "reason": outcome.shown_reason,
                 "model": outcome.model,
                 "confidence": outcome.confidence,
                 "cost_usd": float(outcome.cost_usd),
@@ -157,7 +157,7 @@ def _called(entry: Entry, calls: Mapping[Any, Call], ended: bool) -> dict[str, A
 
 def _states(outcome: Outcome, entries: list[Entry]) -> dict[int, dict[str, Any]]:
     """What the outcome was after each of its entries: each change says what was before it."""
-    now: tuple[Any, ...] = (outcome.status, outcome.reason, outcome.decided_by, outcome.value)
+    now: tuple[Any, ...] = (outcome.status, outcome.shown_reason, outcome.decided_by, outcome.value)
     states: dict[int, dict[str, Any]] = {}
     for entry in reversed([entry for entry in entries if entry.kind == OUTCOME]):
         note = json.loads(entry.note or "{}")
@@ -203,7 +203,7 @@ def history_words(told: History) -> Iterator[str]:
         yield f"{event['time']}  entry {event['entry']:,}: {_event_words(event)}"
     by = f" by {outcome.decided_by}" if outcome.decided_by else ""
     cost = f", for ${outcome.cost_usd.normalize():f}" if outcome.cost_usd else ""
-    yield f"decision  {outcome.status}{by} ({outcome.reason}){cost}: {_text(outcome.value)}"
+    yield f"decision  {outcome.status}{by} ({outcome.shown_reason}){cost}: {_text(outcome.value)}"
     if outcome.error:
         yield f"          {outcome.error}"
 

@@ -40,11 +40,21 @@ class Records(Part):
     format: Literal["auto", "csv", "jsonl", "parquet", "openai_batch"] = "auto"
     """`auto` goes by the file's ending, and knows an OpenAI batch file by its first line."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
-    """What parts a CSV file's columns."""
+    """What parts a CSV file's columns: one character, or the word `tab`."""
     url: str | None = None
     """A database, as SQLAlchemy writes its address; the password as `${NAME}`, never itself."""
     query: str | None = None
     """What the database is asked: one SELECT with an ORDER BY."""
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def one_character(cls, given: Any) -> Any:
+        if given == r"\t":
+            raise ValueError(
+                r"is a backslash and a t: YAML reads '\t' in single quotes as it stands; write "
+                r'`delimiter: tab`, or "\t" in double quotes'
+            )
+        return "\t" if given == "tab" else given
 
     @field_validator("url")
     @classmethod
@@ -158,7 +168,7 @@ def first_format(lines: Iterator[Any]) -> Any:
 
 def _same_answer(given: object, asked: Mapping[str, Any]) -> bool:
     plain = {"text": True} if given == "text" else given
-    return json.dumps(plain) == json.dumps(asked)
+    return json.dumps(plain, sort_keys=True) == json.dumps(asked, sort_keys=True)
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """People's labels: a file with the records' ids and, for each, the right answer.
 
-For a schema the columns are its properties (or one column ``value`` of JSON objects), for labels
+For a schema the columns are its properties (or one column ``value`` of JSON objects, where no
+property is called so; one that has the id column's name stands in ``decision.NAME``), for labels
 the column is ``label`` or ``value``. An *empty* cell says that none of the possible answers is
 right: whatever the model answers there is wrong.
 
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,20 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 
 from runner.errors import InputError
-from runner.records import file_format, read_records
-from runner.types import Constraint, JSONValue, Record
+from runner.records import column_names, file_format, likely_delimiter, read_records
+from runner.types import WHOLE, Constraint, JSONValue, Name, Record
 
-WHOLE = "value"
+# The columns of a labels file that hold a whole answer.
+_LABEL, _VALUE = "label", "value"
 
-# The columns of a review file that say what a person decided, and how its records were drawn.
+# The columns of a review file, and those of them that say what a person decided, and how its
+# records were drawn.
 DECISION = "decision"
 PART = f"{DECISION}."
 SAMPLE = "sample"
 FROM_ALL = "all"
+ID, NOTE = "id", "note"
+WHY = ("reason", "problem", "local_answer", "local_confidence", "closed_answer", SAMPLE)
 
 # What a spreadsheet would take for a formula (OWASP, "CSV Injection"); a plain number is none.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -52,16 +57,20 @@ def unguarded(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The right answer of one record: its value by field (``value`` alone for a plain label);
-    ``None`` where no possible answer is right."""
+    """The right answer of one record: its value by field (or of the whole answer, for a plain
+    label); ``None`` where no possible answer is right."""
 
     line: int
-    truth: Mapping[str, JSONValue]
+    truth: Mapping[Name, JSONValue]
 
-    def wrong_fields(self, value: JSONValue) -> dict[str, bool]:
+    def wrong_fields(self, value: JSONValue) -> dict[Name, bool]:
         """Which fields of an answer are wrong."""
         if isinstance(value, dict) and WHOLE not in self.truth:
-            return {name: value.get(name) != right for name, right in self.truth.items()}
+            return {
+                name: value.get(name) != right
+                for name, right in self.truth.items()
+                if name is not WHOLE
+            }
         return {WHOLE: value != self.truth.get(WHOLE)}
 
     def differs(self, other: Label) -> bool:
@@ -71,7 +80,17 @@ class Label:
 
 def label_of(value: JSONValue) -> Label:
     """An answer as the label of its record."""
-    return Label(0, value if isinstance(value, dict) else {WHOLE: value})
+    return Label(0, {**value} if isinstance(value, dict) else {WHOLE: value})
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One row: what stands in it for each property, and for the whole answer, where the file has a
+    place for that."""
+
+    id: str
+    parts: Mapping[str, Any]
+    whole: tuple[Any] | None
 
 
 def read_labels(path: Path, id_column: str, constraint: Constraint) -> dict[str, Label]:
@@ -85,48 +104,85 @@ def read_labels(path: Path, id_column: str, constraint: Constraint) -> dict[str,
             "free text has no one right wording: calibration needs `answer.schema` or `.labels`"
         )
     labels: dict[str, Label] = {}
+    properties = list((constraint.schema or {}).get("properties") or {})
+    delimiter = likely_delimiter(path)
+    review = _is_review(_columns(path, id_column, delimiter), id_column, constraint)
     plain = unguarded if file_format(path) == "csv" else str
-    for record in read_records(path, id_column):
+    for record in read_records(path, ID if review else id_column, delimiter=delimiter):
         where = f"{path}, line {record.line}"
         if record.problem is not None:
             raise InputError(f"{path}, {record.problem}")
-        record = _from_review(record, plain, where)
-        if record.id in labels:
-            raise InputError(f"{where}: {record.id} was labelled already; keep one label a record")
-        labels[record.id] = Label(record.line, _truth(record, constraint, where))
+        given = (
+            _from_review(record, properties, plain, where)
+            if review
+            else _from_columns(record, constraint, id_column)
+        )
+        if given.id in labels:
+            raise InputError(f"{where}: {given.id} was labelled already; keep one label a record")
+        labels[given.id] = Label(record.line, _truth(given, constraint, where))
     if not labels:
         raise InputError(f"{path} holds no labels")
     return labels
 
 
-def _from_review(record: Record, plain: Callable[[str], str], where: str) -> Record:
-    """A review file's row as a row of labels; any other as it is.
+def _columns(path: Path, id_column: str, delimiter: str) -> set[str]:
+    """The file's; of one whose records need not share theirs, the first one's."""
+    names = column_names(path, delimiter=delimiter)
+    if names is None:
+        names = next(([*one.fields] for one in read_records(path, id_column)), [])
+    return set(names)
 
-    Raises:
-        InputError: it is not decided, or not of a random sample of all.
-    """
-    given = record.fields
-    decided = {name: cell for name, cell in given.items() if f"{name}.".startswith(PART)}
-    if SAMPLE not in given or not decided:
-        return record
-    if given[SAMPLE] != FROM_ALL:
+
+def _is_review(names: set[str], id_column: str, constraint: Constraint) -> bool:
+    """Whether it is a review file: some columns of one may be a user's own, beside the labels."""
+    if SAMPLE not in names or not any(f"{name}.".startswith(PART) for name in names):
+        return False
+    wanted = _required(constraint.schema or {})
+    plain = bool(_places(constraint, names, id_column)) or (bool(wanted) and wanted <= names)
+    return not plain or {ID, *WHY, NOTE} <= names
+
+
+def _required(schema: Mapping[str, Any]) -> set[str]:
+    return {*schema.get("required", schema.get("properties") or ())}
+
+
+def _places(constraint: Constraint, names: Collection[str], id_column: str) -> list[str]:
+    """The columns that hold a whole answer."""
+    properties = (constraint.schema or {}).get("properties") or {}
+    usual = (_LABEL, _VALUE) if constraint.labels else (_VALUE,)
+    return [n for n in usual if n in names and n != id_column and n not in properties]
+
+
+def _from_columns(record: Record, constraint: Constraint, id_column: str) -> _Given:
+    fields, schema = record.fields, constraint.schema or {}
+    parts = {name: fields[name] for name in schema.get("properties") or {} if name in fields}
+    if id_column in parts and PART + id_column in fields:
+        parts[id_column] = fields[PART + id_column]
+    if schema and parts and _required(schema) <= parts.keys():
+        return _Given(record.id, parts, None)  # a column `value` is one of the record's own
+    places = _places(constraint, fields, id_column)
+    return _Given(record.id, parts, (fields[places[0]],) if places else None)
+
+
+def _from_review(
+    record: Record, properties: Sequence[str], plain: Callable[[str], str], where: str
+) -> _Given:
+    """Raises InputError: the row is not decided, or not of a random sample of all."""
+    fields = record.fields
+    if fields[SAMPLE] != FROM_ALL:
         raise InputError(
-            f"{where}: `sample` is {given[SAMPLE]!r}, and only a random sample of all that the "
+            f"{where}: `sample` is {fields[SAMPLE]!r}, and only a random sample of all that the "
             "local model answers can certify anything; export one with `localfirst review export "
             "RUN_DIR FILE --sample N`"
         )
-    whole = decided.pop(DECISION, None)
-    cells = (
-        whole if isinstance(whole, dict) else {n.removeprefix(PART): c for n, c in decided.items()}
-    )
-    if not is_empty(whole) and not isinstance(whole, dict):
-        cells = {WHOLE: whole}
-    if all(map(is_empty, cells.values())):
+    cells = {n: plain(c) if isinstance(c, str) else c for n, c in fields.items()}
+    parts = {name: cells[PART + name] for name in properties if PART + name in cells}
+    whole = cells.get(DECISION)
+    if is_empty(whole) and all(map(is_empty, parts.values())):
         raise InputError(
             f"{where}: {record.id} has no decision; a sample certifies only whole: decide every row"
         )
-    fields = {n: plain(c) if isinstance(c, str) else c for n, c in cells.items()}
-    return replace(record, id=plain(str(given.get("id", record.id)).strip()), fields=fields)
+    return _Given(plain(record.id.strip()), parts, None if is_empty(whole) else (whole,))
 
 
 def is_empty(cell: Any) -> bool:
@@ -134,30 +190,29 @@ def is_empty(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
-def _truth(record: Record, constraint: Constraint, where: str) -> dict[str, JSONValue]:
+def _truth(given: _Given, constraint: Constraint, where: str) -> dict[Name, JSONValue]:
     if constraint.labels:
-        cell = record.fields.get("label", record.fields.get(WHOLE))
-        if "label" not in record.fields and WHOLE not in record.fields:
-            raise InputError(f"{where}: no column `label`")
+        if given.whole is None:
+            raise InputError(f"{where}: no column `{_LABEL}`")
+        cell = given.whole[0]
         label = None if cell is None or not str(cell).strip() else str(cell).strip()
         if label is not None and label not in constraint.labels:
             raise InputError(f"{where}: {label!r} is none of the job's labels; {_EMPTY}")
         return {WHOLE: label}
-    return _object(record, dict(constraint.schema or {}), where)
+    return _object(given, dict(constraint.schema or {}), where)
 
 
 _EMPTY = "leave it empty where none of the answers is right"
 
 
-def _object(record: Record, schema: Mapping[str, Any], where: str) -> dict[str, JSONValue]:
+def _object(row: _Given, schema: Mapping[str, Any], where: str) -> dict[Name, JSONValue]:
     properties: dict[str, Any] = schema.get("properties") or {}
-    given = record.fields
-    if WHOLE in given and WHOLE not in properties:
-        given = _parsed(given[WHOLE], where)
-    missing = [name for name in schema.get("required", properties) if name not in given]
+    given = row.parts if row.whole is None else _parsed(row.whole[0], where)
+    required = schema.get("required", properties)
+    missing = [name for name in required if name not in given]
     if missing:
         raise InputError(f"{where}: no column `{missing[0]}`, which the job's schema requires")
-    truth: dict[str, JSONValue] = {}
+    truth: dict[Name, JSONValue] = {}
     for name, rule in validators(schema).items():
         if name not in given:
             continue

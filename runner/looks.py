@@ -1,7 +1,7 @@
 """Further looks at an answer: more requests to the local model, each giving one more signal.
 
 All of them speak of the answer as *values*: a second answer agrees where it parses to the same
-value, however it is written. Signals are in [0, 1], by name ("" is the whole answer).
+value, however it is written. Signals are in [0, 1], of the whole answer and of each field.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from runner.check import WHOLE, Checker, value_of
+from runner.check import Checker, value_of
 from runner.errors import RecordError
 from runner.job import Job
 from runner.prompts import Renderer, renderer_of
 from runner.types import (
+    WHOLE,
     Answer,
     Completion,
     Constraint,
     Engine,
     JSONValue,
     Message,
+    Name,
     Prompt,
     Record,
     Sampling,
@@ -31,7 +33,7 @@ QUESTION = "Is that answer right? Reply with yes or no."
 _YES_NO = Constraint(labels=("yes", "no"))
 _ROOM = 8
 
-Found = dict[str, dict[str, float]]
+Found = dict[Name, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,5 +123,5 @@ def looks_of(job: Job, sampling: Sampling) -> Looks | None:
     )
 
 
-def _same(other: Answer, name: str, value: JSONValue) -> bool:
+def _same(other: Answer, name: Name, value: JSONValue) -> bool:
     return other.valid and value_of(other.value, name) == value

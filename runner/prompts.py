@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
@@ -15,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runner.errors import RecordError
 from runner.job import Job
-from runner.openai_lines import sampling_of
+from runner.openai_lines import most_usd, sampling_of
 from runner.types import Constraint, JSONValue, Message, Prompt, Reason, Record
 
 _environment = ImmutableSandboxedEnvironment(
@@ -178,6 +179,11 @@ class Renderer:
             system = Message("system", text, cacheable=self._system.constant)
         return Prompt((system, user), self._constraint)
 
+    def most_usd(self, record: Record) -> Decimal | None:
+        """What the record itself allows to be paid for it: a column of a job's own says nothing of
+        the kind, whatever it is called."""
+        return None
+
 
 class LineRenderer(Renderer):
     """Gives each record of an OpenAI batch file the prompt that it brings, with its sampling.
@@ -206,6 +212,9 @@ class LineRenderer(Renderer):
                 problem = f"`body.{name}` is not something that this engine can do; leave it out"
                 raise RecordError(f"line {record.line}: {problem}", Reason.BAD_PROMPT)
         return Prompt(tuple(messages), self._constraint, sampling)
+
+    def most_usd(self, record: Record) -> Decimal | None:
+        return most_usd(record.fields)
 
 
 def renderer_of(job: Job, *, system: str | None = None, beyond: Sequence[str] = ()) -> Renderer:

@@ -54,7 +54,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     build.local_model(job)
     with open_ledger(request.run_dir) as ledger:
         own(ledger, job, request.run_dir)
-        records = build.records(job, request.limit)
+        records = build.records(job, request.limit, say)
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
         audits = closed is not None and has_key(closed)
         half = LocalHalf(

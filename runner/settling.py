@@ -72,7 +72,7 @@ class Settling:
         self._can_escalate = can_escalate
         self._division = division
 
-    def failed(self, record: Record, mark: str, problem: str, reason: str) -> None:
+    def failed(self, record: Record, mark: str, problem: str, reason: Reason) -> None:
         status = Status.ERROR
         outcome = Outcome(record.position, record.id, status, reason=reason, error=problem)
         self._put(outcome, mark, {"line": record.line})
@@ -86,6 +86,7 @@ class Settling:
             DecidedBy.TEMPLATE,
             routed.reason,
             closed_estimate=estimate,
+            words=routed.words,
         )
         self._put(outcome, mark, noted(record, routed))
 
@@ -107,14 +108,14 @@ class Settling:
         note = noted(record, routed, answer, self._watch.alarms)
         if self._division is not None and answer.valid and routed.may_leave:
             note["expected_loss"] = self._division.expected_loss(record, answer)
-            self._keep(record, mark, Status.WAITING, Reason.EXPECTED_LOSS, cost, note, answer)
+            self._held(record, mark, (Status.WAITING, Reason.EXPECTED_LOSS), cost, note, answer)
             return
         if self._division is not None and answer.valid:
             rule = Acceptance(0.0)  # it may not leave, and no budget can change that
         note["threshold"] = rule.threshold
         decision = decide(answer, rule, may_leave=routed.may_leave)
         if decision.accept and routed.may_leave and self._watch.chosen(record):
-            self._keep(record, mark, Status.WAITING, Reason.AUDIT, cost, note, answer)
+            self._held(record, mark, (Status.WAITING, Reason.AUDIT), cost, note, answer)
         elif decision.accept:
             outcome = Outcome(
                 record.position,
@@ -132,65 +133,82 @@ class Settling:
         else:
             waits = decision.escalate and self._can_escalate
             status = Status.WAITING if waits else Status.REVIEW
-            self._keep(record, mark, status, decision.reason, cost, note, answer)
+            self._held(record, mark, (status, decision.reason), cost, note, answer)
 
     def route_closed(self, record: Record, mark: str, routed: Routed, cost: Decimal) -> None:
         """A record that goes to the closed model by rule; to a person where there is none."""
         status = Status.WAITING if self._can_escalate else Status.REVIEW
-        self._keep(record, mark, status, routed.reason, cost, noted(record, routed))
+        self._by_rule(record, mark, routed, status, cost)
 
     def set_aside(self, record: Record, mark: str, routed: Routed, cost: Decimal) -> None:
         """To a person's queue, by rule."""
-        self._keep(record, mark, Status.REVIEW, routed.reason, cost, noted(record, routed))
+        self._by_rule(record, mark, routed, Status.REVIEW, cost)
 
-    def _keep(
+    def _by_rule(
+        self, record: Record, mark: str, routed: Routed, status: Status, cost: Decimal
+    ) -> None:
+        outcome = Outcome(
+            record.position,
+            record.id,
+            status,
+            reason=routed.reason,
+            closed_estimate=cost,
+            words=routed.words,
+        )
+        self._keep(outcome, record, mark, noted(record, routed))
+
+    def _held(
         self,
         record: Record,
         mark: str,
-        status: Status,
-        reason: str,
+        end: tuple[Status, Reason],
         cost: Decimal,
         note: Note,
-        answer: Answer | None = None,
+        answer: Answer,
+    ) -> None:
+        """A local answer that does not stand, or not yet."""
+        status, reason = end
+        outcome = Outcome(
+            record.position,
+            record.id,
+            status,
+            reason=reason,
+            confidence=answer.confidence,
+            field_confidence=answer.field_confidence,
+            model=answer.model,
+            error=answer.problem,
+            closed_estimate=cost,
+        )
+        # It may never become the outcome, and then only the trail has it.
+        note = note | {"answer": answer.value}
+        self._keep(outcome, record, mark, note, _kept(answer, self._watch.alarms))
+
+    def _keep(
+        self,
+        outcome: Outcome,
+        record: Record,
+        mark: str,
+        note: Note,
+        answer: dict[str, object] | None = None,
     ) -> None:
         """A record that is not done, with all that its later decision needs. One with an expected
         loss is held until the whole batch is answered; any other that waits can be sent now."""
-        outcome = _unfinished(record, status, reason, cost, answer)
         loss = note.get("expected_loss")
         self._ledger.put(
             outcome,
             mark,
             held=record,
-            answer=_kept(answer, self._watch.alarms),
+            answer=answer,
             waits_for=CHOOSING if loss is not None else None,
             expected_loss=loss,
-            # It may never become the outcome, and then only the trail has it.
-            note=note if answer is None else note | {"answer": answer.value},
+            note=note,
         )
         self._count(outcome)
-        if status is Status.WAITING:
+        if outcome.status is Status.WAITING:
             self._on_waiting()
 
 
-def _unfinished(
-    record: Record, status: Status, reason: str, cost: Decimal, answer: Answer | None
-) -> Outcome:
-    return Outcome(
-        record.position,
-        record.id,
-        status,
-        reason=reason,
-        confidence=answer.confidence if answer else None,
-        field_confidence=answer.field_confidence if answer else {},
-        model=answer.model if answer else None,
-        error=answer.problem if answer else None,
-        closed_estimate=cost,
-    )
-
-
-def _kept(answer: Answer | None, alarms: int) -> dict[str, object] | None:
-    if answer is None:
-        return None
+def _kept(answer: Answer, alarms: int) -> dict[str, object]:
     return {
         "value": answer.value,
         "model": answer.model,

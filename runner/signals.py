@@ -12,13 +12,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public in CPython, not in stubs
+from typing import Any
 
-from runner.types import Alternatives, Completion, frozen
+from runner.types import Alternatives, Completion, Name, frozen
 
 Span = tuple[int, int]
 
 _decoder = json.JSONDecoder()
 _SPACE = " \t\r\n"
+_DIGITS = tuple("0123456789")
 _OF_A_NUMBER = "0123456789.eE+-"
 _SHORT = 1000
 
@@ -68,7 +70,8 @@ class Value:
     ``top`` has each token's alternatives, or is empty. ``delimited``: the text itself says where
     the value ends, as JSON does, and what its last token has beyond that is of no account.
     ``options``: every text that the constraint allows in its place (of JSON with its quotes), or
-    None where they cannot be listed.
+    None where they cannot be listed. ``ends``: the probability that the value ends where its tokens
+    do; 1 but for a number, the one value whose own text does not say so.
     """
 
     text: str
@@ -78,12 +81,13 @@ class Value:
     delimited: bool = False
     offset: int = 0
     options: frozenset[str] | None = None
+    ends: float = 1.0
 
 
 Options = Mapping[str, frozenset[str]]
 
 
-def field_values(completion: Completion, options: Options | None = None) -> dict[str, Value]:
+def field_values(completion: Completion, options: Options | None = None) -> dict[Name, Value]:
     """Each top-level field of a JSON answer, in its order: the tokens that overlap its value.
 
     The completion's tokens join to its text, and each has its logprob. ``options``: by field.
@@ -113,7 +117,25 @@ def _in_span(completion: Completion, span: Span, options: frozenset[str] | None)
         delimited=True,
         offset=span[0] - begin,
         options=options,
+        ends=_ends(completion, behind) if start == span[1] else 1.0,
     )
+
+
+def _ends(completion: Completion, behind: int) -> float:
+    """The probability that a value which ends with the token before ``behind`` does end there: what
+    the token behind it and its listed alternatives give to texts that no number goes on with.
+
+    After a text's quote, a word or a bracket that is certain. Alternatives which are not listed
+    count against it.
+    """
+    if behind >= len(completion.tokens) or completion.tokens[behind - 1][-1:] not in _DIGITS:
+        return 1.0
+    assert completion.logprobs is not None
+    own = completion.tokens[behind], completion.logprobs[behind]
+    listed = completion.top[behind] if _has_top(completion) else ()
+    options = listed if own in listed else (own, *listed)
+    ended = (math.exp(p) for piece, p in options if piece[:1] not in _OF_A_NUMBER or not piece)
+    return min(1.0, math.fsum(ended))
 
 
 def whole_value(completion: Completion, options: frozenset[str] | None = None) -> Value:
@@ -139,16 +161,17 @@ def value_signals(value: Value) -> dict[str, float]:
     ``quartile_probability`` is the lower quartile of the tokens' probabilities (Gupta et al.,
     "Language Model Cascades", 2024). With alternatives also ``margin``, the least p₁ − p₂ over the
     tokens, and ``entropy``, the greatest entropy of a token, what is left of its mass counted as
-    one more outcome. For ``probability`` see there. None without tokens.
+    one more outcome. For ``probability`` see there. A number's end counts as one more token
+    of the first three (`Value.ends`). None without tokens.
     """
     logprobs = value.logprobs
     if not logprobs:
         return {}
-    sequence = sequence_probability(logprobs)
+    sequence = sequence_probability(logprobs) * value.ends
     found = {
-        "probability": probability(value) if value.top else sequence,
+        "probability": probability(value) * value.ends if value.top else sequence,
         "sequence_probability": sequence,
-        "least_probability": min(1.0, math.exp(min(logprobs))),
+        "least_probability": min(1.0, math.exp(min(logprobs)), value.ends),
         "mean_probability": min(1.0, math.exp(math.fsum(logprobs) / len(logprobs))),
         "quartile_probability": _lower_quartile([math.exp(p) for p in logprobs]),
     }
@@ -188,7 +211,8 @@ def probability(value: Value) -> float:
     no alternatives.
 
     Case does not count: labels that differ in nothing else mean the same. A number's end is not
-    in the number's text, so 12 is not told from the 123 that it might have become.
+    in the number's text: `value_signals` multiplies by `Value.ends`, or 12 would count for the 123
+    that it might have become.
     """
     if not value.top:
         return sequence_probability(value.logprobs)
@@ -284,7 +308,7 @@ class _Paths:
         return min(1.0, math.fsum(self._ways(index, size)) / math.fsum(alike))
 
 
-def usable(values: Mapping[str, Value]) -> bool:
+def usable(values: Mapping[Any, Value]) -> bool:
     """False where any logprob is not a finite number at most 0 (to rounding): such mislead."""
     return all(
         _usable(value.logprobs)

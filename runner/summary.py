@@ -151,9 +151,11 @@ def _paid_over_estimated(ledger: Ledger) -> Decimal:
 
 
 def _ends(ledger: Ledger) -> list[tuple[Any, ...]]:
-    """(status, decided by, reason, waits for, how many), in one pass over one index."""
+    """(status, decided by, reason as it is shown, waits for, how many), in one pass over one
+    index."""
     return ledger.query(
-        "SELECT status, decided_by, reason, waits_for, COUNT(*) FROM outcomes GROUP BY 1, 2, 3, 4"
+        "SELECT status, decided_by, COALESCE(words, reason), waits_for, COUNT(*) FROM outcomes "
+        "GROUP BY status, decided_by, reason, waits_for, words"
     )
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar, dataclass_transform
+from enum import Enum
+from typing import Any, Literal, Protocol, TypeVar, dataclass_transform
 
 from runner.reasons import DecidedBy as DecidedBy
 from runner.reasons import Reason as Reason
@@ -21,6 +22,17 @@ JSONValue = Any
 """Whatever `json.loads` gives: str, int, float, bool, None, list or dict."""
 
 T = TypeVar("T")
+
+
+class Whole(Enum):
+    """The whole answer, among the names of its fields: no text, so no field can be called it."""
+
+    WHOLE = "the whole answer"
+
+
+WHOLE: Literal[Whole.WHOLE] = Whole.WHOLE
+Name = str | Whole
+"""What has a score, a label or a confidence of its own: a field of the answer, or `WHOLE`."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -164,7 +176,7 @@ class Answer:
     ``score`` in [0, 1] is the model's own probability of the values; it ranks answers and is what
     thresholds are compared with. ``confidence`` is the score as it is, or calibrated to P(correct)
     where ``calibrated`` says so. Both are ``None`` without logprobs. ``scores`` are the scores of
-    each field and, under ``""``, of the whole answer; never calibrated, empty without logprobs.
+    each field and, under `WHOLE`, of the whole answer; never calibrated, empty without logprobs.
     """
 
     value: JSONValue
@@ -177,7 +189,7 @@ class Answer:
     model: str
     output_tokens: int = 0
     calibrated: bool = False
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[Name, float] = field(default_factory=dict)
     input_tokens: int = 0
 
 
@@ -195,7 +207,7 @@ class Outcome:
     """The answer: an object by `answer.schema`, else text; null until there is one."""
     decided_by: DecidedBy | None = None
     """Who gave the answer; null until there is one."""
-    reason: str | None = None
+    reason: Reason | None = None
     """Why it ended so: one of the reasons below, or a rule's own."""
     confidence: float | None = None
     """Of the local answer, from 0 to 1, to four digits, whoever decided in the end: a probability
@@ -211,3 +223,11 @@ class Outcome:
     """One sentence: what is wrong and what mends it; null where nothing is."""
     closed_estimate: Decimal = Decimal(0)
     """What the closed model would have cost, in US dollars; no column."""
+    words: str | None = None
+    """The rule's own reason, which is shown in the place of ours; no column, and nothing is decided
+    by it: it may be any text, one of our words too."""
+
+    @property
+    def shown_reason(self) -> str | None:
+        """What a person is shown as the reason."""
+        return self.reason if self.words is None else self.words

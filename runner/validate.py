@@ -10,6 +10,7 @@ from runner.errors import JobError, UsageError
 from runner.job import Job
 from runner.job_file import JobFile, Location, line_number
 from runner.prompts import template_mistakes
+from runner.records.rows import listed
 from runner.records.source import job_columns
 from runner.results.table import table_problem
 
@@ -138,5 +139,5 @@ def _privacy(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
             yield (
                 ("privacy", "redact"),
                 f"`privacy.redact` names the field `{name}`, which the records lack "
-                f"(they have: {', '.join(columns)})",
+                f"(they have: {listed(columns)})",
             )

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import Any
 
 import pytest
 
-from runner.ledger import read_ledger
+from runner.ledger import Egress, open_ledger, read_ledger
 from tests import serving
 from tests.jobs import KEY, SCHEMA, query, records, run, write_job
 from tests.mutants import LOST, REFUSED, RETRIED, Reading, mutate, read, sound
@@ -171,7 +172,42 @@ def serve(trial: Trial) -> Path:
     return job.parent / "run"
 
 
-WAYS: dict[str, Callable[[Trial], Path]] = {"live": live, "serve": serve, "batch": batch}
+def journal(trial: Trial) -> Path:
+    """Out of the journal of a run that was killed, as a former version wrote it."""
+    with OddApi(trial.reply) as api:
+        job = write_job(
+            trial.folder, _url(trial, api), records(f"R-{n}" for n in trial.odd),
+            _settings(trial), answer=trial.answer, prompt={"user": "{{ message }}"},
+        )  # fmt: skip
+        del os.environ["A_FUZZ_KEY"]
+        run_dir = run(job).run_dir
+        os.environ["A_FUZZ_KEY"] = KEY
+        _write_journal(trial, run_dir)
+        _until_done(job)
+        _hold(not trial.asked, "it sent again what was sent")
+    return run_dir
+
+
+def _write_journal(trial: Trial, run_dir: Path) -> None:
+    egress = Egress(trial.provider, MODELS[trial.provider], "http://somewhere", 9, "0" * 64)
+    lines = []
+    with open_ledger(run_dir) as ledger:
+        for number, odd in trial.odd.items():
+            held = ledger.held(number)
+            assert held is not None
+            attempt = ledger.attempts.reserve(held.record, egress, Decimal("0.005"))
+            lines.append(json.dumps({"attempt": attempt, "sent": True}))
+            with suppress(ValueError, RecursionError):  # of what could not be read it wrote so
+                body = json.loads(odd.body.decode("utf-8-sig"))
+                reply = {"verdict": "ok", "body": body, "request_id": "r", "problem": None}
+                if isinstance(body, dict):
+                    lines.append(json.dumps({"attempt": attempt, "reply": reply}))
+    (run_dir / "courier.jsonl").write_text("\n".join([*lines, '{"attempt": 7, "re']))
+
+
+WAYS: dict[str, Callable[[Trial], Path]] = {
+    "live": live, "serve": serve, "batch": batch, "journal": journal,
+}  # fmt: skip
 
 
 def _url(trial: Trial, api: OddApi) -> str:
@@ -269,7 +305,7 @@ def _rows(run_dir: Path) -> dict[str, _Row]:
 
 def fuzz(way: str, provider: str, kind: str, seed: int, bodies: int, folder: Path) -> None:
     """Raises `Failed` where something must not be so."""
-    made = trial(provider, kind, seed, bodies, folder, http=way != "batch")
+    made = trial(provider, kind, seed, bodies, folder, http=way in ("live", "serve"))
     os.environ["A_FUZZ_KEY"] = KEY
     within(60 + bodies * 0.5, lambda: judge(made, WAYS[way](made), _share(way)))
 

@@ -33,7 +33,7 @@ from escalation.combiner import PROBABILITY, Combiner, Platt, fit_combiner
 from escalation.support import Support
 from runner.errors import InputError, UsageError
 from runner.labels import read_labels
-from runner.types import Constraint
+from runner.types import WHOLE, Constraint
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "demo"
@@ -55,7 +55,7 @@ def labelled(n: int, seed: int = 0) -> list[Labelled]:
 
 def one(score: float, wrong: bool, **signals: float) -> Labelled:
     features = {PROBABILITY: score, **signals}
-    return Labelled("R-1", {"": features, "x": features}, wrong, {"x": wrong})
+    return Labelled("R-1", {WHOLE: features, "x": features}, wrong, {"x": wrong})
 
 
 def of(found: Sequence[Labelled], support: Support | None = None) -> Calibration:
@@ -71,7 +71,9 @@ def made(n: int = 2000) -> Calibration:
 def test_calibrated_confidence_is_the_share_that_is_right() -> None:
     found = made()
     assert found.error_calibrated < 0.05 < found.error_raw
-    fresh = [(found.confidences(each.features)[""], each.wrong) for each in labelled(5000, seed=1)]
+    fresh = [
+        (found.confidences(each.features)[WHOLE], each.wrong) for each in labelled(5000, seed=1)
+    ]
     assert expected_calibration_error(fresh) < 0.05
 
 
@@ -84,12 +86,12 @@ def test_calibration_keeps_the_order(low: float, high: float, slope: float, shif
 @pytest.mark.parametrize("wrong", [True, False])
 def test_labels_of_one_class_only_still_calibrate(wrong: bool) -> None:
     found = of([one(0.9, wrong)] * 60)
-    assert (found.platt[""](0.9) < 0.1) is wrong
+    assert (found.platt[WHOLE](0.9) < 0.1) is wrong
 
 
 def test_a_falling_fit_never_turns_the_order_around() -> None:
     upside_down = [one(n / 100, n > 50) for n in range(100)]
-    assert of(upside_down).platt[""].slope == 0
+    assert of(upside_down).platt[WHOLE].slope == 0
 
 
 def test_answers_that_were_invalid_are_wrong_and_rank_last() -> None:
@@ -100,13 +102,13 @@ def test_answers_that_were_invalid_are_wrong_and_rank_last() -> None:
 
 def test_a_calibration_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    company = Support.of(["R-1"], ["where is my card"], [{"": "a"}])
+    company = Support.of(["R-1"], ["where is my card"], [{WHOLE: "a"}])
     found = replace(made(200), support=company, batch=("digest", [0.5, -1.0]))
     save(found, path)
     again = load(path, OURS)
     assert replace(again, support=None) == replace(found, support=None)
     assert again.support is not None
-    asked = ("my card", {"": "a"}, "new")
+    asked = ("my card", {WHOLE: "a"}, "new")
     assert again.support.of_answer(*asked) == company.of_answer(*asked)
 
 
@@ -128,7 +130,7 @@ def test_a_further_signal_is_learnt_from_labels_that_certify_nothing() -> None:
     fresh = telling(3000, seed=1)
     wrong = [not each.wrong for each in fresh]
     learnt = roc_auc_score(wrong, [found.score(each.features) for each in fresh])
-    alone = roc_auc_score(wrong, [each.features[""][PROBABILITY] for each in fresh])
+    alone = roc_auc_score(wrong, [each.features[WHOLE][PROBABILITY] for each in fresh])
     assert learnt > alone + 0.05
 
     # The training labels' own truth is nowhere in what certifies.
@@ -139,13 +141,13 @@ def test_a_further_signal_is_learnt_from_labels_that_certify_nothing() -> None:
 def test_without_a_further_signal_every_label_certifies() -> None:
     found = made(1000)
     assert (found.training, len(found.sample)) == (0, 1000)
-    assert found.score({"": {PROBABILITY: 0.25}}) == pytest.approx(0.25)
+    assert found.score({WHOLE: {PROBABILITY: 0.25}}) == pytest.approx(0.25)
 
 
 def test_too_few_labels_to_learn_from_leave_the_probability_to_rank() -> None:
     found = of(telling(200))
     assert found.training == 0
-    low, high = ({"": {PROBABILITY: p, "support": 1 - p}} for p in (0.6, 0.7))
+    low, high = ({WHOLE: {PROBABILITY: p, "support": 1 - p}} for p in (0.6, 0.7))
     assert found.score(low) < found.score(high)
 
 

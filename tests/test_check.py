@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.check import Checker
-from runner.types import Constraint
+from runner.types import WHOLE, Constraint
 from tests.fakes import completion
 
 SCHEMA: dict[str, Any] = {
@@ -118,7 +118,7 @@ def test_half_a_character_in_a_key_cannot_either() -> None:
 
 def test_json_confidence_is_the_product_over_value_tokens_alone() -> None:
     pieces = ['{"intent": ', '"order', '"', ', "amount": ', "12", "}", ""]
-    logprobs = [-50.0, -0.1, -0.2, -50.0, -0.3, -50.0, -50.0]
+    logprobs = [-50.0, -0.1, -0.2, -50.0, -0.3, 0.0, -50.0]  # behind a number stands its end
     answer = JSON.check(completion("".join(pieces), logprobs, pieces))
     assert answer.valid and answer.confidence is not None
     assert math.isclose(answer.confidence, math.exp(-0.6))
@@ -200,5 +200,5 @@ def test_the_score_sums_the_ways_to_write_a_value() -> None:
     answer = JSON.check(given)
     assert answer.signals["intent.sequence_probability"] == pytest.approx(0.3)
     assert answer.score == answer.confidence == pytest.approx(0.42)
-    assert answer.scores == pytest.approx({"intent": 0.42, "": 0.42})
+    assert answer.scores == pytest.approx({"intent": 0.42, WHOLE: 0.42})
     assert JSON.check(replace(given, top=top[:2])).score == pytest.approx(0.3)

@@ -52,7 +52,7 @@ def test_values_stay_as_they_stand_and_each_record_knows_its_place(tmp_path: Pat
     ("body", "expected", "bad_line"),
     [
         ('1,a\n2,"never closed\n3,b\n4,"c, d"\n5,e\n', ["a", None, "b", "c, d", "e"], 3),
-        ('1,a\n2,"never closed\n3,"b\n4,c"\n', ["a", None, "b\n4,c"], 3),
+        ('1,a\n2,"never closed\n3,"b\nx y,c"\n', ["a", None, "b\nx y,c"], 3),
         ('1,"say "hi" twice"\n2,b\n', [None, "b"], 2),
         ('1,a\n2,"cut off by the end of the file', ["a", None], 3),
         ('1,a\n2,"', ["a", None], 3),
@@ -129,7 +129,10 @@ def test_a_field_of_ten_megabytes(tmp_path: Path) -> None:
         (b"", "is empty: it has no header line"),
         ("id,message\n1,a\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         (b"id,a,a\n1,x,y\n", "the column `a` is there twice; rename one of them"),
-        (b"id,a,,\n1,x,,\n", "line 1: two columns have no name; give each one"),
+        (b"id,,,a\n1,x,,\n", "line 1: two columns have no name; give each one"),
+        (b"ID,a\n1,x\n", "has no column `id` (records.id); did you mean `ID`?"),
+        (b"a,Record-Id,Id \n1,x,1\n", "did you mean `Id`?"),
+        ("a," + ",".join(f"c{n}" for n in range(4999)) + "\n", "c18 and 4,980 more"),
         (b"idd,message\n1,a\n", "has no column `id` (records.id); did you mean `idd`?"),
         (b"name,message\n1,a\n", "has no column `id` (records.id); its columns are: name, message"),
         (b"id;message\n1;a\n", "its header is split by ';': set records.delimiter"),
@@ -138,7 +141,7 @@ def test_a_field_of_ten_megabytes(tmp_path: Path) -> None:
         (b'"id";"message"\n"1";"a"\n', 'if ";" parts the columns: records.delimiter'),
     ],
 )
-def test_a_file_that_is_refused_whole(tmp_path: Path, data: bytes, said: str) -> None:
+def test_a_file_that_is_refused_whole(tmp_path: Path, data: bytes | str, said: str) -> None:
     assert said in refusal(tmp_path, data)
 
 

@@ -23,7 +23,7 @@ from runner.job_file import load_job
 from runner.labels import guarded, read_labels, unguarded
 from runner.ledger import read_ledger
 from runner.review import import_reviews
-from runner.types import Completion, Constraint, Usage
+from runner.types import WHOLE, Completion, Constraint, Usage
 from tests import fakes, jobs
 from tests.fakes import localfirst, read_rows
 from tests.stand_in import StandIn
@@ -555,8 +555,8 @@ def test_a_sample_of_all_is_labels_and_a_queue_is_none(
 @pytest.mark.parametrize(
     ("answer", "text", "truth"),
     [
-        ({"labels": ["yes", "no"]}, "id,sample,decision\nR-1,all,no\n", {"value": "no"}),
-        ({"labels": ["=a", "no"]}, "id,sample,decision\n'=1,all,'=a\n", {"value": "=a"}),
+        ({"labels": ["yes", "no"]}, "id,sample,decision\nR-1,all,no\n", {WHOLE: "no"}),
+        ({"labels": ["=a", "no"]}, "id,sample,decision\n'=1,all,'=a\n", {WHOLE: "=a"}),
         ({"schema": SCHEMA}, "id,sample,decision.intent,decision.team\nR-1,all,lost_card,x\n",
          {"intent": "lost_card", "team": "x"}),
         ({"schema": SCHEMA}, 'id,sample,decision\nR-1,all,"{""intent"": ""lost_card"", '

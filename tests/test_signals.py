@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -68,15 +69,17 @@ def test_what_is_no_object_has_no_spans(text: str) -> None:
 def test_splitting_tokens_changes_no_fields_probability(
     case: tuple[str, dict[str, Any]], data: st.DataObject
 ) -> None:
-    # Each value's tokens share a fixed sum; what stands between values carries noise.
+    # Each value's tokens share a fixed sum; what stands between values carries noise, but behind a
+    # number, whose end it tells.
     text, value = case
     spans = sorted(value_spans(text).values())
     edges = sorted({0, len(text), *(edge for span in spans for edge in span)})
     cuts = data.draw(st.sets(st.integers(0, len(text))))
     borders = sorted({*edges, *cuts})
     pieces = [text[a:b] for a, b in pairwise(borders)]
+    ends = {e for s, e in spans if text[e - 1].isdigit()}
     logprobs = [
-        next((-(b - a) / (e - s) for s, e in spans if s <= a < e), -99.0)
+        next((-(b - a) / (e - s) for s, e in spans if s <= a < e), 0.0 if a in ends else -99.0)
         for a, b in pairwise(borders)
     ]
     found = field_values(completion(text, logprobs, pieces))
@@ -208,6 +211,39 @@ def test_a_number_that_goes_on_is_another() -> None:
     each = {'{"a": ': 1.0}, {"12": 0.5, "123": 0.3, "12}": 0.1, "12, ": 0.1}, {"}": 1.0}
     found = field_values(answered(['{"a": ', "12", "}"], *each))
     assert value_signals(found["a"])["probability"] == pytest.approx(0.7)
+
+
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+GOES_ON = st.sampled_from(list("0123456789.eE+-")).flatmap(
+    lambda first: st.text("0123456789", max_size=2).map(lambda rest: first + rest)
+)
+
+
+@given(NUMBERS, st.floats(0.01, 0.98), st.lists(GOES_ON, min_size=1, max_size=4, unique=True),
+       st.sampled_from(["}", ', "b": 1}', " ", "\n", ""]), st.booleans())  # fmt: skip
+def test_a_number_is_as_sure_as_its_end(
+    number: float, share: float, longer: list[str], behind: str, listed: bool
+) -> None:
+    text = json.dumps(number)
+    then = {behind or "}": share} | {piece: (1 - share) / len(longer) for piece in longer}
+    tokens = ['{"a": ', text, behind or "}"]
+    tail = {" ": "}", "\n": "}"}.get(behind, "")
+    each = [{tokens[0]: 1.0}, {text: 0.9}, then, *([{tail: 1.0}] if tail else [])]
+    made = answered([*tokens, *([tail] if tail else [])], *each)
+    if not listed:
+        made = replace(made, top=())
+    signals = value_signals(field_values(made)["a"])
+    for name in ("probability", "sequence_probability"):
+        assert signals[name] == pytest.approx(0.9 * share)
+    assert signals["least_probability"] == pytest.approx(min(0.9, share))
+
+
+@pytest.mark.parametrize("value", ["x1", True, None, [1], {"b": 1}, []])
+def test_what_says_itself_where_it_ends_is_as_sure_as_its_tokens(value: object) -> None:
+    text = json.dumps(value)
+    each = {'{"a": ': 1.0}, {text: 0.9}, {"}": 0.5, "1": 0.5}
+    found = field_values(answered(['{"a": ', text, "}"], *each))
+    assert value_signals(found["a"])["probability"] == pytest.approx(0.9)
 
 
 def test_case_does_not_change_the_meaning() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from runner.errors import RunFailed
 from runner.ledger import Egress, open_ledger
-from runner.types import Completion, DecidedBy, Outcome, Status, Usage
+from runner.types import Completion, DecidedBy, Outcome, Reason, Status, Usage
 from tests import jobs, scripted
 from tests.fakes import localfirst, read_rows
 from tests.stand_in import StandIn
@@ -177,7 +177,7 @@ def test_a_call_that_was_written_down_and_never_sent_is_no_egress(
         run, options = job.parent / "run", [*jobs_options(job), "--limit", 2]
         assert localfirst("run", *options, "--set", jobs.NO_KEY).exit_code == 3
         with open_ledger(run) as ledger:  # as a run leaves it that is killed just then
-            ((held),) = ledger.waiting("high_stakes", -1, 1)
+            ((held),) = ledger.waiting(Reason.RULE, -1, 1)
             egress = Egress("anthropic", "never-sent", api.url, 10, "0" * 64)
             ledger.attempts.reserve(held.record, egress, Decimal("0.01"))
         open_call = localfirst("status", run, "--egress")

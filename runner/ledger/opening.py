@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from runner.errors import RunDirError, RunFailed
+from runner.ledger.migrating import FORMER, migrate
 from runner.ledger.store import Ledger
 
 SCHEMA = """
@@ -18,10 +19,10 @@ CREATE TABLE outcomes (
   position INTEGER PRIMARY KEY, record_id TEXT NOT NULL, digest TEXT NOT NULL,
   status TEXT NOT NULL, value TEXT NOT NULL, decided_by TEXT, reason TEXT, waits_for TEXT,
   confidence REAL, field_confidence TEXT NOT NULL, model TEXT, cost INTEGER NOT NULL,
-  error TEXT, closed_estimate INTEGER NOT NULL);
+  error TEXT, closed_estimate INTEGER NOT NULL, words TEXT);
 CREATE INDEX outcomes_by_id ON outcomes (record_id, position);
 CREATE INDEX outcomes_waiting ON outcomes (waits_for, position) WHERE status = 'waiting';
-CREATE INDEX outcomes_by_end ON outcomes (status, decided_by, reason, waits_for);
+CREATE INDEX outcomes_by_end ON outcomes (status, decided_by, reason, waits_for, words);
 CREATE TABLE held (
   position INTEGER PRIMARY KEY, line INTEGER NOT NULL, fields TEXT NOT NULL, answer TEXT,
   expected_loss REAL);
@@ -48,10 +49,10 @@ CREATE TABLE batches (
 CREATE TABLE trail (
   seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, position INTEGER, ref,
   note TEXT, content BLOB, hash BLOB NOT NULL);
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 COMMIT;
 """
-VERSION = 4
+VERSION = 5
 LEDGER = "ledger.sqlite"
 CACHE_KIB = 32 << 10
 CHECKPOINT_PAGES = 8192
@@ -92,15 +93,18 @@ def _prepare(database: sqlite3.Connection, path: Path) -> Ledger:
     # Ids come in no order: the pages of their index are kept, and not copied at every commit.
     database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    if _version(database, path) == 0:
+    version = _version(database, path)
+    if version == 0:
         database.executescript(SCHEMA)
+    elif version == FORMER:
+        migrate(database, path.parent)
     return Ledger(database, path.parent)
 
 
 def _version(database: sqlite3.Connection, path: Path) -> int:
     """0 for a ledger that is still empty."""
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
-    if version not in (0, VERSION):
+    if version not in (0, FORMER, VERSION):
         raise RunDirError(
             f"{path} is of ledger version {version}, this localfirst writes {VERSION}; take a new "
             "--run-dir, or the localfirst that made it"
@@ -108,19 +112,26 @@ def _version(database: sqlite3.Connection, path: Path) -> int:
     return version
 
 
+def _for_reading(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
 @contextmanager
 def read_ledger(run_dir: Path) -> Iterator[Ledger]:
-    """Opens a ledger for reading only, also while a run writes to it."""
+    """Opens a ledger for reading only, also while a run writes to it; one of the former version
+    is first brought to this one."""
     path = run_dir / LEDGER
     if not path.exists():
         raise RunDirError(f"{run_dir} is not a run directory: it has no {LEDGER}")
     try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            if _version(database, path) == 0:
+        with closing(_for_reading(path)) as database:
+            version = _version(database, path)
+        if version == FORMER:
+            with open_ledger(run_dir, create=False):
+                pass
+        with closing(_for_reading(path)) as database:
+            if version == 0:
                 raise RunDirError(f"{run_dir} holds no run yet: its first one has only begun")
             yield Ledger(database, run_dir)
-        finally:
-            database.close()
     except sqlite3.DatabaseError as error:
         raise RunFailed(f"{path}: {error}") from None

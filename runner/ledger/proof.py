@@ -79,7 +79,7 @@ def _disagreeing(database: sqlite3.Connection) -> Iterator[str]:
         row = row_of(database, entry.kind, entry.key) if entry.kind in ROWS else None
         if row is None and entry.content is not None:
             yield f"{_entry(database, entry)} was taken out: entry {entry.seq:,} speaks of it"
-        elif row is not None and content_of(row) != entry.content:
+        elif row is not None and content_of(entry.kind, row) != entry.content:
             yield f"{_entry(database, entry)} was changed after entry {entry.seq:,}, its last"
     for kind, (_, source, name) in ROWS.items():
         unknown = (

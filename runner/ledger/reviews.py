@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runner.json_text import compact
+from runner.ledger.columns import shown_reason
 from runner.ledger.trail import OUTCOME, REVIEW, Trail
-from runner.types import DecidedBy, JSONValue, Outcome, Record, Status
+from runner.types import DecidedBy, JSONValue, Outcome, Reason, Record, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Queued:
     it is known; ``problem``: what was wrong with the last of these answers."""
 
     record: Record
-    reason: str
+    reason: Reason | str
     problem: str | None
     confidence: float | None
     local: JSONValue
@@ -65,15 +66,16 @@ class Reviews:
     def queue(self) -> Iterator[Queued]:
         """The records in review, in input order, streamed."""
         rows = self._db.execute(
-            "SELECT o.position, o.record_id, h.line, h.fields, o.reason, o.error, o.confidence, "
-            "h.answer FROM outcomes o JOIN held h USING (position) WHERE o.status = ? "
-            "ORDER BY o.position",
+            "SELECT o.position, o.record_id, h.line, h.fields, o.reason, o.words, o.error, "
+            "o.confidence, h.answer FROM outcomes o JOIN held h USING (position) "
+            "WHERE o.status = ? ORDER BY o.position",
             (Status.REVIEW,),
         )
-        for p, i, line, fields, why, problem, confidence, answer in rows:
+        for p, i, line, fields, why, words, problem, confidence, answer in rows:
+            reason = shown_reason(why, words)
             kept = json.loads(answer or "null") or {}
             record = Record(p, i, json.loads(fields), line)
-            yield Queued(record, why, problem, confidence, kept.get("value"), kept.get("closed"))
+            yield Queued(record, reason, problem, confidence, kept.get("value"), kept.get("closed"))
 
     def unaudited(self) -> Iterator[tuple[int, str]]:
         """(position, id) of the accepted local answers that nobody checked yet."""

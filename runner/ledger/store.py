@@ -16,13 +16,13 @@ from runner.json_text import compact, read_compact
 from runner.ledger.attempts import Attempts
 from runner.ledger.audits import Audits
 from runner.ledger.batches import IN_BATCH, Batches
-from runner.ledger.columns import columns, real, was
+from runner.ledger.columns import columns, read_reason, real, was
 from runner.ledger.money import from_pico
 from runner.ledger.proof import Proof, prove
 from runner.ledger.queue import Queue
 from runner.ledger.reviews import Reviews
 from runner.ledger.trail import META, OUTCOME, Trail
-from runner.types import DecidedBy, Outcome, Record, Status
+from runner.types import DecidedBy, Outcome, Reason, Record, Status
 
 # A commit writes every page of the index of ids that was touched, and ids come in no order: the
 # rarer, the cheaper a row. It is the time that says how much of the free work a crash takes.
@@ -36,14 +36,16 @@ _DECIDED_BY: dict[str | None, DecidedBy | None] = {None: None, **{str(d): d for 
 @dataclass(frozen=True, slots=True)
 class Held:
     """A record that waits or is in review, whole, so that no later step needs the input file.
-    ``local``: the local model's ``value`` and ``model`` and the ``signals`` taken of it."""
+    ``local``: the local model's ``value`` and ``model`` and the ``signals`` taken of it. ``words``:
+    see `Outcome`."""
 
     record: Record
-    reason: str
+    reason: Reason
     confidence: float | None
     field_confidence: Mapping[str, float]
     closed_estimate: Decimal
     local: Mapping[str, Any] | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +136,15 @@ class Ledger(Queue):
             kept = (held.line, compact(dict(held.fields)), compact(answer), real(expected_loss))
         with self.trail.writing():
             self._db.execute(
-                "INSERT INTO outcomes VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO outcomes VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (*start, waits_for, *values[4:]),
             )
             if held is not None:
                 self._db.execute(
                     "INSERT OR REPLACE INTO held VALUES (?,?,?,?,?)", (held.position, *kept)
                 )
-            self.trail.add(OUTCOME, outcome.position, (*start, *values[4:], *kept), note=note)
+            row = (*start, *values[4:-1], *kept, outcome.words)
+            self.trail.add(OUTCOME, outcome.position, row, note=note)
         self._pending += 1
         late = time.monotonic() - self._committed_at > COMMIT_EVERY_S
         if self._pending >= COMMIT_EVERY_ROWS or late:
@@ -153,20 +156,21 @@ class Ledger(Queue):
         self._page.pop(position, None)
         with self.trail.writing():
             former = self._db.execute(
-                "SELECT status, reason, decided_by, value FROM outcomes WHERE position=?",
+                "SELECT status, COALESCE(words, reason), decided_by, value FROM outcomes "
+                "WHERE position=?",
                 (position,),
             ).fetchone()
             self._db.execute(
                 "UPDATE outcomes SET status=?, value=?, decided_by=?, reason=?, waits_for=?, "
-                "confidence=?, field_confidence=?, model=?, cost=?, error=?, closed_estimate=? "
-                "WHERE position=?",
+                "confidence=?, field_confidence=?, model=?, cost=?, error=?, closed_estimate=?, "
+                "words=? WHERE position=?",
                 (*values[:4], waits_for, *values[4:], position),
             )
             if outcome.status is Status.DONE:
                 self._db.execute("DELETE FROM held WHERE position = ?", (position,))
             self.trail.add_written(OUTCOME, position, note=was(former))
 
-    def waiting(self, reason: str, after: int, limit: int) -> list[Held]:
+    def waiting(self, reason: Reason, after: int, limit: int) -> list[Held]:
         """Records that wait for this reason, behind a position, in input order; but none that is
         in a batch."""
         where = "o.status='waiting' AND o.reason=? AND o.waits_for IS NOT ? AND o.position>?"
@@ -187,17 +191,18 @@ class Ledger(Queue):
     def _held(self, where: str, limit: str, values: Sequence[Any]) -> list[Held]:
         rows = self._db.execute(
             "SELECT o.position, o.record_id, h.line, h.fields, o.reason, o.confidence, "
-            "o.field_confidence, o.closed_estimate, h.answer "
+            "o.field_confidence, o.closed_estimate, h.answer, o.words "
             "FROM outcomes o JOIN held h USING (position) "
             f"WHERE {where} ORDER BY o.position {limit}",
             values,
         )
         return [
             Held(
-                Record(p, i, json.loads(f), line), why, c, json.loads(fc), from_pico(e),
-                json.loads(local) if local else None,
+                Record(p, i, json.loads(f), line), reason or Reason.RULE, c, json.loads(fc),
+                from_pico(e), json.loads(local) if local else None, own,
             )
-            for p, i, line, f, why, c, fc, e, local in rows
+            for p, i, line, f, why, c, fc, e, local, words in rows
+            for reason, own in [read_reason(why, words)]
         ]  # fmt: skip
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -211,14 +216,16 @@ class Ledger(Queue):
     def _outcomes(self, which: str, *values: Any) -> Iterator[Outcome]:
         rows = self._db.execute(
             "SELECT position, record_id, status, value, decided_by, reason, confidence, "
-            f"field_confidence, model, cost, error, closed_estimate FROM outcomes {which}",
+            "field_confidence, model, cost, error, closed_estimate, words "
+            f"FROM outcomes {which}",
             values,
         )
-        for p, i, status, value, by, why, c, fc, model, cost, error, estimate in rows:
+        for p, i, status, value, by, why, c, fc, model, cost, error, estimate, words in rows:
+            reason, own = read_reason(why, words, by)
             yield Outcome(
-                p, i, _STATUS[status], read_compact(value), _DECIDED_BY[by], why, c,
+                p, i, _STATUS[status], read_compact(value), _DECIDED_BY[by], reason, c,
                 read_compact(fc) if fc != "{}" else {}, model, from_pico(cost), error,
-                from_pico(estimate),
+                from_pico(estimate), own,
             )  # fmt: skip
 
     # -- the whole --------------------------------------------------------------------------

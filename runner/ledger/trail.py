@@ -26,7 +26,7 @@ ROWS = {
     OUTCOME: (
         "o.position, o.record_id, o.digest, o.status, o.value, o.decided_by, o.reason, "
         "o.confidence, o.field_confidence, o.model, o.cost, o.error, o.closed_estimate, h.line, "
-        "h.fields, h.answer, h.expected_loss",
+        "h.fields, h.answer, h.expected_loss, o.words",
         "outcomes o LEFT JOIN held h USING (position)",
         "o.position",
     ),
@@ -66,8 +66,11 @@ class Entry:
                         self.content)  # fmt: skip
 
 
-def content_of(row: Sequence[Any]) -> bytes:
-    """A row's values, in the order of `ROWS`, as an entry holds them."""
+def content_of(kind: str, row: Sequence[Any]) -> bytes:
+    """A row's values, in the order of `ROWS`, as an entry holds them. An outcome's ``words`` count
+    where there are any: ledgers that had no such column yet are proved by the same hashes."""
+    if kind == OUTCOME and row[-1] is None:
+        row = row[:-1]
     return hashlib.sha256(compact(row).encode()).digest()[:CONTENT_BYTES]
 
 
@@ -139,7 +142,7 @@ class Trail:
         """Enters a row as it was just written: None for one that was taken out."""
         seq, former = self._last or self._read_last()
         text = compact(note) if note else None
-        content = None if row is None else content_of(row)
+        content = None if row is None else content_of(kind, row)
         values = (seq + 1, time.time(), kind, position, ref, text, content)
         self._last = (seq + 1, _chained(former, *values))
         self._kept.append((*values, self._last[1]))

@@ -26,7 +26,7 @@ from runner.job import Job
 from runner.ledger import CHOOSING, Ledger, open_ledger
 from runner.pipeline import Answering, Pipeline, Progress
 from runner.quote.drawing import Drawn
-from runner.types import Answer, DecidedBy, Engine, Outcome, Reason, Record, Status
+from runner.types import Answer, DecidedBy, Engine, Outcome, Record, Status
 from runner.watch import Say, Watch
 
 Why = Literal["", "rule", "confidence", "audit"]
@@ -179,8 +179,7 @@ def _why(outcome: Outcome, watch: _Listening, unchosen: set[int]) -> Why:
     position = outcome.position
     if outcome.status is Status.WAITING and position not in unchosen:
         return "confidence" if position in watch.heard else "rule"
-    audited = position in watch.audited and outcome.reason == Reason.CONFIDENT
-    return "audit" if audited else ""
+    return "audit" if position in watch.audited else ""
 
 
 def _end(outcome: Outcome, why: Why) -> Literal["local", "template", "closed", "review", "error"]:

@@ -7,22 +7,28 @@ at a bad one: a record that cannot be read comes out with its ``problem`` and it
 
 from __future__ import annotations
 
-import gzip
-import io
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runner.errors import InputError
 from runner.openai_lines import NAMES
-from runner.records.csv_file import csv_header, csv_records
+from runner.records.csv_file import Note, csv_header, csv_records
 from runner.records.jsonl_file import jsonl_records
 from runner.records.openai_batch import batch_records
 from runner.records.parquet_file import parquet_columns, parquet_count, parquet_records
+from runner.records.text_file import open_text
 from runner.types import Record
 
-__all__ = ["column_names", "count_records", "file_format", "read_records"]
+__all__ = [
+    "Note",
+    "column_names",
+    "count_records",
+    "file_format",
+    "likely_delimiter",
+    "read_records",
+]
 
 _ENDINGS = {
     ".csv": "csv",
@@ -31,6 +37,13 @@ _ENDINGS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+}
+_DELIMITERS = (",", ";", "\t", "|")
+_SAVE_AS = "in a spreadsheet, save it as CSV UTF-8"
+_OTHER_ENDINGS = {
+    **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers"), _SAVE_AS),
+    ".json": "a JSON array needs to be one object a line: .jsonl",
+    ".zip": "unpack it first",
 }
 
 
@@ -42,16 +55,24 @@ def file_format(path: Path, given: str = "auto") -> str:
     try:
         return _ENDINGS[ending.lower()]
     except KeyError:
+        fix = _OTHER_ENDINGS.get(
+            ending.lower(), "name it as .csv, .jsonl or .parquet, or set the format in the job"
+        )
         raise InputError(
-            f"{path}: cannot tell the format from the ending {ending!r}; name it as .csv, .jsonl "
-            "or .parquet, or set the format in the job"
+            f"{path}: cannot tell the format from the ending {ending!r}; {fix}"
         ) from None
 
 
 def read_records(
-    path: Path, id_column: str, *, fmt: str = "auto", delimiter: str = ","
+    path: Path,
+    id_column: str,
+    *,
+    fmt: str = "auto",
+    delimiter: str = ",",
+    note: Note = lambda text: None,
 ) -> Iterator[Record]:
-    """Yields every record of the file in order.
+    """Yields every record of the file in order; ``note`` hears what was left out or read otherwise
+    than it stands.
 
     Raises:
         InputError: for the file as a whole: not there, empty, without the id column, UTF-16.
@@ -61,28 +82,46 @@ def read_records(
         if kind == "parquet":
             yield from parquet_records(path, id_column)
             return
-        with _open_text(path) as file:
+        with open_text(path) as file:
             if kind == "jsonl":
-                yield from jsonl_records(file, id_column)
+                yield from jsonl_records(path, file, id_column)
             elif kind == "openai_batch":
-                yield from batch_records(file)
+                yield from batch_records(path, file)
             else:
-                yield from csv_records(path, file, id_column, _delimiter(path, delimiter))
+                yield from csv_records(path, file, id_column, _delimiter(path, delimiter), note)
 
 
-def column_names(path: Path, *, fmt: str = "auto", delimiter: str = ",") -> list[str] | None:
-    """The columns all records share, or ``None`` for JSONL, where each differs."""
+def column_names(
+    path: Path, id_column: str | None = None, *, fmt: str = "auto", delimiter: str = ","
+) -> list[str] | None:
+    """The columns all records share, or ``None`` for JSONL, where each differs.
+
+    ``id_column``: one that is known to be there, if any; it tells a CSV file's header from a
+    report's lines above it.
+    """
     kind = file_format(path, fmt)
     with _input_errors(path):
         if kind == "parquet":
             return parquet_columns(path)
         if kind == "openai_batch":
-            _open_text(path).close()
+            open_text(path).close()
             return list(NAMES)
         if kind == "jsonl":
             return None
-        with _open_text(path) as file:
-            return csv_header(path, file, _delimiter(path, delimiter))
+        with open_text(path) as file:
+            return csv_header(path, file, _delimiter(path, delimiter), id_column).names
+
+
+def likely_delimiter(path: Path, id_column: str | None = None) -> str:
+    """What parts a file's columns, where nobody says it: what gives the most of them and, if a
+    column is known, gives that one; a comma for a file that is no CSV."""
+    if file_format(path) != "csv":
+        return ","
+    found: dict[str, int] = {}
+    for delimiter in _DELIMITERS:
+        with suppress(InputError):  # quotes that end where nothing parts: another parts them
+            found[delimiter] = len(column_names(path, id_column, delimiter=delimiter) or ())
+    return max(found, key=lambda delimiter: found[delimiter], default=",")
 
 
 def _delimiter(path: Path, given: str) -> str:
@@ -98,22 +137,6 @@ def _input_errors(path: Path) -> Iterator[None]:
     except (OSError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the records file {path}: {why}") from None
-
-
-def _open_text(path: Path) -> io.TextIOWrapper:
-    # Undecodable bytes become lone surrogates, so that one bad byte spoils one record only.
-    binary = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
-    head = binary.read(2)
-    if head in (b"\xff\xfe", b"\xfe\xff"):
-        binary.close()
-        raise InputError(f"{path} is UTF-16; save it as UTF-8 (in Excel: 'CSV UTF-8')")
-    binary.seek(0)
-    return io.TextIOWrapper(
-        binary,
-        encoding="utf-8-sig",
-        errors="surrogateescape",
-        newline="",
-    )
 
 
 COUNTED_BYTES = 4 << 20

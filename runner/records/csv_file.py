@@ -1,102 +1,190 @@
-"""CSV by the standard library's strict parser, fed one record's lines at a time.
+"""CSV as it is exported: with a line that names the delimiter, a report's lines above the header,
+rows that a spreadsheet left empty, commas at the end, and a second header where files were joined.
 
-Fed a whole file, that parser turns one unclosed quote into the loss of everything after it. So
-each record's physical lines are gathered by counting quotes; where they do not parse, the first
-line alone is the bad record and reading goes on with the next.
+What is plain is read, and noted; what is not is that row's problem.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import deque
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from runner.errors import InputError
+from runner.records.csv_lines import LikeRecords, Lines, Row, rows
 from runner.records.rows import check_header, make_record, unwritable
 from runner.types import Record
 
-# A quoted field may hold a pasted thread of many lines; past this it is an unclosed quote.
-MOST_LINES = 20_000
-csv.field_size_limit(1 << 30)
+Note = Callable[[str], None]
+"""Hears a sentence about what was not read just as it stands, once for each kind of it."""
+MOST_ABOVE = 50
+"""Rows that are looked through for the header."""
+_SEP = re.compile(r'^\ufeff?"?sep=(.)"?[\r\n]*$', re.IGNORECASE)
+_BOM = "\ufeff"
 
 
-class _Lines:
-    """Physical lines with their numbers, and a way to put some back."""
+@dataclass(frozen=True, slots=True)
+class Header:
+    """``above``: how many rows stand above it."""
 
-    def __init__(self, source: Iterable[str]) -> None:
-        self._source = enumerate(source, start=1)
-        self._back: deque[tuple[int, str]] = deque()
-
-    def take(self) -> tuple[int, str] | None:
-        return self._back.popleft() if self._back else next(self._source, None)
-
-    def put_back(self, lines: list[tuple[int, str]]) -> None:
-        self._back.extendleft(reversed(lines))
+    line: int
+    names: list[str]
+    delimiter: str
+    above: int
 
 
-def _parse(lines: Iterable[str], delimiter: str) -> list[str]:
-    rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
-    if len(rows) != 1:
-        raise csv.Error("a quoted value ends in another record")
-    return rows[0]
-
-
-def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yields (line, cells, problem); with a problem, whatever cells were legible."""
-    while (first := lines.take()) is not None:
-        number, text = first
-        if not text.strip("\r\n"):
-            continue
-        try:
-            yield number, _parse((text,), delimiter), None
-            continue
-        except csv.Error:
-            gathered, quotes = [first], text.count('"')
-        while quotes % 2 and len(gathered) < MOST_LINES and (more := lines.take()) is not None:
-            gathered.append(more)
-            quotes += more[1].count('"')
-        try:
-            yield number, _parse([text for _, text in gathered], delimiter), None
-        except csv.Error as error:
-            lines.put_back(gathered[1:])
-            cells = [cell.strip('"') for cell in text.rstrip("\r\n").split(delimiter)]
-            yield number, cells, f"line {number}: broken CSV quoting ({error}); double each quote"
-
-
-def _header(path: Path, lines: _Lines, delimiter: str) -> list[str]:
-    for line, cells, problem in _rows(lines, delimiter):
-        if problem:
-            said, told = f"the header has {problem.split(': ', 1)[1]}", "".join(cells)
-            if other := next((one for one in ";\t|" if one in told and one != delimiter), None):
-                said += f"; if {json.dumps(other)} parts the columns: records.delimiter"
-            raise InputError(f"{path}, line {line}: {said}")
-        for number, cell in enumerate(cells, start=1):
-            if trouble := unwritable(cell):
-                raise InputError(f"{path}, line {line}: {trouble} (the name of column {number})")
-        return [cell.strip() for cell in cells]
-    raise InputError(f"{path} is empty: it has no header line")
-
-
-def csv_header(path: Path, file: Iterable[str], delimiter: str) -> list[str]:
-    """The column names, stripped of spaces around them."""
-    return _header(path, _Lines(file), delimiter)
+def csv_header(
+    path: Path, file: Iterable[str], delimiter: str, id_column: str | None = None
+) -> Header:
+    """The header; without an ``id_column``, the first row near the top that is as wide as most are
+    there and names each of its columns."""
+    lines = Lines(file)
+    delimiter = _named_delimiter(lines) or delimiter
+    if id_column is not None:
+        return _header_with(path, lines, delimiter, id_column)
+    top = list(islice(rows(lines, delimiter), MOST_ABOVE))
+    widths = Counter(len(row.cells) for row in top if row.problem is None)
+    usual = max(widths, key=lambda width: (widths[width], width), default=0)
+    wide = (at for at, row in enumerate(top) if len(row.cells) >= usual and all(_names(row)))
+    return _header(path, top[: next(wide, 0) + 1], delimiter)
 
 
 def csv_records(
-    path: Path, file: Iterable[str], id_column: str, delimiter: str
+    path: Path, file: Iterable[str], id_column: str, delimiter: str, note: Note
 ) -> Iterator[Record]:
     """One `Record` per row. All values are text: ``00123`` stays ``00123``."""
-    lines = _Lines(file)
-    header = _header(path, lines, delimiter)
-    check_header(path, header, id_column)
-    for position, (line, cells, trouble) in enumerate(_rows(lines, delimiter)):
-        problem = trouble
-        if problem is None and len(cells) != len(header):
+    lines = Lines(file)
+    delimiter = _named_delimiter(lines) or delimiter
+    header = _header_with(path, lines, delimiter, id_column)
+    if header.above:
+        note(f"{path}: the header is in line {header.line}; what stands above it is left out")
+    like = LikeRecords(len(header.names), header.names.index(id_column))
+    reading = _Reading(header.names, id_column, note)
+    position = 0
+    for row in rows(lines, delimiter, like):
+        found = reading.fields(row)
+        if found is not None:
+            fields, problem = found
+            yield make_record(position, row.line, fields, id_column, problem)
+            position += 1
+
+
+def _named_delimiter(lines: Lines) -> str | None:
+    """Of a first line ``sep=;``, as Excel writes and reads it."""
+    first = lines.take()
+    if first is None:
+        return None
+    if found := _SEP.match(first[1]):
+        return found[1]
+    lines.put_back([first])
+    return None
+
+
+def _header_with(path: Path, lines: Lines, delimiter: str, id_column: str) -> Header:
+    """The first row, or where it lacks the id column one below it that has more names than the rows
+    above it have cells."""
+    top: list[Row] = []
+    for row in islice(rows(lines, delimiter), MOST_ABOVE):
+        top.append(row)
+        if id_column in _names(row) or row.problem is not None:
+            break
+    header = _header(path, top, delimiter)
+    names = header.names
+    least = max((sum(map(bool, _names(row))) for row in top[:-1]), default=0)
+    if id_column in names and len(set(names)) == len(names) > least and all(names[:2]):
+        return header
+    if id_column in names and len(top) > 1:
+        raise InputError(
+            f"{path} has the column `{id_column}` not in its first line but in line {header.line}; "
+            "where that is the header, delete the lines above it"
+        )
+    header = _header(path, top[:1], delimiter)
+    check_header(path, header.names, id_column, header.line)
+    return header
+
+
+def _header(path: Path, top: list[Row], delimiter: str) -> Header:
+    """The last of these rows as the header."""
+    if not top:
+        raise InputError(f"{path} is empty: it has no header line")
+    row = top[-1]
+    if row.problem is not None:
+        said, told = f"the header has {row.problem.split(': ', 1)[1]}", "".join(row.cells)
+        if other := next((one for one in ";\t|" if one in told and one != delimiter), None):
+            shown = "tab" if other == "\t" else f'"{other}"'
+            said += f"; if {shown} parts the columns: records.delimiter"
+        raise InputError(f"{path}, line {row.line}: {said}")
+    for number, cell in enumerate(row.cells, start=1):
+        if trouble := unwritable(cell):
+            raise InputError(f"{path}, line {row.line}: {trouble} (the name of column {number})")
+    return Header(row.line, _names(row), delimiter, len(top) - 1)
+
+
+def _names(row: Row) -> list[str]:
+    """The cells without spaces around them; several empty ones at the end are no columns."""
+    names = [cell.strip().removeprefix(_BOM) for cell in row.cells]
+    named = len(names)
+    while named and not names[named - 1]:
+        named -= 1
+    return names[:named] if len(names) - named > 1 else names
+
+
+class _Reading:
+    """Rows under a header → fields; a further header changes what the rows below it mean."""
+
+    def __init__(self, names: list[str], id_column: str, note: Note) -> None:
+        self._names = names
+        self._known = set(names)
+        self._id = id_column
+        self._note = note
+        self._noted: set[str] = set()
+        self._foreign: int | None = None
+
+    def fields(self, row: Row) -> tuple[dict[str, str], str | None] | None:
+        """(fields, problem), or None for a row that is no record."""
+        cells, names = row.cells, self._names
+        if row.problem is None and not any(map(str.strip, cells)):
+            self._say("empty", f"line {row.line} has only empty cells; such rows are left out")
+            return None
+        named = self._id in cells or cells[0].startswith(_BOM)
+        if row.problem is None and named and self._another_header(row):
+            return None
+        if len(cells) > len(names) and not any(map(str.strip, cells[len(names) :])):
+            cells = cells[: len(names)]
+        problem = row.problem
+        if problem is None and len(cells) != len(names):
+            problem = f"line {row.line}: {_told(len(cells), len(names))}"
+        if problem is None and self._foreign is not None:
             problem = (
-                f"line {line}: {len(cells)} columns where the header has {len(header)}; "
-                "quote values that hold a delimiter"
+                f"line {row.line}: it stands under other columns, those of line {self._foreign}; "
+                "give the two parts of the file as files of their own"
             )
-        fields = dict(zip(header, cells, strict=False))
-        yield make_record(position, line, fields, id_column, problem)
+        return dict(zip(names, cells, strict=False)), problem
+
+    def _another_header(self, row: Row) -> bool:
+        """Whether it is a header again, as where files were joined; then it counts from there on.
+        Of other columns, it spoils what stands below it, and itself."""
+        again = _names(row)
+        known = sum(name in self._known for name in again)
+        if set(again) == self._known and len(again) == len(self._names):
+            self._names, self._foreign = again, None
+            self._say("header", f"line {row.line} is the header again, and is no record")
+            return True
+        if known >= 2 and known * 2 >= len(again):
+            self._foreign = row.line
+        return False
+
+    def _say(self, kind: str, text: str) -> None:
+        if kind not in self._noted:
+            self._noted.add(kind)
+            self._note(text)
+
+
+def _told(cells: int, columns: int) -> str:
+    found = f"{cells} columns where the header has {columns}"
+    if cells == 1 < columns - 1:
+        return f"{found}; if it is no record but the end of a report, delete the line"
+    return f"{found}; quote values that hold a delimiter"

@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
+from runner.errors import InputError
 from runner.records.rows import make_record
 from runner.types import Record
 
+_ONE_A_LINE = (
+    'python -c "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]" '
+    "< {path} > records.jsonl"
+)
 
-def jsonl_records(file: Iterable[str], id_column: str) -> Iterator[Record]:
-    """One `Record` per non-empty line; values keep their JSON types."""
-    position = 0
-    for line, text in enumerate(file, start=1):
-        if not text.strip():
-            continue
-        problem = None
-        try:
-            value = json.loads(text.rstrip())
-        except (ValueError, RecursionError) as error:
-            value, problem = {}, f"line {line}: not JSON ({_why(error)})"
-        else:
-            if not isinstance(value, dict):
-                value, problem = {}, f"line {line}: not a JSON object"
-            elif id_column not in value:
-                problem = f"line {line}: the object has no `{id_column}` (records.id)"
+
+def jsonl_records(path: Path, file: Iterable[str], id_column: str) -> Iterator[Record]:
+    """One `Record` per non-empty line; values keep their JSON types.
+
+    Raises:
+        InputError: the file is one JSON array, or has its objects over several lines.
+    """
+    filled = ((line, text) for line, text in enumerate(file, start=1) if text.strip())
+    first = list(islice(filled, 2))
+    _check_one_a_line(path, [text.strip() for _, text in first])
+    for position, (line, text) in enumerate(chain(first, filled)):
+        value, problem = _value(line, text.rstrip())
+        if problem is None and id_column not in value:
+            problem = f"line {line}: the object has no `{id_column}` (records.id)"
         yield make_record(position, line, value, id_column, problem)
-        position += 1
+
+
+def _value(line: int, text: str) -> tuple[dict[str, Any], str | None]:
+    """A line's object, or an empty one and why."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return {}, f"line {line}: not JSON ({_why(error)})"
+    if not isinstance(value, dict):
+        return {}, f"line {line}: not a JSON object"
+    return value, None
+
+
+def _check_one_a_line(path: Path, first: list[str]) -> None:
+    """By the first lines that are not empty."""
+    if first and first[0].startswith("["):
+        command = _ONE_A_LINE.format(path=path)
+        raise InputError(f"{path} is a JSON array, not one object a line; `{command}` makes it so")
+    if first[:1] == ["{"] and first[1:] and first[1].startswith('"'):
+        raise InputError(
+            f"{path} has an object over several lines; each must stand on one, as `jq -c .` writes "
+            "them"
+        )
 
 
 def _why(error: ValueError | RecursionError) -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from runner.openai_lines import fields_of, is_batch_line
+from runner.openai_lines import answer_of, fields_of, is_batch_line
 from runner.records.jsonl_file import jsonl_records
 from runner.types import Record
 
 
-def batch_records(file: Iterable[str]) -> Iterator[Record]:
+def batch_records(path: Path, file: Iterable[str]) -> Iterator[Record]:
     """One `Record` per non-empty line, by the name of its ``custom_id``.
 
     A job has one answer, so all lines must ask for the first one's ``response_format``: a line
     with another, or with anything else that cannot be done as asked, is a record with a problem.
     """
     first: tuple[int, str] | None = None
-    for record in jsonl_records(file, "custom_id"):
+    for record in jsonl_records(path, file, "custom_id"):
         if record.problem is not None:
             yield record
             continue
@@ -47,5 +48,10 @@ def _fields(record: Record, first: tuple[int, str] | None) -> dict[str, Any]:
 
 
 def _format(body: dict[str, Any]) -> str:
+    """The answer that it asks for, the same for all ways to ask for it: the format's name and the
+    order of keys are none of the answer's."""
     asked = body.get("response_format")
-    return "null" if asked in (None, {"type": "text"}) else json.dumps(asked)
+    try:
+        return json.dumps(answer_of(asked), sort_keys=True)
+    except ValueError:  # it is told with the record
+        return json.dumps(asked, sort_keys=True)

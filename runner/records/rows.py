@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from runner.types import Record
 
 # Undecodable bytes (as the readers mark them), and halves of characters from a text cut in two.
 _UNWRITABLE = re.compile(r"[\ud800-\udfff]")
+_SHOWN, _COMPARED = 20, 1000
 
 
 def make_record(
@@ -53,18 +55,35 @@ def _legible(text: str) -> str:
     return text if text.isascii() else _UNWRITABLE.sub("�", text)
 
 
-def check_header(path: Path | str, columns: list[str], id_column: str) -> None:
+def check_header(path: Path | str, columns: list[str], id_column: str, line: int = 1) -> None:
     """Raises `InputError` where the columns cannot name records."""
-    doubled = sorted({c for c in columns if columns.count(c) > 1})
+    doubled = sorted(name for name, times in Counter(columns).items() if times > 1)
     if "" in doubled:
-        raise InputError(f"{path}, line 1: two columns have no name; give each one")
+        raise InputError(f"{path}, line {line}: two columns have no name; give each one")
     if doubled:
         raise InputError(
-            f"{path}, line 1: the column `{doubled[0]}` is there twice; rename one of them"
+            f"{path}, line {line}: the column `{doubled[0]}` is there twice; rename one of them"
         )
     if id_column not in columns:
-        near = difflib.get_close_matches(id_column, columns, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"its columns are: {', '.join(columns)}"
+        hint = likely(id_column, columns)
+        hint = f"did you mean `{hint}`?" if hint else f"its columns are: {listed(columns)}"
         if len(columns) == 1 and (other := re.search(r"[;\t|,]", columns[0])):
             hint = f"its header is split by {other[0]!r}: set records.delimiter"
         raise InputError(f"{path} has no column `{id_column}` (records.id); {hint}")
+
+
+def likely(name: str, columns: Sequence[str]) -> str | None:
+    """The column that was most likely meant: the same but for case, spaces and signs, or near."""
+    same = [column for column in columns if _bare(column) == _bare(name)]
+    near = same or difflib.get_close_matches(name, columns[:_COMPARED], n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Columns for a sentence: the first of them, and how many more there are."""
+    more = len(columns) - _SHOWN
+    return ", ".join(columns[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()

@@ -11,13 +11,16 @@ from typing import Any
 
 from runner.database import Database
 from runner.job import Job, digest
-from runner.records import column_names, count_records, read_records
+from runner.records import Note, column_names, count_records, read_records
 from runner.records.database import query_columns, query_records
 from runner.types import Record
 
 
-def job_records(job: Job, limit: int | None = None) -> Iterator[Record]:
-    """The records, lazily; at most ``limit``. Whatever is open is closed behind the last.
+def job_records(
+    job: Job, limit: int | None = None, note: Note = lambda text: None
+) -> Iterator[Record]:
+    """The records, lazily; at most ``limit``. Whatever is open is closed behind the last; ``note``
+    hears what was left out or read otherwise than it stands.
 
     Raises:
         UsageError: they cannot be read as a whole.
@@ -26,7 +29,7 @@ def job_records(job: Job, limit: int | None = None) -> Iterator[Record]:
     if source.query is not None:
         rows = query_records(_database(job), source.query, source.id)
     else:
-        rows = read_records(job.records_path(), source.id, **_how(job))
+        rows = read_records(job.records_path(), source.id, note=note, **_how(job))
     with closing(rows):  # type: ignore[type-var]
         yield from islice(rows, limit)
 
@@ -35,7 +38,7 @@ def job_columns(job: Job) -> list[str] | None:
     """The columns that all records share, or None where each differs."""
     if job.records.query is not None:
         return query_columns(_database(job), job.records.query)
-    return column_names(job.records_path(), **_how(job))
+    return column_names(job.records_path(), job.records.id, **_how(job))
 
 
 def job_count(job: Job) -> int | None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.ledger import Ledger
-from runner.types import DecidedBy, Status
+from runner.ledger.columns import shown_reason
+from runner.types import DecidedBy, Reason, Status
 
 BINS = 40
 
@@ -41,11 +42,11 @@ def confidences(ledger: Ledger) -> Confidences:
     return Confidences(bins[True], bins[False], unknown)
 
 
-def unfinished(ledger: Ledger, status: Status) -> list[tuple[str, str | None, int]]:
+def unfinished(ledger: Ledger, status: Status) -> list[tuple[Reason | str, str | None, int]]:
     """(reason, why it was not sent yet, how many), the most first."""
     rows = ledger.query(
-        "SELECT reason, waits_for, COUNT(*) FROM outcomes WHERE status = ? "
-        "GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+        "SELECT reason, words, waits_for, COUNT(*) FROM outcomes WHERE status = ? "
+        "GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3",
         (status,),
     )
-    return [(str(reason or ""), cause, count) for reason, cause, count in rows]
+    return [(shown_reason(why, words), cause, count) for why, words, cause, count in rows]

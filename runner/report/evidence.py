@@ -10,10 +10,10 @@ from typing import Any
 
 from escalation.calibration import NO_ANSWER, Calibration
 from escalation.calibration_file import load
-from runner.check import WHOLE
 from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Ledger
+from runner.types import WHOLE
 
 BINS = 10
 CURVE_POINTS = 300

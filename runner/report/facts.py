@@ -20,7 +20,7 @@ from runner.report.savings import Way, ways
 from runner.report.texts import Texts
 from runner.report.themes import Theme, themes
 from runner.summary import Summary, summarise
-from runner.types import Status
+from runner.types import Reason, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Facts:
     calls: Calls
     ways: Sequence[Way]
     pace: Pace | None
-    unfinished: dict[str, list[tuple[str, str | None, int]]]
+    unfinished: dict[str, list[tuple[Reason | str, str | None, int]]]
     samples: Samples
     themes: Sequence[Theme]
 

@@ -62,7 +62,7 @@ def render(facts: Facts) -> str:
         "count": lambda n: f"{n:,}",
         "usd": usd,
         "share": lambda value: f"{value:.1%}",
-        "reason": lambda name: _REASONS.get(name, str(name).replace("_", " ")),
+        "reason": in_words,
         "cause": lambda name: CAUSES.get(name, str(name).replace("_", " ")),
         "state": lambda name: _STATES.get(name, name),
         "duration": duration,
@@ -82,6 +82,13 @@ def render(facts: Facts) -> str:
         dearest=max((way.total_usd for way in facts.ways), default=Decimal(0)),
         price_date=price_date(),
     )
+
+
+def in_words(reason: Reason | str) -> str:
+    """Ours in words; a rule's own as it is."""
+    return _REASONS[reason] if isinstance(reason, Reason) and reason in _REASONS else (
+        str(reason).replace("_", " ")
+    )  # fmt: skip
 
 
 def calibrated(facts: Facts) -> bool:

@@ -11,15 +11,16 @@ from typing import Any
 from runner.errors import UsageError
 from runner.job import Job, digest
 from runner.ledger import Ledger
+from runner.ledger.columns import shown_reason
 from runner.records.source import job_records
 from runner.report.texts import Shown, Texts
 from runner.slowest import slowest
-from runner.types import Record
+from runner.types import Reason, Record
 
 MOST = 20
 _COLUMNS = (
     "o.position, o.record_id, o.digest, o.status, o.decided_by, o.reason, o.confidence, o.value, "
-    "h.line, h.fields, h.answer"
+    "h.line, h.fields, h.answer, o.words"
 )
 
 
@@ -32,7 +33,7 @@ class Sample:
     shown: Shown
     status: str
     decided_by: str | None
-    reason: str
+    reason: Reason | str
     confidence: float | None
     seconds: float | None = None
     """From handing its prompt to the engine until its answer was there."""
@@ -103,7 +104,7 @@ def _is(record: Record, record_id: str, mark: str) -> bool:
 
 
 def _sample(row: tuple[Any, ...], again: Mapping[int, Record], texts: Texts) -> Sample:
-    position, name, _, status, by, reason, confidence, value, line, fields, held = row
+    position, name, _, status, by, why, confidence, value, line, fields, held, words = row
     record = again.get(position)
     if fields is not None:
         record = Record(position, name, json.loads(fields), line)
@@ -111,7 +112,7 @@ def _sample(row: tuple[Any, ...], again: Mapping[int, Record], texts: Texts) -> 
     # What is done has one answer, the one that stands; whoever gave it.
     answer = json.loads(value) if by else kept.get("value")
     shown = texts.unseen(position, name) if record is None else texts.shown(record, answer)
-    return Sample(shown, status, by, str(reason or ""), confidence)
+    return Sample(shown, status, by, shown_reason(why, words), confidence)
 
 
 def _queue(ledger: Ledger, texts: Texts) -> list[Sample]:

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from runner.errors import UsageError
 from runner.job import Job
+from runner.job_records import BATCH
 from runner.ledger import Ledger
 from runner.records.source import job_records
 from runner.results.rows import row
@@ -49,8 +50,8 @@ def _line(outcome: Outcome, usage: tuple[int, int, int], asked: str | None) -> d
         body = chat_completion(outcome, f"chatcmpl-{mark}", usage)
         response = {"status_code": 200, "request_id": f"req_{mark}", "body": body}
     else:
-        why = f"it {_WAITING[outcome.status]} ({outcome.reason})"
-        code = outcome.reason or str(outcome.status)
+        why = f"it {_WAITING[outcome.status]} ({outcome.shown_reason})"
+        code = outcome.shown_reason or str(outcome.status)
         error = {"code": code, "message": outcome.error or why}
     own = row(outcome)
     return {
@@ -91,7 +92,7 @@ def chat_completion(outcome: Outcome, name: str, usage: tuple[int, int, int]) ->
 
 def _models(job: Job) -> Iterator[tuple[int, str]]:
     """(position, the model that the line asks for), as long as the file is there to be read."""
-    if job.records.path is None:
+    if job.records.path is None or job.records.format != BATCH:
         return
     try:
         for record in job_records(job):

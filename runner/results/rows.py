@@ -41,7 +41,7 @@ def row(outcome: Outcome) -> dict[str, Any]:
         "status": str(outcome.status),
         "value": outcome.value,
         "decided_by": outcome.decided_by and str(outcome.decided_by),
-        "reason": outcome.reason,
+        "reason": outcome.shown_reason,
         "confidence": None if confidence is None else round(confidence, CONFIDENCE_DIGITS),
         "field_confidence": {
             k: round(v, CONFIDENCE_DIGITS) for k, v in outcome.field_confidence.items()

@@ -18,16 +18,14 @@ from typing import Any, TextIO
 
 from runner.errors import InputError, RunFailed, UsageError
 from runner.job import Job
-from runner.labels import DECISION, FROM_ALL, PART, SAMPLE, guarded, validators
+from runner.labels import DECISION, FROM_ALL, ID, NOTE, PART, WHY, guarded, validators
 from runner.ledger import Ledger, open_ledger
 from runner.results import CONFIDENCE_DIGITS
 from runner.review.draw import Draw
 from runner.types import Constraint, JSONValue, Record
 
 QUEUE, ACCEPTED = "queue", "accepted"
-ID, NOTE = "id", "note"
-_WHY = ("reason", "problem", "local_answer", "local_confidence", "closed_answer", SAMPLE)
-_OURS = (ID, *_WHY, DECISION, NOTE)
+_OURS = (ID, *WHY, DECISION, NOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class _Row:
 
     def why(self) -> dict[str, Any]:
         sure = self.local_confidence
-        cells = {name: getattr(self, name) for name in _WHY}
+        cells = {name: getattr(self, name) for name in WHY}
         rounded = None if sure is None else round(sure, CONFIDENCE_DIGITS)
         return cells | {"local_confidence": rounded}
 
@@ -113,7 +111,7 @@ def _sample(ledger: Ledger, draw: Draw, records: Iterable[Record]) -> Iterator[_
             # Labels that a model's answer suggested would flatter the model.
             yield _Row(record, FROM_ALL)
         else:
-            why, sure = outcome.reason, outcome.confidence
+            why, sure = outcome.shown_reason, outcome.confidence
             yield _Row(record, ACCEPTED, why, None, outcome.value, sure)
 
 
@@ -154,7 +152,7 @@ def _csv(file: TextIO, rows: Rows, job: Job) -> int:
     decide = [*decision_columns(job.answer.constraint()), NOTE]
     file.write("\ufeff")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_cell(name) for name in (ID, *names.values(), *_WHY, *decide))
+    writer.writerow(_cell(name) for name in (ID, *names.values(), *WHY, *decide))
     for row in rows():
         fields: Mapping[str, Any] = row.record.fields
         cells = [row.record.id, *(fields.get(name) for name in names), *row.why().values()]

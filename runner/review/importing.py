@@ -16,12 +16,13 @@ from pathlib import Path
 from escalation.policy import Acceptance
 from runner.errors import InputError
 from runner.job import Job
+from runner.labels import ID, NOTE
 from runner.ledger import Ledger, open_ledger
-from runner.records import column_names, read_records
+from runner.records import column_names, likely_delimiter, read_records
 from runner.results import deliver
 from runner.review.deciding import Decisions
 from runner.review.draw import drawn
-from runner.review.exporting import ID, NOTE, review_format
+from runner.review.exporting import review_format
 from runner.summary import Summary, summarise
 from runner.types import DecidedBy, JSONValue, Outcome, Reason, Record, Status
 from runner.watch import Auditing, Watch
@@ -117,7 +118,7 @@ def _mistakes(path: Path, mistakes: list[str]) -> str:
 
 
 def _check_columns(path: Path, reading: Decisions) -> None:
-    names = column_names(path)
+    names = column_names(path, delimiter=likely_delimiter(path, ID))
     if names is None:
         return
     if ID not in names:
@@ -131,7 +132,7 @@ def _check_columns(path: Path, reading: Decisions) -> None:
 
 def _rows(path: Path) -> Iterator[Record]:
     """The file's rows but those that a spreadsheet left wholly empty."""
-    for record in read_records(path, ID):
+    for record in read_records(path, ID, delimiter=likely_delimiter(path, ID)):
         if any(value not in (None, "") for value in record.fields.values()) or not record.fields:
             yield record
 

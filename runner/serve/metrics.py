@@ -89,7 +89,7 @@ class Metrics:
 
     def settled(self, answered: Answered) -> None:
         outcome, took = answered.outcome, answered.took
-        reason = str(outcome.reason or "none")
+        reason = str(outcome.shown_reason or "none")
         if reason != "none" and reason not in self._reasons:
             reason = "other"
         self._ended.labels(str(outcome.status), str(outcome.decided_by or "nobody"), reason).inc()

@@ -109,8 +109,8 @@ def refusal(asked: Asked, answered: Answered, own: dict[str, Any]) -> Refusal | 
     )  # fmt: skip
     detail = f": {outcome.error}" if outcome.error else ""
     message = (
-        f"{why} ({outcome.reason}){detail}; {where} as record {outcome.record_id}: {mend}, or take "
-        "what the local model says, unsure as it is, with `localfirst_on_unsure: answer`"
+        f"{why} ({outcome.shown_reason}){detail}; {where} as record {outcome.record_id}: {mend}, "
+        "or take what the local model says, unsure as it is, with `localfirst_on_unsure: answer`"
     )
     later = RETRY_AFTER_S if code == "provider_unavailable" else None
     return Refusal(503, code, message, retry_after_s=later, own=own)

@@ -61,7 +61,7 @@ def _figures(answered: Answered) -> dict[str, Any]:
     return {
         "status": str(outcome.status),
         "decided_by": str(outcome.decided_by) if outcome.decided_by else None,
-        "reason": str(outcome.reason) if outcome.reason else None,
+        "reason": str(outcome.shown_reason) if outcome.reason else None,
         "waits_for": answered.waits_for,
         "confidence": outcome.confidence,
         "cost_usd": float(outcome.cost_usd),

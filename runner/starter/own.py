@@ -8,7 +8,6 @@ import os
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
@@ -19,10 +18,9 @@ from typing import Any
 from runner.errors import InputError
 from runner.openai_lines import is_batch_line
 from runner.prompts import in_template
-from runner.records import column_names, file_format, read_records
+from runner.records import column_names, likely_delimiter, read_records
 
 LOOKED_AT = 1000
-_DELIMITERS = (",", ";", "\t", "|")
 # The surest first: a phone number is called a number too.
 _LIKE_AN_ID = (
     re.compile(r"(?i:(^|[^a-z])(id|uuid|guid|key)([^a-z]|$))|[a-z](ID|Id)$"),
@@ -108,22 +106,15 @@ def own_job(folder: Path, path: Path, found: Guess) -> str:
 
 def _columns(path: Path) -> tuple[list[str] | None, str]:
     """The columns that all records share, and what parts them."""
-    if file_format(path) != "csv":
-        return column_names(path), ","
-    found: dict[str, list[str] | None] = {}
-    for delimiter in _DELIMITERS:
-        with suppress(InputError):  # quotes that end where nothing parts: another parts them
-            found[delimiter] = column_names(path, delimiter=delimiter)
-    if not found:
-        return column_names(path), ","
-    best = max(found, key=lambda delimiter: len(found[delimiter] or ()))
-    return found[best], best
+    delimiter = likely_delimiter(path)
+    return column_names(path, delimiter=delimiter), delimiter
 
 
 def _fields(
     path: Path, columns: Sequence[str] | None, delimiter: str
 ) -> Iterator[Mapping[str, Any]]:
-    for record in read_records(path, columns[0] if columns else "id", delimiter=delimiter):
+    first = next(filter(None, columns or ()), "id")
+    for record in read_records(path, first, delimiter=delimiter):
         yield record.fields
 
 

@@ -1,0 +1,67 @@
+"""A text file of records, opened: plain or gzipped, UTF-8, and no other kind of file under its
+name."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+from runner.errors import InputError
+
+_HEAD_BYTES = 4096
+_AS_CSV = "save it as CSV UTF-8, and give that file"
+_OTHERS = (
+    (b"PK\x03\x04", f"an Excel workbook or another zip archive; in Excel, {_AS_CSV}"),
+    (b"\xd0\xcf\x11\xe0", f"an old Excel workbook; in Excel, {_AS_CSV}"),
+    (b"PAR1", "a Parquet file; name it .parquet"),
+    (b"\x1f\x8b", "gzipped; add .gz to its name"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it, or pack it by gzip"),
+    (b"BZh", "compressed by bzip2; unpack it, or pack it by gzip"),
+    (b"\xfd7zXZ", "compressed by xz; unpack it, or pack it by gzip"),
+    (b"%PDF", "a PDF; export the data itself, as CSV UTF-8"),
+    (b"SQLite format 3\0", "a SQLite database; name it in records.url, with a records.query"),
+)
+"""What other files begin with, and what to do about each."""
+
+
+def open_text(path: Path) -> io.TextIOWrapper:
+    """The file's text, its line ends as they are.
+
+    Undecodable bytes become lone surrogates, so that one bad byte spoils one record only.
+
+    Raises:
+        InputError: it is of another kind, or UTF-16 or UTF-32, marked as that or not.
+    """
+    packed = path.suffix == ".gz"
+    binary = gzip.open(path, "rb") if packed else path.open("rb")  # noqa: SIM115
+    try:
+        head = binary.read(_HEAD_BYTES)
+        if found := _other_kind(head):
+            raise InputError(f"{path} is {found}")
+        binary.seek(0)
+    except BaseException:
+        binary.close()
+        raise
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _other_kind(head: bytes) -> str | None:
+    """What the file is instead of text in UTF-8, with the fix."""
+    for begins, what in _OTHERS:
+        if head.startswith(begins):
+            return what
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+    if marked or _every_other_is_nul(head):
+        width = "32" if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "16"
+        return f"UTF-{width}; save it as UTF-8 (in Excel: 'CSV UTF-8')"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:100].lower()
+    if text.startswith((b"<html", b"<!doctype", b"<table", b"<?xml", b"<meta", b"<head")):
+        return "a web page or XML, not a table; export it as CSV UTF-8"
+    return None
+
+
+def _every_other_is_nul(head: bytes) -> bool:
+    """As in UTF-16 without its mark, of texts that are mostly Latin."""
+    pairs = len(head) // 2
+    return pairs > 1 and max(head[::2].count(0), head[1::2].count(0)) > pairs * 0.4
