@@ -69,6 +69,16 @@ class Collector:
                 self._troubled.pop(batch.id, None)
                 self._stuck.discard(batch.id)
 
+    def rescue(self) -> None:
+        """A former version could end a call and fail over its answer: the record still waited for
+        its batch, and nothing would ever come."""
+        for position in self._ledger.batches.orphans():
+            held = self._ledger.held(position)
+            if held is not None:
+                lost = Reply("unknown", problem="its answer came, and could not be booked")
+                self._desk.booker.to_review(held, lost)
+        self._ledger.commit()
+
     def to_come(self) -> bool:
         """Whether a batch is open that is worth waiting for."""
         return any(batch.id not in self._stuck for batch in self._ledger.batches.open())

@@ -115,6 +115,7 @@ class Escalator:
         """Sends all that waits and, until ``finished``, all that comes to wait (``more`` rings).
         Without a ``sender`` nothing can be asked live."""
         self._ledger.ready_waiting()
+        self._collector.rescue()
         free = asyncio.Semaphore(self._settings.concurrency)
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from runner.build import _batches as build_batches
 from runner.cli import main
 from runner.job import Escalation
 from runner.job_file import load_job
+from runner.ledger import open_ledger
 from tests.jobs import Ran, query, records, rows_of, run
 from tests.stand_in import StandIn
 from tests.stand_in.wire import Call, Reply
@@ -632,3 +634,18 @@ def test_a_cancellation_that_fails_is_tried_again(tmp_path: Path, api: StandIn, 
     assert tries
     sound_books(ran, api)
     assert set(ran.ends().values()) == {("done", "high_stakes")}
+
+
+def test_what_a_former_version_poisoned_goes_to_a_person(
+    tmp_path: Path, api: StandIn, side: Side
+) -> None:
+    """It ended a call, failed over the answer, and left the record waiting for its batch."""
+    path = sent(tmp_path, api, side, 2)
+    with open_ledger(path.parent / "run") as ledger:
+        ((attempt, _, _), *_) = ledger.attempts.open_in(1)
+        ledger.attempts.end_attempt(attempt, "settled", cost=Decimal("0.0002"))
+    ran = collect(path)
+    assert Counter(ran.ends().values()) == {
+        ("done", "high_stakes"): 3, ("review", "reply_lost"): 1,
+    }  # fmt: skip
+    sound_books(ran, api)

@@ -99,6 +99,16 @@ class Batches:
         )
         return [Batch(*row) for row in rows]
 
+    def orphans(self) -> list[int]:
+        """The positions of records that wait for a batch in which nothing of theirs is open."""
+        rows = self._db.execute(
+            "SELECT position FROM outcomes o WHERE status='waiting' AND waits_for=? AND NOT EXISTS "
+            "(SELECT 1 FROM attempts a WHERE a.position=o.position AND a.state='reserved') "
+            "ORDER BY position",
+            (IN_BATCH,),
+        )
+        return [position for (position,) in rows]
+
     def next_id(self) -> int:
         """Of the batch that is begun next."""
         (last,) = self._db.execute("SELECT MAX(id) FROM batches").fetchone()
