@@ -12,8 +12,10 @@ from typing import Any
 
 import httpx2
 
-from runner.foreign_json import MOST_BYTES, Unreadable, clipped
+from runner.foreign_json import Unreadable, clipped
 
+MOST_REPLY_BYTES = 8 << 20
+"""Of a single answer; the longest that a model gives is a tenth of it."""
 MOST_ERROR_BYTES = 1 << 16
 PIECE_BYTES = 1 << 16
 
@@ -51,7 +53,7 @@ class _Bounded(httpx2.AsyncByteStream):
         self._cut = cut
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = MOST_ERROR_BYTES if self._cut else MOST_BYTES
+        left = MOST_ERROR_BYTES if self._cut else MOST_REPLY_BYTES
         unpack = _unpacker(self._coding)
         async for piece in self._inner:
             try:
@@ -59,7 +61,7 @@ class _Bounded(httpx2.AsyncByteStream):
                     yield part[:left]
                     left -= len(part)
                     if left < 0:
-                        raise Unreadable(f"over {MOST_BYTES:,} bytes")
+                        raise Unreadable(f"over {MOST_REPLY_BYTES:,} bytes")
             except Unreadable:
                 if self._cut:
                     return

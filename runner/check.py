@@ -45,7 +45,7 @@ class Checker:
         self._validator: Validator | None = None
         if constraint.schema is not None:
             # An empty registry: a schema's `$ref` to the web is not fetched.
-            kind = validators.extend(
+            kind: Any = validators.extend(  # type: ignore[no-untyped-call]
                 validators.validator_for(constraint.schema), {"uniqueItems": _all_differ}
             )
             self._validator = kind(constraint.schema, registry=Registry())

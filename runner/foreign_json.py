@@ -16,7 +16,8 @@ MOST_DEPTH = 100
 MOST_COUNT = 10**9
 MOST_DIGITS = 1000
 
-_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKET = re.compile(r"[^\[\]{}]+")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -44,7 +45,7 @@ def parse(
         raise Unreadable(f"over {most_bytes:,} bytes")
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        if depth(text) > most_depth:
+        if _nested_over(text, most_depth):
             raise Unreadable(f"nested over {most_depth} deep")
         value = (_LENIENT if odd_numbers else _STRICT).decode(text)
     except Unreadable:
@@ -54,18 +55,16 @@ def parse(
     return _whole(value) if "\\u" in text or _HALF.search(text) else value
 
 
-def depth(text: str) -> int:
-    """How deep the text's brackets nest, those within its strings left out."""
-    if text.count("[") + text.count("{") <= MOST_DEPTH:
-        return 0  # it cannot be too deep, and most texts end here
-    deepest = now = 0
-    for found in _BRACKET.finditer(text):
-        if found[0] in "[{":
-            now += 1
-            deepest = max(deepest, now)
-        elif found[0] in "]}":
-            now -= 1
-    return deepest
+def _nested_over(text: str, most: int) -> bool:
+    """Whether the text's brackets nest so deep, those within its strings left out."""
+    if text.count("[") + text.count("{") <= most:
+        return False  # most texts end here
+    now = 0
+    for bracket in _NO_BRACKET.sub("", _STRING.sub("", text)):
+        now += 1 if bracket in "[{" else -1
+        if now > most:
+            return True
+    return False
 
 
 def whole(text: str) -> str:

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from escalation.anthropic import Anthropic, AnthropicWire
+from escalation.bodies import MOST_REPLY_BYTES
 from escalation.courier_client import former_replies
 from escalation.limits import anthropic_limits, openai_limits
 from escalation.openai import OpenAI, OpenAIWire
 from escalation.replies import Reply, seconds
 from runner.check import MOST_TEXT, Checker
-from runner.foreign_json import MOST_BYTES, Unreadable, one_line
+from runner.foreign_json import Unreadable, one_line
 from runner.job import Escalation
 from runner.ledger import Egress, open_ledger
 from runner.types import Constraint, Message, Prompt
@@ -134,7 +135,9 @@ def test_a_body_without_end_is_not_read_to_its_end(
         reply = sent(provider, api)
     assert reply.verdict == verdict, reply
     if verdict == "unknown":
-        assert f"over {MOST_BYTES:,} bytes" in str(reply.problem) or "packed" in str(reply.problem)
+        assert f"over {MOST_REPLY_BYTES:,} bytes" in str(reply.problem) or "packed" in str(
+            reply.problem
+        )
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
