@@ -1,38 +1,31 @@
 """Claude's Message Batches, by Anthropic's own SDK: half the price, back within a day.
 
 A batch has neither a name nor data of ours: one whose id was lost is known by the time of its
-making, its size and, once it has ended, its parts' names.
+making and, once it has ended, by its parts' names. Its counts tell nothing: they may lag behind.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 from escalation.anthropic import client, failed
-from escalation.batches import (
-    CLOCKS_APART_S,
-    UPLOAD_S,
-    CallFailed,
-    Found,
-    Lost,
-    Part,
-    Remote,
-    ResultsGone,
-    id_of,
-    telling,
-)
-from escalation.replies import Key, Reply, Verdict
+from escalation.batch_calls import Calls, Response, first_names, made_id
+from escalation.batches import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
+from escalation.listing import Search
+from escalation.replies import Key, Reply, Verdict, answered
+from runner.foreign_json import one_line
 from runner.job import Escalation
 
-if TYPE_CHECKING:
-    from anthropic.types.messages import MessageBatch
-
+PAGE = 100
+_RUNNING = {"in_progress", "canceling"}
+_UNDONE = {"canceled", "expired"}
 _HALTS = {"authentication_error", "permission_error", "billing_error"}
-_UNDONE = {"api_error", "overloaded_error", "rate_limit_error", "timeout_error"}
+_AGAIN = {"api_error", "overloaded_error", "rate_limit_error", "timeout_error"}
+_UNREAD = Reply("unknown", problem="its result in the batch is none")
 
 
 class AnthropicBatches:
@@ -44,103 +37,119 @@ class AnthropicBatches:
         self._key = Key(escalation.api_key_env, escalation.base_url)
         self._timeout = escalation.timeout_s
         self._client = client(escalation.base_url, self._key, self._timeout, 4)
+        self._raw = self._client.messages.batches.with_streaming_response
+        self._calls = Calls(self._key, failed, self._timeout)
+        self._names: dict[str, list[str]] = {}
 
     async def create(self, parts: Sequence[Part], prefix: str) -> str:
         requests: Any = [{"custom_id": part.name, "params": part.request} for part in parts]
         upload = max(self._timeout, UPLOAD_S)
-        async with self._told(upload):
-            made = await self._client.messages.batches.create(requests=requests, timeout=upload)
-            return id_of(made)
+        made = await self._calls.make(
+            lambda: self._raw.create(requests=requests, timeout=upload), upload
+        )
+        return made_id(made)
 
     async def find(self, lost: Lost) -> Found:
-        undecided = False
-        async with self._told(UPLOAD_S):
-            # Newest first.
-            async for batch in self._client.messages.batches.list(limit=100):
-                if batch.created_at.timestamp() < lost.begun_at - CLOCKS_APART_S:
-                    break
-                if batch.id in lost.known or _size(batch) != lost.requests:
-                    continue
-                if batch.processing_status != "ended":
-                    undecided = True
-                    continue
-                own = await self._own_parts(batch.id, lost.prefix)
-                if own:
-                    return Found(batch.id)
-                undecided = undecided or own is None
-        return Found(None, undecided)
+        async def page(after: str | None) -> Mapping[str, Any]:
+            behind: dict[str, Any] = {} if after is None else {"after_id": after}
+            return await self._calls.ask(lambda: self._raw.list(limit=PAGE, **behind))
 
-    async def _own_parts(self, batch_id: str, prefix: str) -> bool | None:
-        """Whether they are the lost batch's; None where none can be read."""
-        seen = False
-        async with aclosing(self.results(batch_id)) as rows:
-            async for name, _ in rows:
-                if name.startswith(prefix):
-                    return True
-                seen = True
-        return False if seen else None
+        async def judge(batch_id: str, entry: Mapping[str, Any]) -> Found:
+            return await self._judge(batch_id, lost.prefix)
+
+        return await Search(lost, page, judge, _made_at).found()
+
+    async def _judge(self, batch_id: str, prefix: str) -> Found:
+        names = self._names.get(batch_id)
+        try:
+            if names is None:
+                remote = await self.look(batch_id)  # the list may be behind
+                if not remote.ended:
+                    return Found(None, running=True)
+                names = await first_names(self.results(remote))
+        except CallFailed as error:
+            if error.reply.verdict == "halt":
+                raise
+        if not names:
+            return Found(None, undecided=f"it may be {batch_id}, whose results cannot be read")
+        self._names[batch_id] = names
+        return Found(batch_id if any(name.startswith(prefix) for name in names) else None)
 
     async def look(self, batch_id: str) -> Remote:
-        async with self._told(self._timeout):
-            batch = await self._client.messages.batches.retrieve(batch_id)
-            return Remote(batch_id, batch.processing_status == "ended")
+        batch = await self._calls.ask(lambda: self._raw.retrieve(batch_id))
+        status, url = batch.get("processing_status"), batch.get("results_url")
+        files = (url,) if isinstance(url, str) and url else ()
+        if status == "ended":
+            return Remote(batch_id, ended=True, files=files)
+        known = status in _RUNNING
+        return Remote(
+            batch_id,
+            ended=not known and bool(files),
+            odd=None if known else one_line(status),
+            files=() if known else files,
+        )
 
-    async def results(self, batch_id: str) -> AsyncGenerator[tuple[str, Reply]]:
-        batches = self._client.messages.batches
-        async with self._told(None):
-            batch = await batches.retrieve(batch_id)
-            if batch.archived_at is not None or not batch.results_url:
-                raise ResultsGone(Reply("unknown", problem="its results are no longer kept"))
-            self._same_host(batch.results_url)
-            async with batches.with_streaming_response.results(batch_id) as response:
-                async for line in response.iter_lines():
-                    if (row := self._row(line)) is not None:
-                        yield row
+    async def results(self, remote: Remote) -> AsyncGenerator[tuple[str, Reply]]:
+        for url in remote.files:
+            place = self._place(remote.id, url)
+            async with aclosing(self._calls.rows(lambda: self._open(place))) as rows:  # noqa: B023
+                async for name, row in rows:
+                    yield name, self._reply(row.get("result"))
 
-    def _same_host(self, url: str) -> None:
-        """The SDK sends the key to wherever a batch says that its results are."""
-        theirs, ours = urlsplit(url), urlsplit(str(self._client.base_url))
-        if (theirs.scheme, theirs.netloc) != (ours.scheme, ours.netloc):
-            problem = f"its results are said to be at {theirs.netloc}, where the key is not sent"
-            raise CallFailed(Reply("halt", problem=problem))
-
-    def _row(self, line: str) -> tuple[str, Reply] | None:
+    def _place(self, batch_id: str, url: str) -> str:
+        """Where the results are asked for. The key goes to `base_url` alone: a gateway there passes
+        on what its provider says, which is an address of the provider's own."""
+        base = str(self._client.base_url).rstrip("/")
         try:
-            row = json.loads(line)
-            return str(row["custom_id"]), self._reply(row["result"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
+            theirs, ours = urlsplit(url), urlsplit(base)
+            same = (theirs.scheme, theirs.netloc) == (ours.scheme, ours.netloc)
+        except ValueError:
+            same = False
+        return url if same else f"{base}/v1/messages/batches/{quote(batch_id, safe='')}/results"
 
-    def _reply(self, result: Mapping[str, Any]) -> Reply:
-        kind = result["type"]
-        if kind == "succeeded":
-            message = result["message"]
-            if not isinstance(message.get("usage"), dict):
-                return Reply("unknown", problem="the result's message is not readable")
-            return Reply("ok", body=message, request_id=message.get("id"))
-        if kind != "errored":
+    @asynccontextmanager
+    async def _open(self, url: str) -> AsyncIterator[Response]:
+        from anthropic import AsyncAPIResponse
+
+        headers = {"Accept": "application/binary", "X-Stainless-Raw-Response": "stream"}
+        response = await self._client.get(
+            url, cast_to=AsyncAPIResponse[bytes], options={"headers": headers}
+        )
+        try:
+            yield response
+        finally:
+            await response.close()
+
+    def _reply(self, result: object) -> Reply:
+        if not isinstance(result, dict):
+            return _UNREAD
+        kind, message, error = result.get("type"), result.get("message"), result.get("error")
+        if kind == "succeeded" and isinstance(message, dict):
+            return answered(message, message.get("id"))
+        if message is not None:
+            return _UNREAD  # it was answered, whatever else is said of it
+        if kind in _UNDONE:
             return Reply("retry", problem=f"{kind} in its batch")
-        error = result["error"]
-        error = error.get("error", error)
-        verdict: Verdict = "reject"
-        if error.get("type") in _HALTS:
-            verdict = "halt"
-        elif error.get("type") in _UNDONE:
-            verdict = "retry"
-        problem = f"{error.get('type')}: {error.get('message')}"
-        return Reply(verdict, problem=self._key.hidden(problem))
+        inner = error.get("error", error) if isinstance(error, dict) else None
+        if kind != "errored" or not isinstance(inner, dict):
+            return _UNREAD
+        what = inner.get("type")
+        verdict: Verdict = (
+            "halt" if what in _HALTS else "retry" if what in _AGAIN else "reject"
+        ) if isinstance(what, str) else "unknown"  # fmt: skip
+        return Reply(verdict, problem=self._key.line(f"{one_line(what)}:", inner.get("message")))
 
     async def cancel(self, batch_id: str) -> None:
-        async with self._told(self._timeout):
-            await self._client.messages.batches.cancel(batch_id)
-
-    def _told(self, within_s: float | None) -> AbstractAsyncContextManager[None]:
-        return telling(self._key, failed, within_s)
+        await self._calls.tell(lambda: self._raw.cancel(batch_id))
 
     async def aclose(self) -> None:
         await self._client.close()
 
 
-def _size(batch: MessageBatch) -> int:
-    counts = batch.request_counts
-    return counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+def _made_at(entry: Mapping[str, Any]) -> float | None:
+    """The time of an entry of the list; None where it says none."""
+    try:
+        at = datetime.fromisoformat(entry["created_at"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

@@ -1,35 +1,33 @@
 """A provider's batches, whichever provider's: what can be asked of them, and what they say.
 
 `escalation.anthropic_batches` and `escalation.openai_batches` are the two; `escalation.batching`
-sends and collects.
+sends and `escalation.collecting` collects.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from escalation.replies import Key, Reply
+from escalation.replies import Reply
 
 UPLOAD_S = 600.0
-"""A batch of hundreds of megabytes takes longer to send than one request may."""
+"""A batch of hundreds of megabytes takes longer to send, or to read, than one request may."""
 CLOCKS_APART_S = 300.0
 """How far a provider's clock may be from ours."""
+LATEST_S = 48 * 3600.0
+"""A provider ends a batch within a day. One that goes on for longer is waited for no more, and one
+that was made so long after a lost one was begun is another."""
 
 
 class CallFailed(Exception):
-    """A call about a batch that brought nothing; ``reply`` says what is known of it."""
+    """A call about a batch that brought nothing; ``reply`` says what is known of it. ``halt``: no
+    other call would bring anything either."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.problem)
         self.reply = reply
-
-
-class ResultsGone(CallFailed):
-    """The provider keeps the batch's results no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +41,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A batch as the provider has it. ``problem``: why it did none of it, where that is so."""
+    """A batch as the provider has it.
+
+    ``odd``: its status, where it is none that we know; ``problem``: why it did none of it, where
+    that is so. ``files``: where its results are; those of a batch that has ended may come later.
+    ``stopped``: it was cancelled or expired, so what has no result was not done, if ``answered`` of
+    it were.
+    """
 
     id: str
     ended: bool
+    odd: str | None = None
     problem: str | None = None
+    files: tuple[str, ...] = ()
+    stopped: bool = False
+    answered: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +64,28 @@ class Lost:
     all its parts, and of no other batch's; ``known`` are ids that belong to other batches."""
 
     prefix: str
-    requests: int
     begun_at: float
     known: frozenset[str]
+
+    def made_at(self, at: float | None) -> bool:
+        """Whether a batch of that time may be the lost one; None: nobody knows its time."""
+        earliest, latest = self.begun_at - CLOCKS_APART_S, self.begun_at + LATEST_S
+        return at is None or earliest <= at <= latest
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the search for a lost batch came to. ``undecided``: it may be one that cannot be told
-    from others before it has ended."""
+    """What the search for a lost batch came to. ``running``: it may be one that cannot be told
+    from others before it has ended. ``undecided``: why it cannot be told whether it is there."""
 
     id: str | None
-    undecided: bool = False
+    running: bool = False
+    undecided: str | None = None
 
 
 class BatchApi(Protocol):
-    """One provider's. Every method but ``results`` makes its calls once, with no retries of its
-    own, and raises `CallFailed`."""
+    """One provider's. Every method makes its calls once, with no retries of its own, in bounded
+    time, and raises `CallFailed` and nothing else."""
 
     most_requests: int
     most_bytes: int
@@ -85,14 +98,10 @@ class BatchApi(Protocol):
 
     async def look(self, batch_id: str) -> Remote: ...
 
-    def results(self, batch_id: str) -> AsyncGenerator[tuple[str, Reply]]:
+    def results(self, remote: Remote) -> AsyncGenerator[tuple[str, Reply]]:
         """(a part's name, its reply), in any order. ``retry`` is what the provider did not do and
-        does not bill. What cannot be read is left out; what is missing is not missed.
-
-        Raises:
-            CallFailed: the rest did not come.
-            ResultsGone: and never will.
-        """
+        does not bill, ``unknown`` a result that is none. A line that cannot be read is left out;
+        what is missing is not missed."""
         ...
 
     async def cancel(self, batch_id: str) -> None:
@@ -100,27 +109,3 @@ class BatchApi(Protocol):
         ...
 
     async def aclose(self) -> None: ...
-
-
-@asynccontextmanager
-async def telling(
-    key: Key, failed: Callable[[Exception, Key, float], Reply], within_s: float | None
-) -> AsyncIterator[None]:
-    """Turns whatever an SDK raises into `CallFailed`; ``failed`` reads the SDK's own errors."""
-    if key.problem:
-        raise CallFailed(Reply("halt", problem=key.problem))
-    try:
-        async with asyncio.timeout(within_s):
-            yield
-    except CallFailed:
-        raise
-    except Exception as error:
-        raise CallFailed(failed(error, key, within_s or 0.0)) from None
-
-
-def id_of(made: object) -> str:
-    """Of a batch that was just made; ValueError where the reply is no such thing."""
-    found = getattr(made, "id", None)
-    if not isinstance(found, str) or not found:
-        raise ValueError("the reply is no batch")
-    return found

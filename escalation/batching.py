@@ -18,7 +18,7 @@ from tenacity import (
     RetryCallState,
     retry_if_exception,
     stop_after_attempt,
-    stop_after_delay,
+    stop_before_delay,
     wait_exponential,
     wait_random,
 )
@@ -38,9 +38,13 @@ from runner.types import Reason
 MOST_BYTES = 64_000_000
 """Of one batch: it is in memory as a whole."""
 BREATH = 64
+MOST_ASKED = 20
+"""So often, and for as long, what should be there is asked for in vain before it counts as lost."""
 
 Prepare = Callable[[Held], Mapping[str, Any] | None]
 """A held record's request; None where it went to review instead."""
+Then = Callable[[int, Reply], None]
+"""What becomes of the record at a position after such a reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,27 @@ class Desk:
     halt: Halt
     day: Day | None
     say: Callable[[str], None]
+
+    @property
+    def patience_s(self) -> float:
+        """For how long what a provider must have may be missing."""
+        batch = self.closed.settings.batch
+        return max(batch.listed_within_s, MOST_ASKED * batch.poll_s)
+
+    def again(self, position: int, reply: Reply) -> None:
+        """What becomes of a record whose request was not done: it is sent again, but not for ever,
+        and not where the provider refuses more than this request."""
+        if reply.verdict != "retry":
+            self.halt.tell(reply.problem)
+            self.ledger.set_waits_for(position, Reason.PROVIDER_HALTED)
+            return
+        times = self.ledger.attempts.count(position)
+        held = self.ledger.held(position)
+        if times < self.closed.settings.max_attempts or held is None:
+            self.ledger.choose([position])
+        else:
+            problem = f"{reply.problem}; sent {times} times"
+            self.booker.to_review(held, Reply("reject", problem=problem))
 
 
 class BatchSender:
@@ -153,7 +178,7 @@ class BatchSender:
         retrying = AsyncRetrying(
             retry=retry_if_exception(_not_taken),
             stop=stop_after_attempt(self._settings.max_attempts)
-            | stop_after_delay(self._settings.retry_for_s),
+            | stop_before_delay(self._settings.retry_for_s),
             wait=_wait,
             sleep=self._halt.sleep,
             reraise=True,
@@ -173,19 +198,19 @@ class BatchSender:
             )
             return
         [batch] = [one for one in self._ledger.batches.open() if one.id == number]
-        await self.release(batch, reply)
+        await self.release(batch, reply, lambda position, _: self._ledger.choose([position]))
         busy = reply.verdict == "retry"
         reason = Reason.PROVIDER_BUSY if busy else Reason.PROVIDER_HALTED
         self._halt.now(reason, reply.problem)
 
-    async def release(self, batch: Batch, reply: Reply) -> None:
-        """There is no such batch at the provider: its records are ready again, and its money."""
+    async def release(self, batch: Batch, reply: Reply, then: Then) -> None:
+        """There is no such batch at the provider, or nothing of it was done: its money is free
+        again, and ``then`` says what its records do."""
         back = Decimal(0)
-        opened = self._ledger.attempts.open_in(batch.id)
-        for attempt, _, reserved in opened:
+        for attempt, position, reserved in self._ledger.attempts.open_in(batch.id):
             self._booker.unpaid(attempt, reply)
+            then(position, reply)
             back += reserved
-        self._ledger.choose(position for _, position, _ in opened)
         self._ledger.batches.close(batch.id, "released", reply.problem)
         self._ledger.commit()
         self._asker.budget.refund(back)

@@ -21,13 +21,14 @@ PIECE_BYTES = 1 << 16
 
 
 def http_settings(concurrency: int, *, bounded: bool) -> dict[str, Any]:
-    """For an SDK's own HTTP client. Not ``bounded`` where bodies are read as a stream."""
+    """For an SDK's own HTTP client. Not ``bounded`` where bodies are read as a stream: then those
+    of errors alone are."""
     settings: dict[str, Any] = {
         "limits": httpx2.Limits(max_connections=concurrency),
         "follow_redirects": False,
     }
+    settings["event_hooks"] = {"response": [_bound if bounded else _bound_errors]}
     if bounded:
-        settings["event_hooks"] = {"response": [_bound]}
         settings["headers"] = {"accept-encoding": "gzip, deflate"}  # what is unpacked here
     return settings
 
@@ -36,6 +37,11 @@ async def _bound(response: httpx2.Response) -> None:
     coding = response.headers.pop("content-encoding", "").strip().lower()
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Bounded(response.stream, coding, cut=not response.is_success)
+
+
+async def _bound_errors(response: httpx2.Response) -> None:
+    if not response.is_success:
+        await _bound(response)
 
 
 class _Bounded(httpx2.AsyncByteStream):

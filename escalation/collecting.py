@@ -1,189 +1,192 @@
 """Brings back what batches came to, in this process or a later one, and finds lost ones again.
 
 Every result is booked as it is read, so a body that is cut off, or a kill, costs nothing but
-reading it again. A batch is closed when each of its requests has a result.
+reading it again. A batch is closed when each of its requests has a result. Whatever is wrong with
+one batch is that batch's own: the others are collected, and new ones are sent.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+)
 
-from escalation.batches import BatchApi, CallFailed, Lost, ResultsGone
+from escalation.batches import LATEST_S, BatchApi, CallFailed, Lost, Remote
 from escalation.batching import BatchSender, Desk
 from escalation.lanes import Lanes
+from escalation.reading import Reader
 from escalation.replies import Reply
+from runner.errors import LocalFirstError, UsageError
+from runner.foreign_json import one_line
 from runner.ledger import Batch
 from runner.types import Reason
 
-MOST_SHORT = 8
-"""So many times results may be missing from what looks whole before they count as lost."""
-COMMIT_EVERY = 200
 TRIES = 3
+ABSENT = 2
+"""In so many whole searches a lost batch must be missing before it was surely never made."""
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Open:
-    """What of a batch has no result yet: attempt → (position, reservation); ``brought`` counts
-    what the rest came to by verdict, ``back`` is what of their reservations was not spent."""
-
-    left: dict[int, tuple[int, Decimal]]
-    brought: Counter[str] = field(default_factory=Counter)
-    back: Decimal = Decimal(0)
 
 
 class Collector:
     def __init__(self, desk: Desk, lanes: Lanes, sender: BatchSender) -> None:
         self._ledger = desk.ledger
         self._settings = desk.closed.settings
-        self._booker = desk.booker
-        self._asker = desk.asker
+        self._desk = desk
         self._halt = desk.halt
-        self._day = desk.day
-        self._say = desk.say
         self._lanes = lanes
         self._sender = sender
+        self._reader = Reader(desk)
         self._cancelled: set[int] = set()
+        self._troubled: dict[int, float] = {}
+        self._stuck: set[int] = set()
+        self._said: dict[int, str] = {}
 
     async def collect(self, api: BatchApi) -> None:
         """Asks about every open batch once."""
-        for batch in self._ledger.batches.open():
+        opened = self._ledger.batches.open()
+        for batch in opened:
             try:
-                if batch.remote_id is None:
-                    await self._search(api, batch)
-                else:
-                    await self._ask_about(api, batch, batch.remote_id)
+                await self._ask_about(api, batch)
             except CallFailed as error:
-                self._ledger.commit()
-                name = batch.remote_id or f"of {batch.requests:,} requests"
-                self._say(f"batch {name}: {error.reply.problem}; it will be asked about again")
                 if error.reply.verdict == "halt":
+                    self._stuck.update(one.id for one in opened)
                     self._halt.now(Reason.PROVIDER_HALTED, error.reply.problem)
                     return
+                self._trouble(batch, error.reply.problem or "it cannot be asked about")
+            except LocalFirstError:
+                raise  # the disk, or the spend file
+            except Exception as error:
+                self._trouble(batch, one_line(f"{type(error).__name__}: {error}"))
+            else:
+                self._troubled.pop(batch.id, None)
+                self._stuck.discard(batch.id)
 
-    async def _search(self, api: BatchApi, batch: Batch) -> None:
+    def rescue(self) -> None:
+        """A former version could end a call and fail over its answer: the record still waited for
+        its batch, and nothing would ever come."""
+        for position in self._ledger.batches.orphans():
+            held = self._ledger.held(position)
+            if held is not None:
+                lost = Reply("unknown", problem="its answer came, and could not be booked")
+                self._desk.booker.to_review(held, lost)
+        self._ledger.commit()
+
+    def to_come(self) -> bool:
+        """Whether a batch is open that is worth waiting for."""
+        return any(batch.id not in self._stuck for batch in self._ledger.batches.open())
+
+    async def give_up(self, name: str) -> None:
+        """Waits no more for a batch, by its id or its number: what of it has no result may be
+        billed, so it stays spent, and people have its records.
+
+        Raises:
+            UsageError: no such batch is open.
+        """
+        opened = self._ledger.batches.open()
+        for batch in opened:
+            if name in (batch.remote_id, str(batch.id)):
+                left = await self._reader.lose(batch, "its batch was given up")
+                self._desk.say(f"{_named(batch)}: given up, {left:,} requests count as paid")
+                return
+        listed = ", ".join(f"{batch.remote_id or batch.id}" for batch in opened)
+        raise UsageError(
+            f"--give-up: no batch {one_line(name, 80)} is open here; "
+            + (f"open are: {listed}" if listed else "none is")
+        )
+
+    async def _ask_about(self, api: BatchApi, batch: Batch) -> None:
+        remote_id = batch.remote_id or await self._search(api, batch)
+        if remote_id is None:
+            return
+        remote = await self._patiently(lambda: api.look(remote_id))
+        if remote.problem is not None:
+            reply = Reply("reject", problem=remote.problem)
+            await self._sender.release(batch, reply, self._desk.again)
+            self._say(batch, f"the provider did none of it: {remote.problem}")
+        elif remote.ended:
+            prefix = self._sender.prefix(batch.id)
+            self._say(batch, await self._reader.bring(api, batch, remote, prefix))
+        else:
+            await self._goes_on(api, batch, remote)
+
+    async def _goes_on(self, api: BatchApi, batch: Batch, remote: Remote) -> None:
+        if self._lanes.cut_off() and batch.id not in self._cancelled:
+            await self._patiently(lambda: api.cancel(remote.id))
+            self._cancelled.add(batch.id)
+            self._say(batch, "cancelled, what is left of it is asked live")
+        if remote.odd is not None:
+            raise _trouble(f"its status is {remote.odd or 'not said'}, which nobody knows")
+        if time.time() - batch.begun_at > LATEST_S:
+            raise _trouble("it should have ended long ago")
+
+    async def _search(self, api: BatchApi, batch: Batch) -> str | None:
+        """The id of a batch that may have been made; None where it was not, or not found yet."""
         known = frozenset(self._ledger.batches.remote_ids())
-        prefix = self._sender.prefix(batch.id)
-        lost = Lost(prefix, batch.requests, batch.begun_at, known)
-        found = await _patiently(lambda: api.find(lost))
+        lost = Lost(self._sender.prefix(batch.id), batch.begun_at, known)
+        found = await self._patiently(lambda: api.find(lost))
+        waited = time.time() - batch.begun_at
         if found.id is not None:
             self._ledger.batches.sent(batch.id, found.id)
-            self._say(f"batch {found.id}: found again, of {batch.requests:,} requests")
-            await self._ask_about(api, batch, found.id)
-            return
-        waited = time.time() - batch.begun_at
-        if not found.undecided and waited > self._settings.batch.listed_within_s:
-            problem = "the batch was never made"
-            await self._sender.release(batch, Reply("retry", problem=problem))
-
-    async def _ask_about(self, api: BatchApi, batch: Batch, remote_id: str) -> None:
-        remote = await _patiently(lambda: api.look(remote_id))
-        if not remote.ended:
-            if self._lanes.cut_off() and batch.id not in self._cancelled:
-                await _patiently(lambda: api.cancel(remote_id))
-                self._cancelled.add(batch.id)
-                self._say(f"batch {remote_id}: cancelled, what is left of it is asked live")
-            return
-        if remote.problem is not None:
-            await self._sender.release(batch, Reply("reject", problem=remote.problem))
-            self._halt.now(Reason.PROVIDER_HALTED, remote.problem)
-            return
-        await self._bring(api, batch, remote_id)
-
-    async def _bring(self, api: BatchApi, batch: Batch, remote_id: str) -> None:
-        rows = self._ledger.attempts.open_in(batch.id)
-        opened = _Open({attempt: (position, worst) for attempt, position, worst in rows})
-        try:
-            try:
-                await self._read(api, batch, remote_id, opened)
-            except ResultsGone as error:
-                self._give_up(opened, error.reply)
-            if opened.left:
-                self._ledger.batches.fell_short(batch.id)
-                if batch.short + 1 >= MOST_SHORT:
-                    lost = Reply("unknown", problem="the provider has no result for it")
-                    self._give_up(opened, lost)
-            if not opened.left:
-                self._ledger.batches.close(batch.id, "collected")
-        finally:
+            self._desk.say(f"batch {found.id}: found again, of {batch.requests:,} requests")
+        elif found.undecided is not None:
+            raise _trouble(f"it cannot be told whether it was made: {found.undecided}")
+        elif found.running:
+            self._say(batch, "whether it was made can be told once others of its time have ended")
+            if waited > LATEST_S:
+                raise _trouble("others of its time should have ended long ago")
+        elif waited > self._settings.batch.listed_within_s:
+            self._ledger.batches.missed(batch.id)
+            if batch.short + 1 >= ABSENT:
+                reply = Reply("retry", problem="its batch was never made")
+                await self._sender.release(batch, reply, self._desk.again)
             self._ledger.commit()
-            self._asker.budget.refund(opened.back)
-        self._tell(remote_id, opened)
-        if not opened.left and self._day is not None:
-            cost = self._ledger.batches.cost(batch.id)[1]
-            await self._day.settle_batch(batch.id, cost or Decimal(0))
+        return found.id
 
-    async def _read(self, api: BatchApi, batch: Batch, remote_id: str, opened: _Open) -> None:
-        prefix, read = self._sender.prefix(batch.id), 0
-        async with aclosing(api.results(remote_id)) as results:
-            async for name, reply in results:
-                number = name.removeprefix(prefix) if name.startswith(prefix) else ""
-                if number.isdecimal():
-                    self._book(int(number), reply, opened)
-                read += 1
-                if read % COMMIT_EVERY == 0:
-                    self._ledger.commit()
-                    await asyncio.sleep(0)
-
-    def _give_up(self, opened: _Open, reply: Reply) -> None:
-        for attempt in list(opened.left):
-            self._book(attempt, reply, opened)
-
-    def _book(self, attempt: int, reply: Reply, opened: _Open) -> None:
-        """One result; a second one for the same request is none."""
-        position, reserved = opened.left.pop(attempt, (None, None))
-        if position is None or reserved is None:
+    def _trouble(self, batch: Batch, problem: str) -> None:
+        self._ledger.commit()
+        now = time.monotonic()
+        if now - self._troubled.setdefault(batch.id, now) <= self._desk.patience_s:
+            self._say(batch, f"{problem}; it will be asked about again")
             return
-        opened.brought[reply.verdict] += 1
-        held = self._ledger.held(position)
-        if held is None:
-            problem = "its record no longer waits"
-            self._booker.unpaid(attempt, Reply("unknown", problem=problem))
-            return
-        booked = self._booker.settle(held, attempt, reply, reserved, batched=True)
-        opened.back += reserved - booked.cost
-        if reply.verdict == "halt":
-            self._halt.now(Reason.PROVIDER_HALTED, reply.problem)
-        if reply.verdict not in ("retry", "halt"):
-            return
-        times = self._ledger.attempts.count(position)
-        if times < self._settings.max_attempts:
-            self._ledger.choose([position])
-        else:
-            problem = f"{reply.problem}; sent {times} times"
-            self._booker.to_review(held, Reply("reject", problem=problem))
+        self._stuck.add(batch.id)
+        self._say(
+            batch,
+            f"{problem}; it is not waited for any longer. A later `localfirst escalate RUN_DIR` "
+            f"asks again; `--give-up {batch.remote_id or batch.id}` gives it up, so that what may "
+            "be billed stays spent and its records go to review",
+        )
 
-    def _tell(self, remote_id: str, opened: _Open) -> None:
-        brought = opened.brought
-        parts = [
-            (brought["ok"], "answered"),
-            (brought["retry"] + brought["halt"], "not done, to be sent again"),
-            (brought["reject"], "refused"),
-            (brought["unknown"], "lost"),
-            (len(opened.left), "not there yet"),
-        ]
-        said = ", ".join(f"{count:,} {what}" for count, what in parts if count)
-        self._say(f"batch {remote_id}: {said or 'nothing new'}")
+    def _say(self, batch: Batch, text: str) -> None:
+        """Each thing once, however often it is asked."""
+        if self._said.get(batch.id) != text:
+            self._said[batch.id] = text
+            self._desk.say(f"{_named(batch)}: {text}")
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """A call that may be made again, since it costs nothing."""
+        trying = AsyncRetrying(
+            retry=retry_if_exception_type(CallFailed),
+            stop=stop_after_attempt(TRIES) | stop_after_delay(self._settings.timeout_s),
+            wait=wait_exponential(multiplier=min(0.2, self._settings.batch.poll_s), max=5),
+            reraise=True,
+        )
+        async for attempt in trying:
+            with attempt:
+                return await call()
+        raise AssertionError("it either returned or raised")
 
 
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """A call that may be made again, since it costs nothing."""
-    trying = AsyncRetrying(
-        retry=retry_if_exception_type(CallFailed),
-        stop=stop_after_attempt(TRIES),
-        wait=wait_exponential(multiplier=0.2, max=5),
-        reraise=True,
-    )
-    async for attempt in trying:
-        with attempt:
-            return await call()
-    raise AssertionError("it either returned or raised")
+def _trouble(problem: str) -> CallFailed:
+    return CallFailed(Reply("unknown", problem=problem))
+
+
+def _named(batch: Batch) -> str:
+    return f"batch {batch.remote_id or f'{batch.id} of {batch.requests:,} requests'}"

@@ -77,12 +77,13 @@ class Escalator:
 
     @property
     def stopped(self) -> Reason | None:
-        """Why nothing more is sent, where that is so; ``problem`` says more."""
+        """Why nothing more is sent, where that is so; ``problem`` says more, or what else ended
+        badly."""
         return self._halt.reason
 
     @property
     def problem(self) -> str | None:
-        return self._halt.problem
+        return self._halt.problem or self._halt.told
 
     @property
     def budget(self) -> Budget:
@@ -118,6 +119,7 @@ class Escalator:
         Without a ``sender`` nothing can be asked live."""
         self._ledger.ready_waiting()
         self.guard.hold()
+        self._collector.rescue()
         free = asyncio.Semaphore(self._settings.concurrency)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -174,11 +176,17 @@ class Escalator:
         return bool(ready)
 
     def _batches_to_wait_for(self) -> bool:
-        """Whether something may still come back, and this process is to stay for it."""
-        halted = self.stopped not in (None, *BROKE)
-        if halted or not (self._wait or self._lanes.cut_off()):
-            return False
-        return bool(self._ledger.batches.open())
+        """Whether something may still come back, and this process is to stay for it, whatever
+        stopped the sending."""
+        return (self._wait or self._lanes.cut_off()) and self._collector.to_come()
+
+    async def give_up(self, batch: str) -> None:
+        """Waits no more for a batch, by its id or its number.
+
+        Raises:
+            UsageError: no such batch is open.
+        """
+        await self._collector.give_up(batch)
 
     async def _pause(self, more: asyncio.Event, over: bool) -> None:
         """Until there may be something to do."""

@@ -14,12 +14,17 @@ class Halt:
     def __init__(self) -> None:
         self.reason: Reason | None = None
         self.problem: str | None = None
+        self.told: str | None = None
         self._event = asyncio.Event()
 
     def now(self, reason: Reason, problem: str | None = None) -> None:
         if self.reason is None:
             self.reason, self.problem = reason, problem
             self._event.set()
+
+    def tell(self, problem: str | None) -> None:
+        """What ended badly, though other sending goes on."""
+        self.told = self.told or problem
 
     def lift(self) -> None:
         """Goes on sending: money that had been set aside came back."""

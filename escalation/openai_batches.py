@@ -1,7 +1,8 @@
 """OpenAI's batches, by OpenAI's own SDK: half the price, back within a day.
 
 A batch is a file of requests, and comes back as two: of answers and of errors. It carries our own
-mark, so that one whose id was lost is found by it.
+mark, so that one whose id was lost is found by it, or, where a gateway drops the mark, by the names
+in its file.
 """
 
 from __future__ import annotations
@@ -9,27 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from escalation.batches import (
-    CLOCKS_APART_S,
-    UPLOAD_S,
-    CallFailed,
-    Found,
-    Lost,
-    Part,
-    Remote,
-    ResultsGone,
-    id_of,
-    telling,
-)
+from escalation.batch_calls import Calls, first_names, id_of, made_id
+from escalation.batches import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
+from escalation.listing import Search
 from escalation.openai import client, failed, refused
-from escalation.replies import Key, Reply, Verdict
+from escalation.replies import Key, Reply, answered
+from runner.foreign_json import Unreadable, count, one_line
 from runner.job import Escalation
 
 MARK = "localfirst"
-_ENDED = {"completed", "failed", "expired", "cancelled"}
+PAGE = 100
+_RUNNING = {"validating", "in_progress", "finalizing", "cancelling"}
+_STOPPED = {"expired", "cancelled"}
+_UNREAD = Reply("unknown", problem="its result in the batch is none")
 
 
 class OpenAIBatches:
@@ -40,96 +37,158 @@ class OpenAIBatches:
         self._key = Key(escalation.api_key_env, escalation.base_url)
         self._timeout = escalation.timeout_s
         self._client = client(escalation.base_url, self._key, self._timeout, 4)
+        self._raw = self._client.batches.with_streaming_response
+        self._files = self._client.files.with_streaming_response
+        self._calls = Calls(self._key, failed, self._timeout)
+        self._names: dict[str, list[str]] = {}
 
     async def create(self, parts: Sequence[Part], prefix: str) -> str:
         body = await asyncio.to_thread(_file, parts)
         upload = max(self._timeout, UPLOAD_S)
         try:
-            async with self._told(upload):
-                file = await self._client.files.create(
+            file = await self._calls.make(
+                lambda: self._files.create(
                     file=("batch.jsonl", body), purpose="batch", timeout=upload
-                )
-                file_id = str(file.id)
+                ),
+                upload,
+            )
+            file_id = made_id(file)
         except CallFailed as error:
             # A file costs nothing: until a batch is made of it, nothing is lost.
             known = error.reply.verdict != "unknown"
             reply = error.reply if known else Reply("retry", problem=error.reply.problem)
             raise CallFailed(reply) from None
-        async with self._told(self._timeout):
-            made = await self._client.batches.create(
+        made = await self._calls.make(
+            lambda: self._raw.create(
                 input_file_id=file_id,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
                 metadata={MARK: prefix},
             )
-            return id_of(made)
+        )
+        return made_id(made)
 
     async def find(self, lost: Lost) -> Found:
-        async with self._told(UPLOAD_S):
-            # Newest first.
-            async for batch in self._client.batches.list(limit=100):
-                if batch.created_at < lost.begun_at - CLOCKS_APART_S:
-                    break
-                if (batch.metadata or {}).get(MARK) == lost.prefix:
-                    return Found(batch.id)
-        return Found(None)
+        async def page(after: str | None) -> Mapping[str, Any]:
+            behind: dict[str, Any] = {} if after is None else {"after": after}
+            return await self._calls.ask(lambda: self._raw.list(limit=PAGE, **behind))
+
+        async def judge(batch_id: str, entry: Mapping[str, Any]) -> Found:
+            return await self._judge(batch_id, entry, lost.prefix)
+
+        return await Search(lost, page, judge, _made_at).found()
+
+    async def _judge(self, batch_id: str, entry: Mapping[str, Any], prefix: str) -> Found:
+        own, names = _marked(entry, prefix), self._names.get(batch_id)
+        try:
+            if own is None and names is None:  # the list may say less than the batch
+                entry = await self._calls.ask(lambda: self._raw.retrieve(batch_id))
+                own = _marked(entry, prefix)
+                if own is None and (file_id := id_of(entry.get("input_file_id"))):
+                    names = await first_names(
+                        self._calls.rows(lambda: self._files.content(file_id))
+                    )
+        except CallFailed as error:
+            if error.reply.verdict == "halt":
+                raise
+        if own is None and not names:
+            return Found(None, undecided=f"it may be {batch_id}, whose requests cannot be read")
+        if own is None and names:
+            self._names[batch_id] = names
+            own = any(name.startswith(prefix) for name in names)
+        return Found(batch_id if own else None)
 
     async def look(self, batch_id: str) -> Remote:
-        async with self._told(self._timeout):
-            batch = await self._client.batches.retrieve(batch_id)
-            problem = None
-            if batch.status == "failed":
-                errors = batch.errors.data if batch.errors and batch.errors.data else []
-                said = "; ".join(str(error.message or error.code) for error in errors[:3])
-                problem = self._key.hidden(said or "the provider refused it as a whole")
-            return Remote(batch_id, batch.status in _ENDED, problem)
+        batch = await self._calls.ask(lambda: self._raw.retrieve(batch_id))
+        status = batch.get("status")
+        status = status if isinstance(status, str) else one_line(status)
+        given = [id_of(batch.get(name)) for name in ("output_file_id", "error_file_id")]
+        files = tuple(file for file in given if file is not None)
+        if status in _RUNNING:
+            return Remote(batch_id, ended=False)
+        answered = _answered(batch)
+        if status == "failed" and not files and not answered:
+            return Remote(batch_id, ended=True, problem=self._why(batch))
+        known = status in _STOPPED or status in ("completed", "failed")
+        return Remote(
+            batch_id,
+            ended=known or bool(files),
+            odd=None if known else status,
+            files=files,
+            stopped=status in _STOPPED,
+            answered=answered,
+        )
 
-    async def results(self, batch_id: str) -> AsyncGenerator[tuple[str, Reply]]:
-        async with self._told(None):
-            batch = await self._client.batches.retrieve(batch_id)
-            files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
-            if not files:
-                # What was done would be in a file, and nothing else is billed.
-                stopped = batch.status in ("cancelled", "expired")
-                verdict: Verdict = "retry" if stopped else "unknown"
-                raise ResultsGone(Reply(verdict, problem=f"{batch.status}, without results"))
-            for file in files:
-                content = self._client.files.with_streaming_response.content(file)
-                async with content as response:
-                    async for line in response.iter_lines():
-                        if (row := self._row(line)) is not None:
-                            yield row
+    def _why(self, batch: Mapping[str, Any]) -> str:
+        errors = batch.get("errors")
+        listed = errors.get("data") if isinstance(errors, dict) else errors
+        said = [
+            one_line(error.get("message") or error.get("code"))
+            for error in (listed if isinstance(listed, list) else [])[:3]
+            if isinstance(error, dict)
+        ]
+        return self._key.line("; ".join(filter(None, said)) or "the provider refused it")
 
-    def _row(self, line: str) -> tuple[str, Reply] | None:
-        try:
-            row = json.loads(line)
-            return str(row["custom_id"]), self._reply(row)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
+    async def results(self, remote: Remote) -> AsyncGenerator[tuple[str, Reply]]:
+        for file in remote.files:
+            opened = self._calls.rows(lambda: self._files.content(file))  # noqa: B023
+            async with aclosing(opened) as rows:
+                async for name, row in rows:
+                    yield name, self._reply(row)
 
     def _reply(self, row: Mapping[str, Any]) -> Reply:
-        if error := row.get("error"):  # it was never begun
-            return Reply("retry", problem=f"{error.get('code')} in its batch")
-        response = row["response"]
-        status, body, request = response["status_code"], response["body"], response["request_id"]
-        if status != 200:
-            reply = refused(int(status), body, self._key, {}, request)
-            # Within a batch an error is not billed, whatever it is.
-            undone = reply.verdict == "unknown"
-            return Reply("retry", request_id=request, problem=reply.problem) if undone else reply
-        if not isinstance(body.get("usage"), dict):
-            return Reply("unknown", request_id=request, problem="the result is not readable")
-        return Reply("ok", body=body, request_id=request)
+        response, error = row.get("response"), row.get("error")
+        if response is None and isinstance(error, dict) and isinstance(error.get("code"), str):
+            return Reply("retry", problem=f"{one_line(error['code'])} in its batch")
+        if not isinstance(response, dict):
+            return _UNREAD
+        body, request = response.get("body"), response.get("request_id")
+        if not isinstance(body, dict):
+            return _UNREAD
+        if body.get("choices"):  # an answer, whatever status is beside it
+            return answered(body, request)
+        status = _status(response.get("status_code"))
+        if status < 400 or not isinstance(body.get("error"), dict):
+            return _UNREAD
+        reply = refused(status, body, self._key, {}, request if isinstance(request, str) else None)
+        # Within a batch an error is not billed, whatever it is.
+        undone = reply.verdict == "unknown"
+        return replace(reply, verdict="retry") if undone else reply
 
     async def cancel(self, batch_id: str) -> None:
-        async with self._told(self._timeout):
-            await self._client.batches.cancel(batch_id)
-
-    def _told(self, within_s: float | None) -> AbstractAsyncContextManager[None]:
-        return telling(self._key, failed, within_s)
+        await self._calls.tell(lambda: self._raw.cancel(batch_id))
 
     async def aclose(self) -> None:
         await self._client.close()
+
+
+def _marked(entry: Mapping[str, Any], prefix: str) -> bool | None:
+    """Whether the mark that a batch carries is this one; None where it carries none."""
+    metadata = entry.get("metadata")
+    mark = metadata.get(MARK) if isinstance(metadata, dict) else None
+    return mark == prefix if isinstance(mark, str) else None
+
+
+def _made_at(entry: Mapping[str, Any]) -> float | None:
+    """The time of an entry of the list; None where it says none."""
+    try:
+        return float(count(entry.get("created_at"), most=10**11)) or None
+    except Unreadable:
+        return None
+
+
+def _answered(batch: Mapping[str, Any]) -> int | None:
+    counts = batch.get("request_counts")
+    try:
+        return count(counts.get("completed")) if isinstance(counts, dict) else None
+    except Unreadable:
+        return None
+
+
+def _status(said: object) -> int:
+    """Some servers give it as a text."""
+    text = str(said) if isinstance(said, (int, str)) else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) == 3 else 0
 
 
 def _file(parts: Sequence[Part]) -> bytes:

@@ -195,11 +195,22 @@ def export(run_dir: Path, output: Path, raw: bool) -> None:
 @click.option(
     "--guard", type=click.Choice(["on", "off"]), help="off: also what a broken local model left."
 )
-@click.option("--wait", is_flag=True, help="Until the last batch is back.")
+@click.option("--wait", is_flag=True, help="Until the last batch is back, or surely lost.")
+@click.option(
+    "--give-up",
+    metavar="BATCH",
+    multiple=True,
+    help="Wait no more for this batch: what may be billed stays spent, its records go to review.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 @log_format
 def escalate(
-    run_dir: Path, budget: str | None, guard: str | None, wait: bool, as_json: bool
+    run_dir: Path,
+    budget: str | None,
+    guard: str | None,
+    wait: bool,
+    give_up: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Sends what waits for the closed model, and collects what its batches brought; needs its key,
     and no local model."""
@@ -218,7 +229,9 @@ def escalate(
     display, progress = watched(job, waiting, run_dir)
     output = output_path(job, run_dir)
     with display.watching():
-        summary = escalate_run(run_dir, job, output, progress, display.say, wait=wait)
+        summary = escalate_run(
+            run_dir, job, output, progress, display.say, wait=wait, give_up=give_up
+        )
     finish(run_dir, summary, output, as_json, table=job.output.table)
 
 

@@ -122,7 +122,10 @@ def _int_or_text(digits: str) -> int | str:
 
 # Made once: `json.loads` makes one at every call that has a setting.
 _STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-_LENIENT = json.JSONDecoder(parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text)
+# Not `strict`, which is about control codes within a text: they cost no answer either.
+_LENIENT = json.JSONDecoder(
+    strict=False, parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text
+)
 
 
 def _whole(value: Any) -> Any:

@@ -72,7 +72,9 @@ class BatchLane(Part):
     """Seconds between two questions whether a batch is back."""
     listed_within_s: float = Field(default=600.0, ge=0)
     """Seconds. A batch whose sending was cut short is looked for among the provider's; where it
-    does not stand there so long after it was begun, it was never made."""
+    does not stand there so long after it was begun, it was never made. Results of an ended batch
+    that are still missing so long after, and at 20 looks, are lost; a batch that cannot be asked
+    about for so long is waited for no more."""
     expect_s: float = Field(default=3600.0, ge=0)
     """Seconds within which a batch is expected to be back; with a deadline."""
     live_s: float = Field(default=1800.0, ge=0)

@@ -21,7 +21,7 @@ from runner.labels import Label, label_of
 from runner.ledger import Ledger, open_ledger
 from runner.pipeline import DIGEST_LENGTH, Progress
 from runner.results import deliver
-from runner.sending import LocalHalf, Say, both_halves, has_key
+from runner.sending import LocalHalf, Say, Stay, both_halves, has_key
 from runner.summary import Summary, summarise
 from runner.types import Message, Outcome, Prompt, Reason, Record, Status
 from runner.urls import has_login
@@ -92,18 +92,27 @@ def _compare(ledger: Ledger, request: RunRequest, say: Say) -> None:
 
 
 def escalate_run(
-    run_dir: Path, job: Job, output: Path, progress: Progress, say: Say, *, wait: bool = False
+    run_dir: Path,
+    job: Job,
+    output: Path,
+    progress: Progress,
+    say: Say,
+    *,
+    wait: bool = False,
+    give_up: Sequence[str] = (),
 ) -> Summary:
     """Sends what waits in a run directory, and collects what batches brought; the local model is
-    not needed for it. ``wait``: until the last batch is back.
+    not needed for it. ``wait``: until the last batch is back. ``give_up``: batches that are waited
+    for no more, which takes no key.
 
     Raises:
         RunDirError: the job has no closed model, or there is no key for it.
+        UsageError: no such batch is open.
     """
     closed = build.closed_side(job)
     if closed is None:
         raise RunDirError(f"the job of {run_dir} has no `escalation`: there is nowhere to send to")
-    if not has_key(closed):
+    if not has_key(closed) and not give_up:
         raise RunDirError(
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
@@ -117,7 +126,8 @@ def escalate_run(
         keep(ledger, job)
         watch = _watch_of(job, ledger, say)
         half = LocalHalf(build.answering(job, closed, None), watch, iter(()))
-        asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say, wait=wait))
+        stay = Stay(wait, tuple(give_up))
+        asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say, stay))
         if stated := watch.stated():
             ledger.set_meta("audit", stated)
         deliver(ledger, job, output)

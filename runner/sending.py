@@ -41,6 +41,15 @@ class LocalHalf:
     records: Iterator[Record]
 
 
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """For which batches a run stays: ``wait``, until the last is back, but for those that are
+    given up before."""
+
+    wait: bool = False
+    give_up: tuple[str, ...] = ()
+
+
 async def both_halves(
     ledger: Ledger,
     half: LocalHalf,
@@ -48,11 +57,9 @@ async def both_halves(
     closed: ClosedSide | None,
     progress: Progress,
     say: Say,
-    *,
-    wait: bool = False,
+    stay: Stay = Stay(),
 ) -> None:
-    """Runs the local half over its records, and sends what comes to wait; ``wait``: until the last
-    batch is back."""
+    """Runs the local half over its records, and sends what comes to wait."""
     if closed is None:
         pipeline = Pipeline(ledger, half.answering, half.watch, progress)
         await pipeline.run(half.records, None, None)
@@ -60,11 +67,13 @@ async def both_halves(
 
     day = day_cap(closed, ledger, run_dir)
     verdict = half.watch.verdict
-    escalator = Escalator(ledger, closed, progress.resettle, verdict, day, wait=wait, say=say)
+    escalator = Escalator(ledger, closed, progress.resettle, verdict, day, wait=stay.wait, say=say)
     pipeline = Pipeline(ledger, half.answering, half.watch, progress, escalator.guard)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
     patience = closed.settings.timeout_s + 10
     await take_up(ledger, escalator, run_dir, patience)
+    for batch in stay.give_up:
+        await escalator.give_up(batch)
     sends = has_key(closed)
     keyless = _Keyless(ledger, progress, closed, say)
     records = half.records if sends else keyless.over(half.records)

@@ -41,7 +41,7 @@ PROVIDERS = ("anthropic", "openai")
 MODELS = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6.1-sol"}
 HALTS = (301, 302, 307, 308, 401, 402, 403)
 HALT_EVERY = 250
-MOST_RUNS = 12
+MOST_RUNS = 30
 _MARK = re.compile(rb"<R-(\d+)>")
 
 
@@ -130,7 +130,10 @@ def batch(trial: Trial) -> Path:
     """In the provider's batches."""
     made = Batches(trial.provider, lambda number: trial.odd[number].body)
     with OddApi(made.reply) as api:
-        settings = _settings(trial) | {"lane": "batch", "batch": {"poll_s": 0.02}}
+        settings = _settings(trial) | {
+            "lane": "batch",
+            "batch": {"poll_s": 0.02, "listed_within_s": 0.0},
+        }
         job = write_job(
             trial.folder, _url(trial, api), records(f"R-{n}" for n in trial.odd),
             settings, answer=trial.answer, prompt={"user": "{{ message }}"},

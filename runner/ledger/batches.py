@@ -18,11 +18,15 @@ IN_BATCH = "batch"
 """What a record waits for while its request is in a batch."""
 
 
+_OPEN = "('intent', 'sent', 'ended')"
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """``state``: ``intent`` (it may have been sent), ``sent`` (the provider's ``remote_id`` is
-    known), ``collected``, or ``released`` (there is no such batch). ``short``: how often its
-    results were fetched and were not all there."""
+    known), ``ended`` (but since ``ended_at`` not all of its results are there), ``collected``,
+    ``released`` (there is no such batch), or ``given_up`` (by its user). ``short``: how often it,
+    or what should be there of it, was asked for in vain."""
 
     id: int
     requests: int
@@ -30,6 +34,7 @@ class Batch:
     remote_id: str | None
     begun_at: float
     short: int
+    ended_at: float | None = None
 
 
 class Batches:
@@ -65,15 +70,20 @@ class Batches:
 
     def sent(self, number: int, remote_id: str) -> None:
         """The provider has it under this id; commits."""
-        self._change(number, "state='sent', remote_id=?", remote_id)
+        self._change(number, "state='sent', remote_id=?, short=0", remote_id)
         self._commit()
 
     def fell_short(self, number: int) -> None:
-        """Its results were not all there, once more."""
+        """The provider ended it, and its results were not all there, once more."""
+        since = "ended_at=COALESCE(ended_at, ?)"
+        self._change(number, f"state='ended', short=short+1, {since}", time.time())
+
+    def missed(self, number: int) -> None:
+        """It should stand in the provider's list, and did not, once more."""
         self._change(number, "short=short+1")
 
     def close(self, number: int, state: str, problem: str | None = None) -> None:
-        """``collected`` or ``released``: nothing of it is open any more."""
+        """``collected``, ``released`` or ``given_up``: nothing of it is open any more."""
         self._change(number, "state=?, ended_at=?, problem=?", state, time.time(), problem)
 
     def _change(self, number: int, what: str, *values: Any) -> None:
@@ -84,10 +94,20 @@ class Batches:
     def open(self) -> list[Batch]:
         """Those that may still bring something, oldest first."""
         rows = self._db.execute(
-            "SELECT id, requests, state, remote_id, begun_at, short FROM batches "
-            "WHERE state IN ('intent', 'sent') ORDER BY id"
+            "SELECT id, requests, state, remote_id, begun_at, short, ended_at FROM batches "
+            f"WHERE state IN {_OPEN} ORDER BY id"
         )
         return [Batch(*row) for row in rows]
+
+    def orphans(self) -> list[int]:
+        """The positions of records that wait for a batch in which nothing of theirs is open."""
+        rows = self._db.execute(
+            "SELECT position FROM outcomes o WHERE status='waiting' AND waits_for=? AND NOT EXISTS "
+            "(SELECT 1 FROM attempts a WHERE a.position=o.position AND a.state='reserved') "
+            "ORDER BY position",
+            (IN_BATCH,),
+        )
+        return [position for (position,) in rows]
 
     def next_id(self) -> int:
         """Of the batch that is begun next."""
@@ -102,7 +122,7 @@ class Batches:
     def cost(self, number: int) -> tuple[bool, Decimal | None]:
         """(whether there is such a batch, what it cost if nothing of it is open)."""
         row = self._db.execute(
-            "SELECT b.state IN ('intent', 'sent'), (SELECT SUM(a.cost) FROM attempts a "
+            f"SELECT b.state IN {_OPEN}, (SELECT SUM(a.cost) FROM attempts a "
             "WHERE a.batch = b.id) FROM batches b WHERE b.id=?",
             (number,),
         ).fetchone()

@@ -8,7 +8,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,9 @@ from .replies import Outcome, marker_of, not_found, reply_of
 from .wire import Call, Manner, Reply, pieces, receive, reset
 
 _GRACE_S = 2.0  # how long a stop waits for replies to clients that do not read
+
+
+Twist = Callable[[str, Call, Reply], Reply]
 
 
 class StandIn:
@@ -53,6 +56,7 @@ class StandIn:
         self.chat_batches = ChatBatches(self.chat, self.files, self.batches, self.bill)
         self.apis: list[Api] = [self.claude, self.chat, self.gemini]
         self.apis += [self.claude_batches, self.files, self.chat_batches]
+        self.twist: Twist | None = None  # makes another reply of a sound one, as a test wants it
         self.latency = latency
         self.limits: Limits | None = None
         self.in_flight = 0
@@ -175,6 +179,8 @@ class StandIn:
                 return False
             reply = reply_of(api, route, request_id, outcome)
             self._tell_limits(api, reply)
+            if self.twist is not None:
+                reply = self.twist(route.endpoint, call, reply)
             return await self._send(writer, request_id, reply, outcome)
         finally:
             self.in_flight -= 1
