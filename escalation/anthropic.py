@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from escalation.limits import anthropic_limits
 from escalation.replies import (
+    CONNECT_S,
     LABEL,
     Key,
     Reply,
@@ -20,6 +21,7 @@ from escalation.replies import (
     overloaded,
     received,
     seconds,
+    unanswered,
     unconnected,
     unwrap,
 )
@@ -151,7 +153,7 @@ def client(base_url: str | None, key: Key, timeout_s: float, concurrency: int) -
         api_key=key.value,
         base_url=base_url or URL,
         max_retries=0,
-        timeout=timeout_s,
+        timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
         http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=concurrency)),
         open_telemetry=False,
     )
@@ -189,9 +191,9 @@ def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
     if isinstance(error, APIStatusError):
         return _refused(error, key)
     if isinstance(error, APIConnectionError):
-        return unconnected(error, key)
+        return unconnected(error, key, timeout_s)
     if isinstance(error, TimeoutError):
-        return Reply("unknown", problem=f"no whole reply within {timeout_s:g} s")
+        return unanswered(timeout_s)
     # Whatever else the SDK or its transport raises, the call may have been billed.
     return Reply("unknown", problem=key.hidden(f"{type(error).__name__}: {error}"))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 
 from escalation.closed import ClosedSide
-from escalation.redact import restore
+from escalation.redact import Placeholders, restore
 from escalation.replies import Reply
 from escalation.standing import STANDS, local_outcome
 from runner.ledger import Egress, Held, Ledger
@@ -32,7 +32,8 @@ class Booked:
 
 class Booker:
     """``on_outcome`` hears of every record that stops waiting, ``on_verdict`` of every accepted
-    answer that was audited. Whatever it writes is uncommitted until the ledger's next `commit`."""
+    answer that was audited. ``placeholders``: those of records under way, by position, where they
+    are known already. Whatever it writes is uncommitted until the ledger's next `commit`."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Booker:
         self._redactor = closed.redactor
         self._on_outcome = on_outcome
         self._on_verdict = on_verdict
+        self.placeholders: dict[int, Placeholders] = {}
 
     def egress(self, body: bytes) -> Egress:
         """What is about to leave."""
@@ -78,7 +80,8 @@ class Booker:
             attempt, "settled", cost=cost, usage=asdict(completion.usage),
             request_id=reply.request_id,
         )  # fmt: skip
-        completion = restore(completion, self._redactor.placeholders(held.record))
+        known = self.placeholders.get(held.record.position)
+        completion = restore(completion, known or self._redactor.placeholders(held.record))
         answer = self._checker.check(completion)
         if answer.valid and held.reason == Reason.AUDIT and held.local is not None:
             self._audited(held, held.local["value"], answer)

@@ -101,6 +101,13 @@ class Reason(StrEnum):
     PROVIDER_BUSY = "provider_busy"
     """The provider is overloaded. It was for longer than `escalation.retry_for_s`. Mend: run again
     later."""
+    PROVIDER_UNREACHABLE = "provider_unreachable"
+    """The provider cannot be reached. Nobody connected there, or answered in time, for longer than
+    `escalation.retry_for_s`; `localfirst status` has the address and the error. Mend: the network
+    or `escalation.base_url`, then run again."""
+    STOPPED = "stopped"
+    """The server was stopped before it was sent. Mend: ask the server again, or
+    `localfirst escalate`."""
     REPLY_LOST = "reply_lost"
     """Sent, and the reply was lost. It may be billed, so it counts as spent and is never sent again
     on its own. Mend: decide it by hand."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from escalation.closed import ClosedSide
-from escalation.courier import JOURNAL
-from escalation.courier_client import Courier, former_replies
+from escalation.courier_client import Courier
 from escalation.escalate import Escalator
 from escalation.spend import day_cap
 from runner.ledger import Ledger
@@ -61,23 +60,23 @@ async def both_halves(
     verdict = half.watch.verdict
     escalator = Escalator(ledger, closed, progress.resettle, verdict, day, wait=wait, say=say)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
-    patience = closed.settings.timeout_s + 10
-    await settle_open_calls(ledger, escalator, run_dir, patience)
+    courier = Courier(run_dir, closed.settings, closed.patience, say)
+    await settle_open_calls(ledger, escalator, courier)
     sends = has_key(closed)
     keyless = _Keyless(ledger, progress, closed, say)
     records = half.records if sends else keyless.over(half.records)
     try:
         live = sends and closed.settings.lane != "batch"
-        async with Courier(run_dir, closed.settings) if live else nullcontext() as courier:
+        async with courier if live else nullcontext() as sender:
             try:
-                await pipeline.run(records, escalator if sends else None, courier)
+                await pipeline.run(records, escalator if sends else None, sender)
             except BaseException:
                 if under_way := len(ledger.attempts.open_attempts()):
                     say(f"stopping once the paid calls under way ({under_way}) are booked")
                 raise
     finally:
         # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
-        await settle_open_calls(ledger, escalator, run_dir, patience)
+        await settle_open_calls(ledger, escalator, courier)
     if not sends:
         keyless.look()
         ledger.explain_waiting(Reason.NO_KEY)
@@ -109,11 +108,9 @@ class _Keyless:
         self._say = None
 
 
-async def settle_open_calls(
-    ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float
-) -> None:
+async def settle_open_calls(ledger: Ledger, escalator: Escalator, courier: Courier) -> None:
     """Books the paid calls that a former process left open; all of them are settled then."""
     if ledger.attempts.open_attempts():
-        escalator.reconcile(await former_replies(run_dir, patience_s))
+        escalator.reconcile(await courier.former_replies())
     escalator.settle_day()
-    (run_dir / JOURNAL).unlink(missing_ok=True)  # all of it is in the ledger now
+    courier.forget()

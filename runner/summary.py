@@ -27,6 +27,8 @@ CAUSES = {
     "daily_budget": "the day's spending cap is reached",
     "provider_halted": "sending was stopped",
     "provider_busy": "the provider is overloaded",
+    "provider_unreachable": "the provider cannot be reached",
+    "stopped": "the server was stopped before they were sent",
     "sending": "on their way",
     "batch": "in a batch at the provider",
     "client_gone": "their clients had gone before they were sent",

@@ -36,6 +36,10 @@ _CODES: dict[str, tuple[str, str, str]] = {
     Reason.PROVIDER_BUSY: (
         "provider_unavailable", "the closed model is overloaded", "ask again later",
     ),
+    Reason.PROVIDER_UNREACHABLE: (
+        "provider_unavailable", "the closed model cannot be reached", "ask again later",
+    ),
+    Reason.STOPPED: ("server_stopping", "the server is stopping", "ask again once it is back"),
     Reason.KEPT_LOCAL: ("kept_local", "it may not leave the machine", "let a person decide"),
     Reason.RECORD_TOO_DEAR: ("too_dear", "it could cost more than it may", "allow it more"),
 }  # fmt: skip
