@@ -106,8 +106,8 @@ class Reason(StrEnum):
     `escalation.retry_for_s`; `localfirst status` has the address and the error. Mend: the network
     or `escalation.base_url`, then run again."""
     STOPPED = "stopped"
-    """The server was stopped before it was sent. Mend: ask the server again, or
-    `localfirst escalate`."""
+    """The server was stopped. It was told to end before this record was sent. Mend: ask it again
+    once it is back, or `localfirst escalate`."""
     REPLY_LOST = "reply_lost"
     """Sent, and the reply was lost. It may be billed, so it counts as spent and is never sent again
     on its own. Mend: decide it by hand."""
