@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,6 @@ from tests.jobs import (
     marked,
     query,
     records,
-    rows_of,
     run,
     spent_usd,
     start,
@@ -35,7 +36,7 @@ from tests.jobs import (
 from tests.silent import Silent
 from tests.stand_in import StandIn
 
-SOON = Patience(beat_s=0.2, quiet_s=1.5, slack_s=1.0, end_s=3.0)
+SOON = Patience(beat_s=0.2, quiet_s=4.0, slack_s=1.0, end_s=3.0)
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +79,9 @@ def test_a_stopped_courier_is_replaced_and_the_run_goes_on(tmp_path: Path) -> No
 
         with meanwhile(stop):
             ran = run(job)
-        (said,) = [s for s in ran.said if "gave no sign of life for 1.5 s" in s]
-        assert "2 that it had sent count as spent" in said and "a new one goes on" in said
+        (said,) = [s for s in ran.said if "a new one goes on" in s]
+        assert "gave no sign of life for 4 s" in said
+        assert "2 that it had sent count as spent" in said
         lost = {name for name, row in ran.rows.items() if row["status"] != "done"}
         assert lost == {"R-0", "R-1"} and {ran.rows[n]["reason"] for n in lost} == {"reply_lost"}
         assert states(ran.run_dir) == {"unknown": 2, "settled": 18}
@@ -116,14 +118,12 @@ def test_a_run_that_was_itself_stopped_finds_its_courier_well(tmp_path: Path) ->
     with StandIn(tmp_path) as api:
         api.latency = 6.0
         job = write_job(tmp_path / "job", api.url, records(["R-0", "R-1"]), {"timeout_s": 60})
-        patch = "escalation.patience.Patience.__init__.__defaults__ = (0.2, 1.5, 60.0, 1.0, 3.0)"
-        code = f"import escalation.patience; {patch}; from runner.cli import main; main()"
-        process = start_code(job, code)
+        process = start_patient(job)
         wait_until(lambda: api.in_flight == 2)
         courier = courier_of(job.parent / "run")
         for pid in (process.pid, courier):
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(3)  # twice what a courier may be silent
+        time.sleep(6)  # longer than a courier may be silent
         os.kill(process.pid, signal.SIGCONT)
         time.sleep(0.3)
         os.kill(courier, signal.SIGCONT)
@@ -133,11 +133,12 @@ def test_a_run_that_was_itself_stopped_finds_its_courier_well(tmp_path: Path) ->
         assert states(job.parent / "run") == {"settled": 2}
 
 
-def start_code(job: Path, code: str) -> Any:
-    """`localfirst run` in a process whose first words are these."""
-    import subprocess
-    import sys
-
+def start_patient(job: Path) -> subprocess.Popen[bytes]:
+    """`localfirst run` as a process, as patient as these tests."""
+    code = (
+        f"from escalation.patience import Patience; from runner import build; "
+        f"build.PATIENCE = {SOON!r}; from runner.cli import main; main()"
+    )
     with (job.parent / "stderr.txt").open("a") as stderr:
         return subprocess.Popen(
             [sys.executable, "-c", code, "run", str(job), "--run-dir", str(job.parent / "run")],
@@ -207,19 +208,39 @@ def closed_job(folder: Path, url: str, **escalation: Any) -> Path:
     return serving.write(folder, url, escalation={"concurrency": 4, "retry_for_s": 2, **escalation})
 
 
-def asked(url: str, count: int) -> tuple[list[threading.Thread], list[httpx2.Response]]:
-    """So many requests at once that the closed model is to answer."""
+def posted(
+    url: str, bodies: list[dict[str, Any]]
+) -> tuple[list[threading.Thread], list[httpx2.Response]]:
+    """All of them at once, each from a client of its own."""
     replies: list[httpx2.Response] = []
 
-    def one(n: int) -> None:
+    def one(body: dict[str, Any]) -> None:
         with httpx2.Client(verify=False, timeout=60) as http:
-            body = serving.body(f"unsure of {n}")
             replies.append(http.post(f"{url}/v1/chat/completions", json=body))
 
-    threads = [threading.Thread(target=one, args=(n,), daemon=True) for n in range(count)]
+    threads = [threading.Thread(target=one, args=(body,), daemon=True) for body in bodies]
     for thread in threads:
         thread.start()
     return threads, replies
+
+
+def asked(url: str, count: int) -> tuple[list[threading.Thread], list[httpx2.Response]]:
+    """So many requests at once that the closed model is to answer."""
+    return posted(url, [serving.body(f"unsure of {n}") for n in range(count)])
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def joined(threads: list[threading.Thread], seconds: float) -> None:
@@ -232,10 +253,7 @@ def joined(threads: list[threading.Thread], seconds: float) -> None:
 def test_sigterm_ends_a_server_whose_slots_are_all_stuck(tmp_path: Path) -> None:
     with Silent() as api:
         job = closed_job(tmp_path, api.url, timeout_s=6)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        process = serving.start(job, port)
-        try:
+        with ended(serving.start(job, port := free_port())) as process:
             threads, replies = asked(f"http://127.0.0.1:{port}", 9)
             wait_until(lambda: api.connections == 4)
             process.send_signal(signal.SIGTERM)
@@ -243,8 +261,6 @@ def test_sigterm_ends_a_server_whose_slots_are_all_stuck(tmp_path: Path) -> None
             joined(threads, 60)
             process.wait(60)
             assert time.monotonic() - began < 6 + 20
-        finally:
-            process.kill()
     codes = sorted(reply.json()["error"]["code"] for reply in replies)
     assert codes == ["not_certified"] * 4 + ["server_stopping"] * 5
     assert states(job.parent / "run") == {"unknown": 4}
@@ -314,31 +330,19 @@ def test_a_client_that_reads_nothing_holds_up_no_end(
 
 
 def test_one_long_request_freezes_no_other_client(tmp_path: Path) -> None:
+    text = "unsure: Jane wrote 0049 170 1234567 to jane@example.org " * 12_000
+    body = serving.body(text, metadata={"name": "Jane Smith"})
     with StandIn(tmp_path) as api:
         job = serving.write(
             tmp_path, api.url, privacy={"redact": ["name", "email", "phone"]},
             escalation={"timeout_s": 30},
         )  # fmt: skip
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        process = serving.start(job, port)
-        try:
+        with ended(serving.start(job, port := free_port())), httpx2.Client(timeout=60) as http:
             url, slowest = f"http://127.0.0.1:{port}", 0.0
-            threads, _ = [], None
-            with httpx2.Client(timeout=60) as http:
-                text = "unsure: Jane wrote 0049 170 1234567 to jane@example.org " * 12_000
-                body = serving.body(text, metadata={"name": "Jane Smith"})
-                thread = threading.Thread(
-                    target=lambda: httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60),
-                    daemon=True,
-                )
-                thread.start()
-                while thread.is_alive():
-                    began = time.monotonic()
-                    http.get(url + "/health")
-                    slowest = max(slowest, time.monotonic() - began)
-            print("slowest", slowest)
-            assert slowest < 2.0
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            threads, replies = posted(url, [body])
+            while threads[0].is_alive():
+                began = time.monotonic()
+                assert http.get(url + "/health").status_code == 200
+                slowest = max(slowest, time.monotonic() - began)
+    assert replies[0].status_code == 200, replies[0].text
+    assert slowest < 2.0
