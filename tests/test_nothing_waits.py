@@ -20,6 +20,9 @@ import pytest
 
 from escalation.patience import Patience
 from runner import build
+from runner.database import Database
+from runner.errors import InputError
+from runner.records.database import query_records
 from runner.serve.options import Limits
 from tests import serving
 from tests.jobs import (
@@ -37,6 +40,9 @@ from tests.silent import Silent
 from tests.stand_in import StandIn
 
 SOON = Patience(beat_s=0.2, quiet_s=4.0, slack_s=1.0, end_s=3.0)
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +205,23 @@ def test_an_api_that_comes_back_is_said_too(tmp_path: Path) -> None:
     said = [s for s in ran.said if "overloaded" in s or "answers again" in s]
     assert len(said) == 2 and "trying again until" in said[0] and "answers again" in said[1]
     assert ran.summary.unfinished == 0
+
+
+# --- a database -----------------------------------------------------------------------------------
+
+
+def test_a_database_that_takes_no_connection_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr("runner.database.CONNECT_S", 2)
+    with Silent() as server:
+        url = server.url.replace("http", "postgresql") + "/crm"
+        asked = query_records(Database(url, tmp_path, "records.url"), "SELECT 1 AS id", "id")
+        began = time.monotonic()
+        with pytest.raises(InputError, match="timeout"):
+            next(asked)
+        assert time.monotonic() - began < 20
 
 
 # --- serve ----------------------------------------------------------------------------------------
