@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from escalation.limits import anthropic_limits
 from escalation.replies import (
+    CONNECT_S,
     LABEL,
     Bill,
     Key,
     Reply,
     Verdict,
-    late,
     overloaded,
     part_of,
     received,
@@ -27,6 +27,7 @@ from escalation.replies import (
     served,
     text_of,
     tokens,
+    unanswered,
     unconnected,
     unexpected,
 )
@@ -176,6 +177,7 @@ def client(
     base_url: str | None, key: Key, timeout_s: float, concurrency: int, *, bounded: bool = False
 ) -> AsyncAnthropic:
     """The SDK's, without retries of its own; ``bounded``: no reply is read without end."""
+    import httpx2
     from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
     from escalation.bodies import http_settings
@@ -184,7 +186,7 @@ def client(
         api_key=key.value,
         base_url=base_url or URL,
         max_retries=0,
-        timeout=timeout_s,
+        timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
         http_client=DefaultAsyncHttpxClient(**http_settings(concurrency, bounded=bounded)),
         open_telemetry=False,
     )
@@ -222,8 +224,8 @@ def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
     if isinstance(error, APIStatusError):
         return _refused(error, key)
     if isinstance(error, APIConnectionError):
-        return unconnected(error, key)
-    return late(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
+        return unconnected(error, key, timeout_s)
+    return unanswered(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
 
 
 def _refused(error: APIStatusError, key: Key) -> Reply:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -29,6 +29,7 @@ from escalation.halt import Halt
 from escalation.pace import Flight, Pace
 from escalation.replies import Reply
 from escalation.spend import Day, Room
+from escalation.trouble import Trouble
 from runner.errors import UsageError
 from runner.ledger import Held, Ledger
 from runner.types import Reason
@@ -61,7 +62,13 @@ class Asker:
     """Asks for one record at a time; many may be asked for at once."""
 
     def __init__(
-        self, ledger: Ledger, closed: ClosedSide, booker: Booker, halt: Halt, day: Day | None
+        self,
+        ledger: Ledger,
+        closed: ClosedSide,
+        booker: Booker,
+        halt: Halt,
+        day: Day | None,
+        say: Callable[[str], None],
     ) -> None:
         self._ledger = ledger
         self._closed = closed
@@ -73,6 +80,7 @@ class Asker:
         self._backoff = wait_exponential(multiplier=0.5, max=30) + wait_random(0, 1)
         self._pace = Pace(settings.max_tokens, settings.requests_per_minute)
         self._breaker = Breaker(settings.retry_for_s)
+        self._trouble = Trouble(settings, settings.base_url or closed.provider.url, say)
         self.budget = Budget(settings.budget_usd, ledger.attempts.committed_usd())
 
     def money_left(self) -> Decimal:
@@ -104,11 +112,8 @@ class Asker:
             self._waits(call)
             return
         if reply is not None and reply.verdict == "retry":
-            self._busy(reply.problem)
-
-    def _busy(self, problem: str | None) -> None:
-        self._halt.now(Reason.PROVIDER_BUSY, problem)
-        self._pace.forget()
+            self._halt.now(*self._trouble.end(reply))
+            self._pace.forget()
 
     def _left_s(self, call: _Call) -> float:
         return self._settings.retry_for_s - (time.monotonic() - call.since)
@@ -206,8 +211,13 @@ class Asker:
             booked = self._booker.settle(call.held, attempt, reply, call.worst)
         finally:
             self._over(call, turn, reply, booked)
+        self._trouble.heard(reply, storm=self._breaker.open)
         if reply.verdict == "halt":
             self._halt.now(Reason.PROVIDER_HALTED, reply.problem)
+        elif (
+            self._breaker.given_up and reply.overloaded
+        ):  # a probe that may be billed is not tried again by itself
+            self._halt.now(*self._trouble.end(reply))
         return reply, booked
 
     def _over(self, call: _Call, turn: _Turn | None, reply: Reply | None, booked: Booked) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from escalation.closed import ClosedSide
 from escalation.prices import times
-from escalation.redact import restore
+from escalation.redact import Placeholders, restore
 from escalation.replies import Reply, bare
 from escalation.standing import STANDS, local_outcome
 from runner.errors import LocalFirstError
@@ -37,7 +37,8 @@ class Booked:
 
 class Booker:
     """``on_outcome`` hears of every record that stops waiting, ``on_verdict`` of every accepted
-    answer that was audited. Whatever it writes is uncommitted until the ledger's next `commit`."""
+    answer that was audited. ``placeholders``: those of records under way, by position, where they
+    are known already. Whatever it writes is uncommitted until the ledger's next `commit`."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Booker:
         self._redactor = closed.redactor
         self._on_outcome = on_outcome
         self._on_verdict = on_verdict
+        self.placeholders: dict[int, Placeholders] = {}
 
     def egress(self, body: bytes) -> Egress:
         """What is about to leave."""
@@ -129,7 +131,8 @@ class Booker:
             self._record(held, Status.REVIEW, reason, error=str(error))
             return
         completion = bare(completion, self._checker.constraint)
-        completion = restore(completion, self._redactor.placeholders(held.record))
+        known = self.placeholders.get(held.record.position)
+        completion = restore(completion, known or self._redactor.placeholders(held.record))
         answer = self._checker.check(completion)
         if answer.valid and held.reason == Reason.AUDIT and held.local is not None:
             self._audited(held, held.local["value"], answer)

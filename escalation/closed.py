@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from escalation.batches import BatchApi
+from escalation.patience import Patience
 from escalation.prices import Price
 from escalation.redact import Redactor
 from escalation.replies import Provider, Reply
@@ -23,7 +24,8 @@ class Sender(Protocol):
 @dataclass(frozen=True, slots=True)
 class ClosedSide:
     """`runner.build` puts it together. ``spend_file``: where the day's cap is kept. ``batches``:
-    connects to the provider's batches, where it has such a thing."""
+    connects to the provider's batches, where it has such a thing. ``patience``: what the courier
+    is given."""
 
     settings: Escalation
     provider: Provider
@@ -32,4 +34,5 @@ class ClosedSide:
     checker: Checker
     redactor: Redactor
     spend_file: Path
+    patience: Patience
     batches: Callable[[], BatchApi] | None = None

@@ -6,9 +6,10 @@ in a session of its own that outlives the run: when its input ends it waits for 
 way, writes their replies down and goes. The next run on the same directory reads them.
 
     stdin   one line of settings, then one line a request: {"attempt": 7, "request": {…}}
-    stdout  one line a reply: {"attempt": 7, "reply": {…}}
-    journal {"attempt": 7, "sent": true, "sha256": "…"} before it is sent, and after that
-            {"attempt": 7, "reply": {…}}
+    stdout  {"attempt": 7, "sent": true} as it is sent, {"attempt": 7, "reply": {…}} when it ended,
+            {"beat": true} every few seconds: this process runs, and the disk takes what it writes
+    journal the same two lines of an attempt, each before the run is told; the first with the
+            SHA-256 of the request's body
 
 `python -m escalation.courier` runs it; `escalation.courier_client` is the other end.
 """
@@ -21,7 +22,9 @@ import fcntl
 import importlib
 import json
 import os
+import select
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +41,7 @@ WIRES = {
 JOURNAL = "courier.jsonl"
 LOCK = "courier.lock"
 MOST_LINE_BYTES = 1 << 28
+BEAT_S = CLOSE_S = 5.0
 
 
 class _Journal:
@@ -47,12 +51,26 @@ class _Journal:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # or the file itself could be gone after a power cut
         os.close(folder)
+        self._thread = ThreadPoolExecutor(1)
+        self._begun = self._ended = 0
 
-    def write(self, entry: dict[str, Any]) -> None:
-        """On the disk when it returns."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    async def write(self, entry: dict[str, Any]) -> None:
+        """On the disk when it returns. A disk may take seconds, in which other calls go on."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._write, json.dumps(entry) + "\n")
+
+    def _write(self, line: str) -> None:
+        self._begun += 1
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            self._ended += 1
+
+    def writing(self) -> int | None:
+        """Which line the disk is taking now, if it is."""
+        return self._begun if self._begun != self._ended else None
 
 
 def _wire(settings: dict[str, Any]) -> Wire:
@@ -79,19 +97,36 @@ class _Run:
             while line:
                 line = line[os.write(self._pipe, line) :]
 
+    def reads(self) -> bool:
+        """Whether there is room in its pipe: a run that is stopped reads nothing."""
+        return bool(select.select([], [self._pipe], [], 0)[1])
+
+
+async def _beat(run: _Run, journal: _Journal, every_s: float) -> None:
+    """Tells that we live, but not while the disk has one line for a whole beat."""
+    former = None
+    while True:
+        await asyncio.sleep(every_s)
+        writing = journal.writing()
+        if (writing is None or writing != former) and run.reads():
+            run.tell({"beat": True})
+        former = writing
+
 
 async def _carry(wire: Wire, journal: _Journal, run: _Run, order: dict[str, Any]) -> None:
     attempt = order["attempt"]
+    sent = {"attempt": attempt, "sent": True}
     try:
-        journal.write({"attempt": attempt, "sent": True, "sha256": mark_of(order["request"])})
+        await journal.write(sent | {"sha256": mark_of(order["request"])})
     except OSError as error:
         # Sent but not written down, it could be sent twice.
         reply = Reply("halt", problem=f"the run directory cannot be written: {error.strerror}")
     else:
+        run.tell(sent)
         reply = await _sent(wire, order["request"])
     entry = {"attempt": attempt, "reply": reply.as_json()}
     with contextlib.suppress(OSError):  # a full disk: the run can still be told
-        journal.write(entry)
+        await journal.write(entry)
     run.tell(entry)
 
 
@@ -111,9 +146,11 @@ async def serve(run_dir: Path) -> None:
     first = await reader.readline()
     if not first.endswith(b"\n"):
         return  # the run was killed before it could say anything
-    wire = _wire(json.loads(first))
+    settings = json.loads(first)
+    wire = _wire(settings)
     journal = _Journal(run_dir / JOURNAL)
     run.tell({"ready": True})
+    beating = asyncio.create_task(_beat(run, journal, settings.get("beat_s", BEAT_S)))
     calls: set[asyncio.Task[None]] = set()
     while line := await reader.readline():
         if not line.endswith(b"\n"):
@@ -122,7 +159,9 @@ async def serve(run_dir: Path) -> None:
         calls.add(call)
         call.add_done_callback(calls.discard)
     await asyncio.gather(*calls)
-    await wire.aclose()
+    beating.cancel()
+    with contextlib.suppress(TimeoutError):  # nothing hangs on how a connection ends
+        await asyncio.wait_for(wire.aclose(), CLOSE_S)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -26,6 +27,7 @@ from escalation.collecting import Collector
 from escalation.guard import Guard
 from escalation.halt import Halt
 from escalation.lanes import Lanes
+from escalation.redact import Placeholders
 from escalation.replies import Reply
 from escalation.request_bytes import body_bytes
 from escalation.spend import Day
@@ -43,7 +45,7 @@ class Escalator:
     """Sends what waits. ``on_outcome`` hears of every record that stops waiting, ``on_verdict`` of
     every accepted answer that was audited: whether it was wrong, and after how many alarms it was
     accepted. ``day``: the run's part in a cap that it shares with others. ``wait``: until the
-    last batch is back; ``say`` hears of batches."""
+    last batch is back; ``say`` hears of batches, and of a provider in trouble."""
 
     def __init__(
         self,
@@ -66,13 +68,14 @@ class Escalator:
         self._halt = Halt()
         self.guard = Guard(ledger, closed.settings, say)
         self._booker = Booker(ledger, closed, on_outcome, on_verdict)
-        self._asker = Asker(ledger, closed, self._booker, self._halt, day)
+        self._asker = Asker(ledger, closed, self._booker, self._halt, day, say)
         self._lanes = Lanes(closed.settings, ledger.trail.begun_at() or time.time())
         desk = Desk(ledger, closed, self._booker, self._asker, self._halt, day, say)
         self._batch_sender = BatchSender(desk, self._request)
         self._collector = Collector(desk, self._lanes, self._batch_sender)
         self._wait = wait
         self._api: BatchApi | None = None
+        self._redacting = ThreadPoolExecutor(1, "redacting")
         self._asked_at = -float("inf")
 
     @property
@@ -145,6 +148,10 @@ class Escalator:
         await self._one(sender, held)
         if self.stopped is not None:
             self._ledger.set_waits_for(position, self.stopped)
+
+    def stop(self) -> None:
+        """Sends nothing more; calls under way come to their end."""
+        self._halt.now(Reason.STOPPED)
 
     def lift(self) -> None:
         """Goes on after a stop, to see whether what caused it is over."""
@@ -226,14 +233,21 @@ class Escalator:
     def _request(self, held: Held) -> Mapping[str, Any] | None:
         """The record's request, redacted; None where it cannot leave, and a person has it."""
         try:
-            prompt = self._renderer.render(held.record)
-            placeholders = self._redactor.placeholders(held.record)
-            return self._provider.request(self._redactor.redact(prompt, placeholders))
+            return self._redacted(held)[0]
         except RecordError as error:
-            reply = Reply("reject", problem=str(error))
-            self._booker.to_review(held, reply, reason=error.reason)
-            self._ledger.commit()
+            self._unsendable(held, error)
             return None
+
+    def _redacted(self, held: Held) -> tuple[Mapping[str, Any], Placeholders]:
+        prompt = self._renderer.render(held.record)
+        placeholders = self._redactor.placeholders(held.record)
+        redacted = self._redactor.redact(prompt, placeholders)
+        return self._provider.request(redacted), placeholders
+
+    def _unsendable(self, held: Held, error: RecordError) -> None:
+        reply = Reply("reject", problem=str(error))
+        self._booker.to_review(held, reply, reason=error.reason)
+        self._ledger.commit()
 
     async def _one(self, sender: Sender, held: Held) -> None:
         if self.stopped is not None:
@@ -241,6 +255,15 @@ class Escalator:
         if self.guard.holds(held.reason):
             self._ledger.set_waits_for(held.record.position, Reason.GUARDED)
             return
-        request = self._request(held)
-        if request is not None:
+        loop, position = asyncio.get_running_loop(), held.record.position
+        try:
+            # A text may be long, and nothing else is to wait for its redaction.
+            redacting = loop.run_in_executor(self._redacting, self._redacted, held)
+            request, self._booker.placeholders[position] = await redacting
+        except RecordError as error:
+            self._unsendable(held, error)
+            return
+        try:
             await self._asker.ask(sender, held, request, body_bytes(request))
+        finally:
+            del self._booker.placeholders[position]

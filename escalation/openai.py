@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from escalation.limits import openai_limits
 from escalation.openai_schema import strict
 from escalation.replies import (
+    CONNECT_S,
     LABEL,
     Bill,
     Key,
     Reply,
     Verdict,
-    late,
     overloaded,
     part_of,
     received,
@@ -28,6 +28,7 @@ from escalation.replies import (
     served,
     text_of,
     tokens,
+    unanswered,
     unconnected,
     unexpected,
 )
@@ -148,6 +149,7 @@ def client(
     base_url: str | None, key: Key, timeout_s: float, concurrency: int, *, bounded: bool = False
 ) -> AsyncOpenAI:
     """The SDK's, without retries of its own; ``bounded``: no reply is read without end."""
+    import httpx2
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     from escalation.bodies import http_settings
@@ -156,7 +158,7 @@ def client(
         api_key=key.value or "none",
         base_url=base_url or URL,
         max_retries=0,
-        timeout=timeout_s,
+        timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
         http_client=DefaultAsyncHttpxClient(**http_settings(concurrency, bounded=bounded)),
     )
     if endpoint_of(base_url) != "openai":
@@ -198,8 +200,8 @@ def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
         headers = error.response.headers
         return refused(error.status_code, error.body, key, headers, error.request_id)
     if isinstance(error, APIConnectionError):
-        return unconnected(error, key)
-    return late(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
+        return unconnected(error, key, timeout_s)
+    return unanswered(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
 
 
 def refused(

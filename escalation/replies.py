@@ -28,8 +28,9 @@ _VERDICTS = frozenset(get_args(Verdict))
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """``overloaded``: the provider is in trouble, not this request. ``limits``: what its headers
-    said of its rate limits (`escalation.limits.Limits`)."""
+    """``overloaded``: the provider is in trouble, not this request; ``unreachable``: and that is
+    since nobody connects there, or answers in time. ``limits``: what its headers said of its rate
+    limits (`escalation.limits.Limits`)."""
 
     verdict: Verdict
     body: Mapping[str, Any] | None = None
@@ -37,6 +38,7 @@ class Reply:
     problem: str | None = None
     retry_after_s: float | None = None
     overloaded: bool = False
+    unreachable: bool = False
     limits: Mapping[str, Sequence[float]] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Reply:
             problem=_said(given.get("problem")),
             retry_after_s=seconds(pause),
             overloaded=given.get("overloaded") is True,
+            unreachable=given.get("unreachable") is True,
             limits=limits if _are_limits(limits) else None,
         )
 
@@ -186,7 +189,11 @@ class Key:
         return one_line(" ".join(self.hidden(text) for text in texts if text))
 
 
-def unconnected(error: Exception, key: Key) -> Reply:
+CONNECT_S = 10.0
+"""For a connection alone: a host that does not take one is not waited for as a long answer is."""
+
+
+def unconnected(error: Exception, key: Key, timeout_s: float) -> Reply:
     """What the SDK's connection error says of the money: without a connection nothing has left,
     and once there was one the call may have been billed."""
     import httpx2
@@ -194,19 +201,24 @@ def unconnected(error: Exception, key: Key) -> Reply:
     cause = error.__cause__
     if isinstance(cause, Unreadable):
         return Reply("unknown", problem=key.line(f"the reply's body is {cause}"))
-    unsent = isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout))
-    why = f"{error} ({cause})" if cause else str(error)
+    unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+    if isinstance(cause, httpx2.TimeoutException) and not unsent:
+        return unanswered(timeout_s)
+    why = str(cause or "") or type(cause or error).__name__
     problem = key.line(f"the connection failed: {why}")
-    return Reply("retry" if unsent else "unknown", problem=problem, overloaded=unsent)
+    verdict: Verdict = "retry" if unsent else "unknown"
+    return Reply(verdict, problem=problem, overloaded=unsent, unreachable=unsent)
+
+
+def unanswered(timeout_s: float) -> Reply:
+    """Of a call that had its time: it may be billed, and the next is as likely to be lost."""
+    problem = f"no whole reply within {timeout_s:g} s"
+    return Reply("unknown", problem=problem, overloaded=True, unreachable=True)
 
 
 def unexpected(error: Exception, key: Key) -> Reply:
     """Whatever else the SDK or its transport raises, the call may have been billed."""
     return Reply("unknown", problem=key.line(f"{type(error).__name__}: {error}"))
-
-
-def late(timeout_s: float) -> Reply:
-    return Reply("unknown", problem=f"no whole reply within {timeout_s:g} s")
 
 
 def redirected(status: int, location: str | None, key: Key) -> str:

@@ -127,9 +127,12 @@ class SpendFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            mend = "make it readable and writable"
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                mend = f"another process has had it for {BUSY_S:g} s: see what that one waits for"
             raise UsageError(
-                f"the spend file {self.path} cannot be used: {error}; make it readable and "
-                "writable, or give another one as `escalation.spend_file`"
+                f"the spend file {self.path} cannot be used: {error}; {mend}, or give another one "
+                "as `escalation.spend_file`"
             ) from None
 
 

@@ -15,6 +15,7 @@ from escalation.batches import BatchApi
 from escalation.closed import ClosedSide
 from escalation.judge import Judge
 from escalation.openai import OpenAI
+from escalation.patience import Patience
 from escalation.policy import Acceptance, Router, Rule
 from escalation.prices import price_of
 from escalation.redact import Redactor
@@ -46,6 +47,8 @@ _PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {
     "openai": OpenAI,
     "local": OpenAI,
 }
+
+PATIENCE = Patience()
 
 # Of what a line of a batch file may ask for, what transformers lacks.
 _VLLMS_OWN = ("frequency_penalty", "presence_penalty", "stop")
@@ -112,6 +115,7 @@ def closed_side(job: Job) -> ClosedSide | None:
         checker=Checker(job.answer.constraint()),
         redactor=Redactor(job.privacy.redact, job.privacy.patterns, renderer(job).render),
         spend_file=job.spend_path(),
+        patience=PATIENCE,
         batches=partial(_batches, job.escalation),
     )
 

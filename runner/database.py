@@ -20,6 +20,7 @@ from runner.errors import InputError, MissingExtra, UsageError
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
+CONNECT_S, GONE_S = 20, 60
 _NAME = re.compile(r"\$\{(\w+)\}")
 _LOGIN = re.compile(r"^[\w+]+://[^:/]*:(?P<password>[^@]*)@")
 _SECRETS = re.compile(r"[?&](?:\w*password|\w*secret|\w*token)=(?P<password>[^&#]*)", re.IGNORECASE)
@@ -105,7 +106,9 @@ class Database:
         if self._url.get_backend_name() == "sqlite":
             return self._sqlite(read_only=read_only)
         try:
-            return sqlalchemy.create_engine(self._url, poolclass=NullPool, hide_parameters=True)
+            return sqlalchemy.create_engine(
+                self._url, poolclass=NullPool, hide_parameters=True, connect_args=self._deadlines()
+            )
         except ImportError as error:
             raise UsageError(
                 f"{self._key}: the driver of {self._url.drivername} is not installed ({error}); "
@@ -113,6 +116,20 @@ class Database:
             ) from None
         except sqlalchemy.exc.ArgumentError as error:
             raise UsageError(f"{self._key}: {self.said(error)}") from None
+
+    def _deadlines(self) -> dict[str, int]:
+        """For a server that takes no connection, or whose machine is gone: what the driver calls
+        them, where its address does not say otherwise."""
+        if self._url.get_driver_name() not in ("psycopg", "psycopg2"):
+            return {}
+        usual = {
+            "connect_timeout": CONNECT_S,
+            "keepalives_idle": 20,
+            "keepalives_interval": 10,
+            "keepalives_count": 4,
+            "tcp_user_timeout": GONE_S * 1000,
+        }
+        return {name: value for name, value in usual.items() if name not in self._url.query}
 
     def _sqlite(self, *, read_only: bool) -> Engine:
         import sqlalchemy

@@ -105,6 +105,13 @@ class Reason(StrEnum):
     """Held back by the guard. More than half of the local model's last answers were cut off, not
     valid or without a confidence, and what it leaves unsure is not paid for. Mend: what
     `localfirst status` says, then run again; or `escalation: {guard: off}`."""
+    PROVIDER_UNREACHABLE = "provider_unreachable"
+    """The provider cannot be reached. Nobody connected there, or answered in time, for longer than
+    `escalation.retry_for_s`; `localfirst status` has the address and the error. Mend: the network
+    or `escalation.base_url`, then run again."""
+    STOPPED = "stopped"
+    """The server was stopped. It was told to end before this record was sent. Mend: ask it again
+    once it is back, or `localfirst escalate`."""
     REPLY_LOST = "reply_lost"
     """Sent, and the reply was lost. It may be billed, so it counts as spent and is never sent again
     on its own. Mend: decide it by hand."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from escalation.closed import ClosedSide
 from escalation.courier import JOURNAL
-from escalation.courier_client import Courier, courier_gone, former_replies
+from escalation.courier_client import Courier
 from escalation.escalate import Escalator
 from escalation.journal import check, close
 from escalation.spend import day_cap
@@ -70,8 +70,8 @@ async def both_halves(
     escalator = Escalator(ledger, closed, progress.resettle, verdict, day, wait=stay.wait, say=say)
     pipeline = Pipeline(ledger, half.answering, half.watch, progress, escalator.guard)
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)
-    patience = closed.settings.timeout_s + 10
-    await take_up(ledger, escalator, run_dir, patience)
+    courier = Courier(run_dir, closed.settings, closed.patience, say)
+    await take_up(ledger, escalator, run_dir, courier)
     for batch in stay.give_up:
         await escalator.give_up(batch)
     sends = has_key(closed)
@@ -79,16 +79,16 @@ async def both_halves(
     records = half.records if sends else keyless.over(half.records)
     try:
         live = sends and closed.settings.lane != "batch"
-        async with Courier(run_dir, closed.settings) if live else nullcontext() as courier:
+        async with courier if live else nullcontext() as sender:
             try:
-                await pipeline.run(records, escalator if sends else None, courier)
+                await pipeline.run(records, escalator if sends else None, sender)
             except BaseException:
                 if under_way := len(ledger.attempts.open_attempts()):
                     say(f"stopping once the paid calls under way ({under_way}) are booked")
                 raise
     finally:
         # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
-        await settle_open_calls(ledger, escalator, run_dir, patience)
+        await settle_open_calls(ledger, escalator, run_dir, courier)
     if not sends:
         keyless.look()
         ledger.explain_waiting(Reason.NO_KEY)
@@ -120,23 +120,23 @@ class _Keyless:
         self._say = None
 
 
-async def take_up(ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float) -> None:
+async def take_up(ledger: Ledger, escalator: Escalator, run_dir: Path, courier: Courier) -> None:
     """Begins where a former process stopped, if that was by this very ledger.
 
     Raises:
         RunDirError: the courier's journal contradicts the ledger.
     """
     if (run_dir / JOURNAL).exists():
-        await courier_gone(run_dir, patience_s)
+        await courier.until_free()
     check(run_dir, ledger)
-    await settle_open_calls(ledger, escalator, run_dir, patience_s)
+    await settle_open_calls(ledger, escalator, run_dir, courier)
 
 
 async def settle_open_calls(
-    ledger: Ledger, escalator: Escalator, run_dir: Path, patience_s: float
+    ledger: Ledger, escalator: Escalator, run_dir: Path, courier: Courier
 ) -> None:
     """Books the paid calls that a former process left open; all of them are settled then."""
     if ledger.attempts.open_attempts():
-        escalator.reconcile(*await former_replies(run_dir, patience_s))
+        escalator.reconcile(*await courier.former_replies())
     escalator.settle_day()
     close(run_dir, ledger)

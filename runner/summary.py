@@ -29,6 +29,8 @@ CAUSES = {
     "provider_halted": "sending was stopped",
     "provider_busy": "the provider is overloaded",
     "guarded": "held back: most of the local model's answers are no good",
+    "provider_unreachable": "the provider cannot be reached",
+    "stopped": "the server was stopped before they were sent",
     "sending": "on their way",
     "batch": "in a batch at the provider",
     "client_gone": "their clients had gone before they were sent",

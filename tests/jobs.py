@@ -157,7 +157,7 @@ def start(job: Path, *options: str, **environment: str) -> subprocess.Popen[str]
         )
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

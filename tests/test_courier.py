@@ -59,18 +59,14 @@ def test_a_killed_courier_loses_only_what_was_under_way(tmp_path: Path) -> None:
         process = start(job)
         wait_until(lambda: api.in_flight == 2 and len(api.bill.requests()) > 3)
         os.kill(int((run_dir / "courier.lock").read_text()), signal.SIGKILL)
-        assert process.wait(10) == 3
+        assert process.wait(60) == 3
         words = (job.parent / "stderr.txt").read_text()
-        assert "Traceback" not in words and "the process that makes the paid calls died" in words
+        assert "Traceback" not in words and "a new one goes on" in words
         rows = rows_of(run_dir)
-        lost = {name for name, row in rows.items() if row["reason"] == "reply_lost"}
-        waiting = {name for name, row in rows.items() if row["status"] == "waiting"}
-        assert "R-0" in lost and len(lost) <= 2 and len(waiting) > 10
+        lost = {name for name, row in rows.items() if row["status"] != "done"}
+        assert "R-0" in lost and len(lost) <= 2
+        assert {rows[name]["reason"] for name in lost} == {"reply_lost"}
         assert states(run_dir)["unknown"] == len(lost)
-
-        api.latency = 0
-        again = run(job)
-        assert {n for n, row in again.rows.items() if row["status"] != "done"} == lost
         assert len(api.bill.requests()) == 30
     assert api.bill.billed_twice() == {}
     assert spent_usd(run_dir) >= api.bill.total_usd()  # with what is billed after the courier died
@@ -145,14 +141,11 @@ def test_one_run_at_a_time_and_the_next_waits_for_the_calls_of_a_killed_one(
     assert ran.spent == api.bill.total_usd()
 
 
-def test_a_courier_that_cannot_start_is_a_sentence(
-    tmp_path: Path, api: StandIn, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_courier_that_cannot_start_is_a_sentence(tmp_path: Path, api: StandIn) -> None:
     job = write_job(tmp_path / "job", api.url, records(["R-0"]))
     (job.parent / "run" / "courier.lock").mkdir(parents=True)
-    with pytest.raises(RunFailed, match="did not start"):
+    with pytest.raises(RunFailed, match=r"did not start.*courier\.lock"):
         run(job)
-    assert "courier.lock" in capfd.readouterr().err
     assert api.connections == 0
 
 

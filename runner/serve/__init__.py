@@ -8,6 +8,7 @@ parts. What differs is where records come from (`intake`) and where their rows g
     answered.py  how a request ended, and what that took
     serving.py   one record at a time through the pipeline, settled before it is answered
     replies.py   an outcome → a chat completion, its chunks, or an error in OpenAI's shape
+    connections.py  clients that are slow on purpose, or stopped
     app.py       the endpoints, their key and their limits
     telling.py   a request as its log line and its span tell it: never by its texts
     metrics.py   counts for Prometheus; gauges.py: what the ledger and the queues say

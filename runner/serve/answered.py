@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from escalation.closed import Sender
 from escalation.escalate import Escalator
 from runner.job import Escalation
 from runner.ledger import Ledger
-from runner.types import JSONValue, Outcome
+from runner.results.openai_batch import paid_tokens
+from runner.types import DecidedBy, JSONValue, Outcome, Status
 
 NO_TOKENS = (0, 0, 0)
 
@@ -61,3 +64,35 @@ def paid_since(ledger: Ledger, first: int, position: int) -> tuple[int, int]:
         (position, first),
     )
     return read or 0, said or 0
+
+
+def answered_as(ledger: Ledger, record_id: str, position: int, took: Took) -> Answered:
+    """How a settled request ended, by the ledger."""
+    outcome = ledger.find(record_id)
+    assert outcome is not None
+    tokens = _tokens(ledger, outcome, took)
+    if outcome.status is Status.DONE:
+        return Answered(outcome, tokens, took=took)
+    ((waits_for, kept),) = ledger.query(
+        "SELECT o.waits_for, h.answer FROM outcomes o LEFT JOIN held h USING (position) "
+        "WHERE o.position=?",
+        (position,),
+    )
+    local: dict[str, Any] = json.loads(kept or "null") or {}
+    return Answered(outcome, tokens, local.get("value"), local.get("model"), waits_for, took)
+
+
+def _tokens(ledger: Ledger, outcome: Outcome, took: Took) -> tuple[int, int, int]:
+    if outcome.decided_by is DecidedBy.CLOSED:
+        return paid_tokens(ledger, outcome.position) or NO_TOKENS
+    if not took.anew:
+        return _former_tokens(ledger, outcome.position)
+    return took.local_tokens[0], 0, took.local_tokens[1]
+
+
+def _former_tokens(ledger: Ledger, position: int) -> tuple[int, int, int]:
+    """Of an answer that a former process made, or that is asked for once more."""
+    for entry in ledger.trail.of(position):
+        if entry.note and (counted := json.loads(entry.note).get("tokens")):
+            return counted[0], 0, counted[1]
+    return NO_TOKENS

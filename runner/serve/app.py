@@ -105,7 +105,7 @@ class Desk:
 
     async def _asked(self, request: Request) -> Asked:
         try:
-            async with asyncio.timeout(self.options.timeout_s):
+            async with asyncio.timeout(min(self.options.limits.body_s, self.options.timeout_s)):
                 raw = await _body(request, self.options.max_body)
         except TimeoutError:
             raise Refused(408, "timeout", "the request's body did not come in time") from None

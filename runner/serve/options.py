@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,17 @@ from runner.errors import UsageError
 from runner.job import Job
 
 OnUnsure = Literal["error", "answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client is given. ``head_s`` and ``head_bytes``: for a request's headers to come, and
+    how long they may be; ``body_s``: for its body; ``taken_s``: to take some more of its answer."""
+
+    head_s: float = 20.0
+    head_bytes: int = 64 << 10
+    body_s: float = 60.0
+    taken_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,7 @@ class ServeOptions:
     max_body: int = 4 << 20
     timeout_s: float = 300.0
     on_unsure: OnUnsure = "error"
+    limits: Limits = field(default_factory=Limits)
 
     def loopback(self) -> bool:
         """Whether nobody but this machine can reach it."""

@@ -40,6 +40,10 @@ _CODES: dict[str, tuple[str, str, str]] = {
         "local_model_broken", "most of the local model's answers are no good",
         "see the server's words",
     ),
+    Reason.PROVIDER_UNREACHABLE: (
+        "provider_unavailable", "the closed model cannot be reached", "ask again later",
+    ),
+    Reason.STOPPED: ("server_stopping", "the server is stopping", "ask again once it is back"),
     Reason.KEPT_LOCAL: ("kept_local", "it may not leave the machine", "let a person decide"),
     Reason.RECORD_TOO_DEAR: ("too_dear", "it could cost more than it may", "allow it more"),
 }  # fmt: skip

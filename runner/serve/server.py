@@ -32,6 +32,7 @@ from runner.running import keep, live, own
 from runner.sending import has_key, settle_open_calls, take_up
 from runner.serve.answered import Sending
 from runner.serve.app import Desk, make_app
+from runner.serve.connections import limited
 from runner.serve.gauges import gauges
 from runner.serve.guard import Guard
 from runner.serve.intake import Intake, refuse_unservable
@@ -142,10 +143,11 @@ class Server:
             serving = Serving(ledger, answering, watch, None, self._tracing)
             await self._listen(serving, ledger, watch, listening)
             return
-        run_dir, patience = self._options.run_dir, closed.settings.timeout_s + 10
+        run_dir = self._options.run_dir
         day = day_cap(closed, ledger, run_dir)
+        courier = Courier(run_dir, closed.settings, closed.patience, self._say)
         escalator = Escalator(ledger, closed, _nobody, watch.verdict, day, say=self._say)
-        await take_up(ledger, escalator, run_dir, patience)
+        await take_up(ledger, escalator, run_dir, courier)
         sends = has_key(closed)
         if not sends:
             self._say(
@@ -153,12 +155,12 @@ class Server:
                 f"{closed.settings.model} is answered with an error"
             )
         try:
-            async with Courier(run_dir, closed.settings) if sends else nullcontext() as courier:
-                sending = Sending(escalator, courier, closed.settings)
+            async with courier if sends else nullcontext() as sender:
+                sending = Sending(escalator, sender, closed.settings)
                 serving = Serving(ledger, answering, watch, sending, self._tracing)
                 await self._listen(serving, ledger, watch, listening)
         finally:
-            await settle_open_calls(ledger, escalator, run_dir, patience)
+            await settle_open_calls(ledger, escalator, run_dir, courier)
             ledger.set_meta("stopped", escalator.problem or escalator.guard.problem or "")
 
     async def _listen(
@@ -177,11 +179,13 @@ class Server:
             config = uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", backlog=BACKLOG,
                 server_header=False, timeout_keep_alive=KEEP_ALIVE_S, ws="none",
+                http=limited(options.limits),
             )  # fmt: skip
-            self._http = _Http(config, lambda: self._say(self._welcome()))
+            self._http = _Http(config, lambda: self._say(self._welcome()), serving.stop)
             await self._http.serve([listening])
         finally:
-            await serving.aclose()
+            serving.stop()
+            await serving.aclose(options.timeout_s)
 
     def _fatal(self, error: LocalFirstError) -> None:
         if self._failed is None:
@@ -198,13 +202,17 @@ class _Http(uvicorn.Server):
     """uvicorn that leaves it to us what a signal means: it would raise it again at its end, and
     SIGTERM would cut short what comes behind. A second signal waits for no client."""
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_start: Callable[[], None], on_stop: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._on_start = on_start
+        self._on_stop = on_stop
 
     def stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._on_stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

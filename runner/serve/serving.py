@@ -8,11 +8,9 @@ under the same name or for `localfirst escalate`.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from escalation.budget import Budget
 from escalation.closed import Sender
@@ -21,15 +19,12 @@ from escalation.policy import Acceptance
 from escalation.standing import STANDS, local_outcome
 from runner.ledger import Ledger
 from runner.pipeline import Answering, Pipeline, Progress
-from runner.results.openai_batch import paid_tokens
-from runner.serve.answered import NO_TOKENS, Answered, Sending, Took, paid_since
+from runner.serve.answered import Answered, Sending, Took, answered_as, paid_since
 from runner.serve.intake import Asked
 from runner.telemetry import Off, Tracing
 from runner.types import (
     Answer,
-    DecidedBy,
     Engine,
-    Outcome,
     Prompt,
     Reason,
     Record,
@@ -72,6 +67,7 @@ class Serving(Pipeline):
         self._sending = sending
         self._turns = asyncio.Semaphore(sending.settings.concurrency if sending else 1)
         self._stopped_at: float | None = None
+        self._stopping = False
         self._under_way: dict[str, tuple[str, asyncio.Task[Answered]]] = {}
         self._commit: asyncio.Task[None] | None = None
         self._took: dict[int, Took] = {}
@@ -91,11 +87,32 @@ class Serving(Pipeline):
         self._engine = await self._load()
         self._slots = asyncio.Semaphore(self._engine.window)
 
-    async def aclose(self) -> None:
-        """Once the last request that was begun is settled."""
-        while self._under_way:
-            await asyncio.wait([task for _, task in self._under_way.values()])
+    def stop(self) -> None:
+        """Nothing more is sent: requests that wait for their turn are answered at once, and those
+        whose calls are under way when these have ended."""
+        if self._stopping or self._sending is None:
+            return
+        self._stopping = True
+        self._sending.escalator.stop()
+        for _ in range(self.queued["closed"]):
+            self._turns.release()
+
+    async def aclose(self, within_s: float) -> None:
+        """Once the last request that was begun is settled. None is waited for longer than its
+        client would be: what it lacks is done when it is asked again."""
+        deadline = time.monotonic() + within_s
+        while self._under_way and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait([task for _, task in self._under_way.values()], timeout=left)
             await asyncio.sleep(0)
+        if self._under_way:
+            self._watch.say(
+                f"{len(self._under_way):,} requests were not settled within {within_s:g} s, and "
+                "are given up; the server does them when they are asked again"
+            )
+            left_over = [task for _, task in self._under_way.values()]
+            for task in left_over:
+                task.cancel()
+            await asyncio.wait(left_over, timeout=1.0)
         self.progress.slowest.keep(self._ledger)
         if self._engine is not None:
             await self._engine.aclose()
@@ -158,7 +175,7 @@ class Serving(Pipeline):
             await self._kept()
         finally:
             del self._took[position]
-        answered = self._answered(asked, position, took)
+        answered = answered_as(self._ledger, asked.id, position, took)
         self.heard(answered)
         return answered
 
@@ -207,8 +224,9 @@ class Serving(Pipeline):
         if held is None or self._sending is None:
             return
         sending = self._sending
-        if sending.sender is None:
-            self._ledger.set_waits_for(position, Reason.NO_KEY)
+        if sending.sender is None or self._stopping:
+            reason = Reason.STOPPED if self._stopping else Reason.NO_KEY
+            self._ledger.set_waits_for(position, reason)
         else:
             with self._queue("closed"):
                 await self._turns.acquire()
@@ -250,7 +268,7 @@ class Serving(Pipeline):
         return await super()._judged(engine, record, prompt, answer, rule)
 
     def _try_again(self, escalator: Escalator) -> None:
-        if escalator.stopped is None:
+        if escalator.stopped is None or self._stopping:
             self._stopped_at = None
             return
         now = time.monotonic()
@@ -269,31 +287,3 @@ class Serving(Pipeline):
         await asyncio.sleep(COMMIT_AFTER_S)
         self._commit = None  # whoever comes from here on needs the next one
         self._ledger.commit()
-
-    def _answered(self, asked: Asked, position: int, took: Took) -> Answered:
-        outcome = self._ledger.find(asked.id)
-        assert outcome is not None
-        tokens = self._tokens(outcome, took)
-        if outcome.status is Status.DONE:
-            return Answered(outcome, tokens, took=took)
-        ((waits_for, kept),) = self._ledger.query(
-            "SELECT o.waits_for, h.answer FROM outcomes o LEFT JOIN held h USING (position) "
-            "WHERE o.position=?",
-            (position,),
-        )
-        local: dict[str, Any] = json.loads(kept or "null") or {}
-        return Answered(outcome, tokens, local.get("value"), local.get("model"), waits_for, took)
-
-    def _tokens(self, outcome: Outcome, took: Took) -> tuple[int, int, int]:
-        if outcome.decided_by is DecidedBy.CLOSED:
-            return paid_tokens(self._ledger, outcome.position) or NO_TOKENS
-        if not took.anew:
-            return self._former_tokens(outcome.position)
-        return took.local_tokens[0], 0, took.local_tokens[1]
-
-    def _former_tokens(self, position: int) -> tuple[int, int, int]:
-        """Of an answer that a former process made, or that is asked for once more."""
-        for entry in self._ledger.trail.of(position):
-            if entry.note and (counted := json.loads(entry.note).get("tokens")):
-                return counted[0], 0, counted[1]
-        return NO_TOKENS
