@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from escalation.policy import Router
-from runner.engines.adopting import adopt, make_room
+from runner.engines.adopting import Hung, adopt, make_room
 from runner.engines.child import ChildEngine
 from runner.engines.keeping import Keep, files_of, made_folder, name_of
-from runner.engines.process import Ahead, end_spare, start_ahead, started
+from runner.engines.process import Ahead, end_loading, end_spare, start_ahead, started
 from runner.engines.reviving import Reviving
 from runner.engines.vllm_setup import on_cpu, prepare
 from runner.errors import LocalFirstError, MissingExtra, UsageError
@@ -65,7 +65,8 @@ def load(job: Job) -> Engine:
 
         return on_cluster(job.cluster, job.local, make)
     ahead = _ahead(name, job.local)
-    return Reviving(partial(in_child, make, ahead, _keep(job, name, model)))
+    start = partial(in_child, make, ahead, _keep(job, name, model))
+    return Reviving(start, abandon=end_loading)
 
 
 def _maker(name: str) -> Callable[..., Engine]:
@@ -92,12 +93,18 @@ def in_child(make: Make, ahead: Ahead | None, keep: Keep | None, thrift: int) ->
     made = partial(make, thrift)
     if thrift:
         keep = None  # it is not the engine that another run would load
-    if keep is not None and (adopted := adopt(keep)) is not None:
-        end_spare()
-        return ChildEngine(made, adopted)
+    hangs = ""
+    try:
+        if keep is not None and (adopted := adopt(keep)) is not None:
+            end_spare()
+            return ChildEngine(made, adopted)
+    except Hung as hung:
+        hangs = str(hung)
     if not on_cpu():
         make_room()
-    return ChildEngine(made, started(ahead, keep))
+    process = started(ahead, keep)
+    process.not_kept = hangs or process.not_kept
+    return ChildEngine(made, process)
 
 
 def _keep(job: Job, name: str, model: str) -> Keep | None:

@@ -14,12 +14,13 @@ import importlib.metadata
 import json
 import os
 import secrets
+import socket
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import (
-    Client,
     Connection,
     answer_challenge,
     deliver_challenge,
@@ -138,21 +139,35 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def called(address: Path) -> Connection[Any, Any] | None:
     """A connection to the engine at this socket; None where none listens there, or it is stuck."""
+    dialled = socket.socket(socket.AF_UNIX)
     try:
-        # Not by `Client`'s own authkey: it would wait for a stopped process for ever.
-        connection = Client(str(address), "AF_UNIX")
+        with dialled:
+            # Else a stopped process whose queue of callers is full is waited for, for ever.
+            dialled.settimeout(_GREETS_WITHIN_S)
+            dialled.connect(str(address))
+            dialled.settimeout(None)
+            connection: Connection[Any, Any] = Connection(dialled.detach())
     except OSError:
         return None
     try:
-        if connection.poll(_GREETS_WITHIN_S):
-            secret = key(address.parent)
-            answer_challenge(connection, secret)
-            deliver_challenge(connection, secret)
-            return connection
+        bounded(connection, _GREETS_WITHIN_S)
+        secret = key(address.parent)
+        answer_challenge(connection, secret)
+        deliver_challenge(connection, secret)
+        bounded(connection, 0)
+        return connection
     except (OSError, EOFError, AuthenticationError):
         pass
     connection.close()
     return None
+
+
+def bounded(connection: Connection[Any, Any], seconds: float) -> None:
+    """Reading and writing raise OSError after so long; 0: they wait."""
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    with socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def claimed(path: Path) -> int | None:
