@@ -13,11 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
-
 from runner import signals
+from runner.schemas import Schema
 from runner.types import Answer, Completion, Constraint, JSONValue
 
 Values = dict[str, signals.Value]
@@ -39,12 +36,7 @@ class Checker:
 
     def __init__(self, constraint: Constraint) -> None:
         self._constraint = constraint
-        self._validator: Validator | None = None
-        if constraint.schema is not None:
-            # An empty registry: a schema's `$ref` to the web is not fetched.
-            self._validator = validator_for(constraint.schema)(
-                constraint.schema, registry=Registry()
-            )
+        self._schema = Schema(constraint.schema) if constraint.schema is not None else None
         self._fitting: set[str] = set()
         self._labels = frozenset(constraint.labels or ())
         self._options = _enumerated(constraint.schema or {})
@@ -81,13 +73,13 @@ class Checker:
             return text or None, f"the answer was cut off ({why})"
         if not text:
             return None, "the answer is empty"
-        if self._validator is not None:
-            return self._parse_json(text, self._validator)
+        if self._schema is not None:
+            return self._parse_json(text, self._schema)
         if self._labels:
             return self._parse_label(text)
         return text, "the model refused" if _REFUSAL.match(text) else None
 
-    def _parse_json(self, text: str, validator: Validator) -> tuple[JSONValue, str | None]:
+    def _parse_json(self, text: str, schema: Schema) -> tuple[JSONValue, str | None]:
         try:
             value, end = _decoder.raw_decode(text)
         except (ValueError, RecursionError):
@@ -97,10 +89,10 @@ class Checker:
         if text in self._fitting:
             return value, None
         try:
-            error = next(validator.iter_errors(value), None)
+            error = next(schema.errors(value), None)
             if error is not None and isinstance(value, dict):
                 value = _mend_case(value, self._constraint.schema or {})
-                error = next(validator.iter_errors(value), None)
+                error = next(schema.errors(value), None)
         except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
             return value, f"the answer cannot be held against the schema: {trouble}"
         if error is None:
@@ -128,7 +120,7 @@ class Checker:
         """The answer's values with their tokens; none where the logprobs say nothing of them."""
         if not completion.logprobs:
             return {}
-        if self._validator is None:
+        if self._schema is None:
             found = {WHOLE: signals.whole_value(completion, self._labels or None)}
         elif "".join(completion.tokens) == completion.text and len(completion.tokens) == len(
             completion.logprobs
@@ -141,7 +133,7 @@ class Checker:
     def _scores(self, each: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The probability of each field's value, and of all of them: the answer's."""
         # Free text has no one right wording, so its length must not count against it.
-        kind = "probability" if self._validator or self._labels else "mean_probability"
+        kind = "probability" if self._schema or self._labels else "mean_probability"
         fields = {name: signals_[kind] for name, signals_ in each.items() if kind in signals_}
         return {**fields, WHOLE: math.prod(fields.values())} if each else {}
 

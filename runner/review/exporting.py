@@ -18,10 +18,11 @@ from typing import Any, TextIO
 
 from runner.errors import InputError, RunFailed, UsageError
 from runner.job import Job
-from runner.labels import DECISION, FROM_ALL, PART, SAMPLE, guarded, validators
+from runner.labels import DECISION, FROM_ALL, PART, SAMPLE, guarded
 from runner.ledger import Ledger, open_ledger
 from runner.results import CONFIDENCE_DIGITS
 from runner.review.draw import Draw
+from runner.schemas import Schema
 from runner.types import Constraint, JSONValue, Record
 
 QUEUE, ACCEPTED = "queue", "accepted"
@@ -119,7 +120,7 @@ def _sample(ledger: Ledger, draw: Draw, records: Iterable[Record]) -> Iterator[_
 
 def decision_columns(constraint: Constraint) -> list[str]:
     """Where a spreadsheet's user writes: a column per property, or one."""
-    parts = list(validators(constraint.schema)) if constraint.schema is not None else []
+    parts = list(Schema(constraint.schema).parts()) if constraint.schema is not None else []
     return [PART + name for name in parts] or [DECISION]
 
 
