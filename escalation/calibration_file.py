@@ -12,6 +12,7 @@ from escalation.calibration import IDENTITY, Calibration, Certifying
 from escalation.combiner import Combiner, Platt
 from escalation.support import Support
 from runner.errors import UsageError
+from runner.foreign_json import parse
 
 VERSION = 2
 
@@ -36,7 +37,7 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
         UsageError: it is not there, is none, or belongs to another job, model or prompt.
     """
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = parse(path.read_bytes())
         if data.pop("version") != VERSION:
             raise ValueError("it is of another version of localfirst; calibrate again")
         calibration = _read(data)

@@ -87,7 +87,7 @@ def nodes(text: str) -> yaml.Node | None:
     if len(text) > MOST_BYTES:
         raise TooMuch(f"it is over {MOST_BYTES:,} bytes")
     try:
-        return _Loader(text).get_single_node()  # type: ignore[no-untyped-call, no-any-return]
+        return _Loader(text).get_single_node()  # type: ignore[no-any-return]
     except (ValueError, OverflowError) as error:  # an escape that is no character
         raise _not_yaml(str(error), None) from None
 
@@ -99,7 +99,7 @@ def value(node: yaml.Node | None) -> Any:
         yaml.YAMLError: it cannot be made.
     """
     try:
-        return None if node is None else _Loader("").construct_document(node)  # type: ignore[no-untyped-call]
+        return None if node is None else _Loader("").construct_document(node)
     except ValueError as error:  # 0b_, and others of the kind
         raise _not_yaml(str(error), node.start_mark if node is not None else None) from None
 

@@ -44,7 +44,9 @@ class Schema:
         }
         # By `$schema`, jsonschema would go back to its own keywords at a reference to the whole.
         bare = {name: rule for name, rule in schema.items() if name != "$schema"}
-        self._validator: Validator = extend(usual, keywords)(bare, registry=Registry())
+        self._validator: Validator = extend(usual, keywords)(  # type: ignore[no-untyped-call]
+            bare, registry=Registry()
+        )
 
     def parts(self) -> dict[str, Schema]:
         """Of each top-level property."""

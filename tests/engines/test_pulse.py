@@ -16,12 +16,12 @@ import pytest
 from runner.engines import child
 from runner.engines.child import ChildEngine
 from runner.engines.process import Started
-from runner.engines.pulse import Rhythm
+from runner.engines.pulse import Rhythm, Ticking
 from runner.engines.reviving import Reviving
 from runner.errors import EngineDied, EngineError
 from runner.types import Message, Prompt, Sampling
 from tests import jobs, serving
-from tests.engines.odd import Odd, hold, stop, stop_core
+from tests.engines.odd import Odd, hold, stop, stop_core, work
 from tests.jobs import NO_KEY, Ran, run, use_engine, wait_until
 from tests.scripted import LOCAL
 
@@ -83,15 +83,21 @@ def test_a_slow_one_is_not_a_dead_one(
     assert len(run_.rows) == RECORDS
 
 
-def test_a_run_that_was_stopped_itself_has_missed_nothing(tmp_path: Path) -> None:
-    engine = start(tmp_path / "mark", None, None)
-    lifeline = engine._connection
-    beats = lifeline._heard
-    # As after a suspension: the clock leaps while nobody listened.
-    time.sleep(0.5)
-    assert lifeline._heard > beats
-    assert asyncio.run(engine.generate(Prompt((Message("user", "<A>"),)), Sampling())).text
-    asyncio.run(engine.aclose())
+def test_one_that_is_at_work_while_it_loads_has_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ = ran(monkeypatch, tmp_path / "busy", loading=partial(work, 7))
+    assert deaths(run_) == []
+
+
+def test_a_leap_of_the_clock_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("runner.engines.pulse.time.monotonic", lambda: now[0])
+    ticking = Ticking(1.0)
+    now[0] += 0.7
+    assert ticking.passed() == pytest.approx(0.7)
+    now[0] += 3600  # the machine, or this process, was suspended
+    assert ticking.passed() == 2.0
 
 
 def test_closing_one_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
