@@ -13,6 +13,7 @@ from escalation.combiner import Combiner, Platt
 from escalation.names import apart, joined
 from escalation.support import Support
 from runner.errors import UsageError
+from runner.foreign_json import parse
 from runner.private import made
 
 VERSION, FORMER = 3, 2
@@ -40,7 +41,7 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
         UsageError: it is not there, is none, or belongs to another job, model or prompt.
     """
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = parse(path.read_bytes())
         version = data.pop("version")
         if version == FORMER:
             _now(data)

@@ -10,17 +10,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
-
-from jsonschema import validators
-from jsonschema.exceptions import ValidationError
-from jsonschema.protocols import Validator
-from referencing import Registry
 
 from runner import signals
 from runner.foreign_json import Unreadable, one_line, parse, whole
-from runner.json_text import json_encoder
+from runner.schemas import Schema
 from runner.types import WHOLE, Answer, Completion, Constraint, JSONValue, Name
 
 Values = dict[Name, signals.Value]
@@ -43,13 +38,7 @@ class Checker:
 
     def __init__(self, constraint: Constraint) -> None:
         self.constraint = constraint
-        self._validator: Validator | None = None
-        if constraint.schema is not None:
-            # An empty registry: a schema's `$ref` to the web is not fetched.
-            kind: Any = validators.extend(  # type: ignore[no-untyped-call]
-                validators.validator_for(constraint.schema), {"uniqueItems": _all_differ}
-            )
-            self._validator = kind(constraint.schema, registry=Registry())
+        self._schema = Schema(constraint.schema) if constraint.schema is not None else None
         self._fitting: set[str] = set()
         self._labels = frozenset(constraint.labels or ())
         self._options = _enumerated(constraint.schema or {})
@@ -90,13 +79,13 @@ class Checker:
             return text or None, f"the answer was cut off ({why})"
         if not text:
             return None, "the answer is empty"
-        if self._validator is not None:
-            return self._parse_json(text, self._validator)
+        if self._schema is not None:
+            return self._parse_json(text, self._schema)
         if self._labels:
             return self._parse_label(text)
         return text, "the model refused" if _REFUSAL.match(text) else None
 
-    def _parse_json(self, text: str, validator: Validator) -> tuple[JSONValue, str | None]:
+    def _parse_json(self, text: str, schema: Schema) -> tuple[JSONValue, str | None]:
         try:
             value = parse(text)
         except Unreadable:
@@ -104,10 +93,10 @@ class Checker:
         if text in self._fitting:
             return value, None
         try:
-            error = next(validator.iter_errors(value), None)
+            error = next(schema.errors(value), None)
             if error is not None and isinstance(value, dict):
                 value = _mend_case(value, self.constraint.schema or {})
-                error = next(validator.iter_errors(value), None)
+                error = next(schema.errors(value), None)
         except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
             why = type(trouble).__name__ if isinstance(trouble, RecursionError) else trouble
             return value, f"the answer cannot be held against the schema: {why}"
@@ -137,7 +126,7 @@ class Checker:
         if not completion.logprobs:
             return {}
         found: Values
-        if self._validator is None:
+        if self._schema is None:
             found = {WHOLE: signals.whole_value(completion, self._labels or None)}
         elif "".join(completion.tokens) == completion.text and len(completion.tokens) == len(
             completion.logprobs
@@ -150,7 +139,7 @@ class Checker:
     def _scores(self, each: Mapping[Name, Mapping[str, float]]) -> dict[Name, float]:
         """The probability of each field's value, and of all of them: the answer's."""
         # Free text has no one right wording, so its length must not count against it.
-        kind = "probability" if self._validator or self._labels else "mean_probability"
+        kind = "probability" if self._schema or self._labels else "mean_probability"
         fields = {name: signals_[kind] for name, signals_ in each.items() if kind in signals_}
         return {**fields, WHOLE: math.prod(fields.values())} if each else {}
 
@@ -205,27 +194,3 @@ def _in_other_case(given: str, options: Iterable[Any]) -> str | None:
     """The one option that differs in case only, which is how providers may give it back."""
     near = [o for o in options if isinstance(o, str) and o.casefold() == given.casefold()]
     return near[0] if len(near) == 1 else None
-
-
-def _all_differ(
-    validator: Any, wanted: object, value: object, schema: object
-) -> Iterator[ValidationError]:
-    """``uniqueItems`` in one pass; jsonschema's own compares each item with each other."""
-    if wanted and validator.is_type(value, "array"):
-        seen = {_sorted_text(_by_kind(item)) for item in value}  # type: ignore[attr-defined]
-        if len(seen) < len(value):  # type: ignore[arg-type]
-            yield ValidationError("its items are not all different")
-
-
-def _by_kind(value: JSONValue) -> JSONValue:
-    """So that 1 and 1.0 are the same, as JSON Schema has it, and 1 and true are not."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_by_kind(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _by_kind(each) for name, each in value.items()}
-    return value
-
-
-_sorted_text = json_encoder(sort_keys=True)

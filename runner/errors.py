@@ -86,11 +86,17 @@ class EngineError(RunFailed):
 class EngineDied(EngineError):
     """The engine's own process is gone; the run starts another, until none comes up any more.
     ``lacked_memory``: so far as can be told, that was the cause. ``by_others``: it was killed
-    from outside, and did nothing wrong itself."""
+    from outside, and did nothing wrong itself; ``blameless``: nor did what it was asked."""
 
     def __init__(
-        self, message: str, *, lacked_memory: bool = False, by_others: bool = False
+        self,
+        message: str,
+        *,
+        lacked_memory: bool = False,
+        by_others: bool = False,
+        blameless: bool = False,
     ) -> None:
+        self.blameless = blameless
         self.lacked_memory = lacked_memory
         self.by_others = by_others
         super().__init__(message)

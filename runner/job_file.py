@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from runner import bounded_yaml
 from runner.errors import JobError, UsageError
+from runner.foreign_json import clipped, whole
 from runner.job import Job
 from runner.job_records import for_requests, with_batch_file
 from runner.job_sound import sound_job
@@ -24,14 +26,7 @@ _UNKNOWN = "extra_forbidden"
 """What pydantic calls a key that is not there."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a date is text. Its table is its own: libraries meddle with the shared one."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in rules if tag != "tag:yaml.org,2002:timestamp"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+_DEEPEST = 20  # names in the key of an override
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +58,19 @@ def load_job(
         UsageError: the file cannot be read, or an override is not ``KEY=VALUE``.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            text = file.read(bounded_yaml.MOST_BYTES + 1).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the job file {path}: {_why(error)}") from None
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)
-        lines = dict(_lines(node))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        node = bounded_yaml.nodes(text)
+        lines, doubled = dict(_lines(node)), list(_doubled(node))
+        data = bounded_yaml.value(node)
+    except yaml.YAMLError as error:
         raise JobError(str(path), [_yaml_mistake(error)]) from None
     if not isinstance(data, dict):
         raise JobError(str(path), ["line 1: a job is a mapping of keys such as name, records, …"])
-    mistakes = [f"line {line}: `{key}` is given twice" for key, line in _doubled(node)]
+    mistakes = [f"line {line}: `{key}` is given twice" for key, line in doubled]
     for override in overrides:
         _override(data, override, lines)
     whole = {**data, "folder": path.resolve().parent}
@@ -151,6 +147,8 @@ def _why(error: Exception) -> str:
 def _yaml_mistake(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}" if mark else "line 1"
+    if isinstance(error, bounded_yaml.TooMuch):
+        return f"{where}: this is too much for a job file: {error.problem}; shorten it"
     problem = getattr(error, "problem", None) or str(error)
     if problem == "found unhashable key":
         problem += "; put a template that begins with {{ in quotes"
@@ -187,7 +185,11 @@ def _override(data: dict[str, Any], override: str, lines: dict[Location, int]) -
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(f"--set takes KEY=VALUE (escalation.budget_usd=5, say), not {override!r}")
+    if "\0" in override or whole(override) != override:
+        raise UsageError(f"--set {clipped(key)}: a character in it is not UTF-8; write it again")
     *folders, last = at = tuple(key.split("."))
+    if len(at) > _DEEPEST:
+        raise UsageError(f"--set {clipped(key)}: no key of a job has so many parts")
     for stale in [location for location in lines if location[: len(at)] == at]:
         del lines[stale]
     lines[at] = 0
@@ -197,8 +199,10 @@ def _override(data: dict[str, Any], override: str, lines: dict[Location, int]) -
             raise UsageError(f"--set {key}: `{name}` is not a mapping in the job")
         data = inner
     try:
-        data[last] = yaml.load(value, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        data[last] = bounded_yaml.value(bounded_yaml.nodes(value))
+    except bounded_yaml.TooMuch as error:
+        raise UsageError(f"--set {clipped(key)}: {error}; give a shorter value") from None
+    except yaml.YAMLError:
         data[last] = value
 
 

@@ -18,13 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
-
 from runner.cells import unguarded
 from runner.errors import InputError
 from runner.records import column_names, file_format, likely_delimiter, read_records
+from runner.schemas import Schema
 from runner.types import WHOLE, Constraint, JSONValue, Name, Record
 
 # The columns of a labels file that hold a whole answer.
@@ -198,11 +195,11 @@ def _object(row: _Given, schema: Mapping[str, Any], where: str) -> dict[Name, JS
     if missing:
         raise InputError(f"{where}: no column `{missing[0]}`, which the job's schema requires")
     truth: dict[Name, JSONValue] = {}
-    for name, rule in validators(schema).items():
+    for name, rule in Schema(schema).parts().items():
         if name not in given:
             continue
         value = None if is_empty(given[name]) else typed(given[name], rule)
-        if value is not None and not rule.is_valid(value):
+        if value is not None and not rule.fits(value):
             raise InputError(f"{where}: {value!r} does not fit the schema of `{name}`; {_EMPTY}")
         truth[name] = value
     return truth
@@ -218,26 +215,18 @@ def _parsed(cell: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def validators(schema: Mapping[str, Any]) -> dict[str, Validator]:
-    """Of each top-level property. A ``$ref`` finds the schema's own definitions, never the web."""
-    whole = validator_for(schema)(schema, registry=Registry())
-    return {
-        name: whole.evolve(schema=rule) for name, rule in (schema.get("properties") or {}).items()
-    }
-
-
-def typed(cell: Any, rule: Validator) -> JSONValue:
+def typed(cell: Any, rule: Schema) -> JSONValue:
     """A cell as the schema means it: CSV knows text alone."""
     if not isinstance(cell, str):
         return cell
     text = cell.strip()
-    if rule.is_valid(text):
+    if rule.fits(text):
         return text
     for form in (text, text.lower()):  # spreadsheets write TRUE
         try:
             value = json.loads(form)
         except (ValueError, RecursionError):
             continue
-        if rule.is_valid(value):
+        if rule.fits(value):
             return value
     return text

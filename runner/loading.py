@@ -16,10 +16,10 @@ from pathlib import Path
 
 from escalation.policy import Router
 from runner import keys
-from runner.engines.adopting import adopt, make_room
+from runner.engines.adopting import Hung, adopt, make_room
 from runner.engines.child import ChildEngine
 from runner.engines.keeping import Keep, files_digest, files_of, made_folder, name_of
-from runner.engines.process import Ahead, end_spare, start_ahead, started
+from runner.engines.process import Ahead, end_loading, end_spare, start_ahead, started
 from runner.engines.retiring import retire
 from runner.engines.reviving import Reviving
 from runner.engines.vllm_setup import on_cpu, prepare
@@ -69,7 +69,8 @@ def load(job: Job) -> Engine:
 
         return on_cluster(job.cluster, job.local, make)
     ahead = _ahead(name, job.local)
-    return Reviving(partial(in_child, make, ahead, _keep(job, name, model)))
+    start = partial(in_child, make, ahead, _keep(job, name, model))
+    return Reviving(start, abandon=end_loading)
 
 
 def await_server(job: Job, say: Callable[[str], None]) -> None:
@@ -118,14 +119,18 @@ def in_child(make: Make, ahead: Ahead | None, keep: Keep | None, thrift: int) ->
     made = partial(make, thrift)
     if thrift:
         keep = None  # it is not the engine that another run would load
-    if keep is not None and (adopted := adopt(keep)) is not None:
-        end_spare()
-        return ChildEngine(made, adopted)
+    hangs = ""
+    try:
+        if keep is not None and (adopted := adopt(keep)) is not None:
+            end_spare()
+            return ChildEngine(made, adopted)
+    except Hung as hung:
+        hangs = str(hung)
     said = retire(keep) if keep is not None else ""
     if not on_cpu():
         make_room()
     engine = ChildEngine(made, started(ahead, keep))
-    engine.note = "; ".join(each for each in (engine.note, said) if each)
+    engine.note = "; ".join(each for each in (hangs or engine.note, said) if each)
     return engine
 
 

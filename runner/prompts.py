@@ -1,4 +1,5 @@
-"""Records → prompts and route decisions, by Jinja2: sandboxed, and strict about missing fields."""
+"""Records → prompts and route decisions, by Jinja2: sandboxed (`runner.sandbox`), and strict about
+missing fields."""
 
 from __future__ import annotations
 
@@ -9,20 +10,18 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
 from jinja2 import Template as JinjaTemplate
+from jinja2 import TemplateSyntaxError, UndefinedError, meta
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runner.errors import RecordError
 from runner.job import Job
 from runner.openai_lines import most_usd, sampling_of
+from runner.sandbox import ALLOWANCE, SECONDS, Environment, begin
+from runner.sandbox_growth import TooMuch
 from runner.types import Constraint, JSONValue, Message, Prompt, Reason, Record
 
-_environment = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
-)
-_environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
+_environment = Environment()
 # Names that mean something else to Jinja2 or here.
 _NOT_PLAIN = {
     "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None",
@@ -39,16 +38,22 @@ class Template:
         self.where = where
         self._template = _environment.from_string(text)
         self.constant = not meta.find_undeclared_variables(_environment.parse(text))
-        self.plain = self._template.render() if "{" not in text else None
+        self.plain = self.filled({}) if "{" not in text else None
 
     def render(self, record: Record) -> str:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
         if self.plain is not None:
             return self.plain
         try:
-            return "".join(self._template.root_render_func(_context(self._template, record)))
+            return self.filled(record.fields)
         except Exception as error:  # whatever a job's own template does, one record pays for it
             raise _failure(error, self.where, record) from None
+
+    def filled(self, fields: Mapping[str, Any]) -> str:
+        """Raises whatever goes wrong inside."""
+        begin()
+        context = _context(self._template, fields)
+        return _environment.concat(self._template.root_render_func(context))
 
 
 class Expression:
@@ -61,29 +66,44 @@ class Expression:
     def evaluate(self, record: Record) -> Any:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
         try:
-            context = _context(self._template, record)
-            for _ in self._template.root_render_func(context):
-                pass
-            result = context.vars["result"]  # where Jinja2's own expressions have theirs
-            bool(result)  # a StrictUndefined result complains only when it is looked at
-            return result
+            return self.filled(record.fields)
         except Exception as error:  # whatever a job's own expression does, one record pays for it
             raise _failure(error, self.where, record) from None
 
+    def filled(self, fields: Mapping[str, Any]) -> Any:
+        """Raises whatever goes wrong inside."""
+        begin()
+        context = _context(self._template, fields)
+        for _ in self._template.root_render_func(context):
+            pass
+        result = context.vars["result"]  # where Jinja2's own expressions have theirs
+        bool(result)  # a StrictUndefined result complains only when it is looked at
+        return result
 
-def _context(template: JinjaTemplate, record: Record) -> Context:
+
+def _context(template: JinjaTemplate, fields: Mapping[str, Any]) -> Context:
     # Not by `template.new_context`, which goes over all globals again: that is for imports, and
     # there is nothing to import here.
-    names = {**_environment.globals, **record.fields, "record": record.fields}
+    names = {**_environment.globals, **fields, "record": fields}
     return Context(_environment, names, template.name, template.blocks)
 
 
 def _failure(error: Exception, where: str, record: Record) -> RecordError:
     if isinstance(error, UndefinedError):
         return RecordError(_missing(str(error), where, record), Reason.BAD_PROMPT)
+    if isinstance(error, (TooMuch, RecursionError)):
+        return RecordError(_stopped(error, where), Reason.BAD_PROMPT)
     text = isinstance(error, TypeError) and "'str'" in str(error)
     mend = "; values from CSV are text: write `(name | float)` for a number" if text else ""
     return RecordError(f"{where} failed: {error}{mend}", Reason.BAD_PROMPT)
+
+
+def _stopped(error: TooMuch | RecursionError, where: str) -> str:
+    why = error if isinstance(error, TooMuch) else "it calls itself too deep"
+    return (
+        f"{where} was stopped: {why}; a template makes at most {ALLOWANCE:,} characters within "
+        f"{SECONDS:.0f} s: write it shorter, or with fewer turns"
+    )
 
 
 def _missing(message: str, where: str, record: Record) -> str:
@@ -131,15 +151,22 @@ def template_mistakes(
     source = "{{ " + text + " }}" if expression else text
     try:
         # Compiled, as a run does it: parsing alone overlooks unknown filters.
-        if expression:
-            _environment.compile_expression(text)
-        else:
-            _environment.from_string(text)
+        made = (Expression if expression else Template)(text, where)
         undeclared = meta.find_undeclared_variables(_environment.parse(source))
     except TemplateSyntaxError as error:
         _, mend = _odd_column(source, columns)
         mend = f"; {mend}" if mend else ""
         return [f"`{where}` is not a Jinja2 {_kind(expression)}: {error.message}{mend}"]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        # Of the code that Jinja2 makes of it: nested too deep, a number too long.
+        why = str(error).partition(";")[0] or "it is nested too deep"
+        return [f"`{where}` is too much for Jinja2: {why}; write it simpler"]
+    try:
+        made.filled(dict.fromkeys({*undeclared, *(columns or ())}, ""))
+    except (TooMuch, RecursionError) as error:  # whatever the record holds
+        return [_stopped(error, f"`{where}`")]
+    except Exception:  # of empty fields nothing else can be told
+        pass
     if columns is None or re.search(r"\bdefined\b|\bdefault\(|\bd\(", text):
         return []
     unknown = sorted(undeclared - {*columns, "record"})

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from runner.engines.adopting import Kept, kept, make_room, stop
+from runner.engines.adopting import Hung, Kept, adopt, kept, make_room, stop
 from runner.engines.child import ChildEngine
 from runner.engines.keeping import Keep, files_digest, folder, made_folder, name_of
 from runner.engines.keeping_notes import end_stuck
@@ -178,11 +178,16 @@ def test_a_killed_run_leaves_the_engine_well() -> None:
     close(following)
 
 
-def test_one_that_is_stuck_holds_nobody_up() -> None:
+def test_one_that_is_stuck_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engines.keeping._GREETS_WITHIN_S", 0.3)
     first = engine()
     close(first)
     os.kill(first.pid, signal.SIGSTOP)
+    for _ in range(12):  # more than its queue of callers holds
+        with pytest.raises(Hung):
+            adopt(keep())
     second = engine()
+    assert second.note == str(Hung())
     assert answer(second, "a")[-1] == str(second.pid) != str(first.pid)
     close(second)
     assert gone(second.pid)

@@ -26,6 +26,7 @@ from runner.cluster.nodes import Plan
 from runner.cluster.pool import NoPlace, Starting
 from runner.engines.child import ChildEngine
 from runner.engines.death import lacks_memory
+from runner.engines.pulse import USUAL, Ticking
 from runner.engines.wire import failure, told
 from runner.errors import EngineDied, EngineError, LocalFirstError, UsageError
 from runner.types import Completion, Engine, Prompt, Sampling
@@ -77,8 +78,9 @@ class Hosted:
         self._some.set()
 
     async def replies(self) -> list[Reply]:
-        """Waits for some, and gives all that are there."""
-        await self._some.wait()
+        """Waits for some, and gives all that are there; none, as a sign of life, after a while."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._some.wait(), USUAL.beat_s)
         await asyncio.sleep(0)  # what the same step of the engine has brought comes along
         self._some.clear()
         replies, self._replies = self._replies, []
@@ -131,9 +133,9 @@ class Replica:
         """A thread: hands out what comes back, and notes the death."""
         try:
             while self.death is None:
-                self._hand_out(ray.get(self._actor.replies.remote()))
+                self._hand_out(_heard(self._actor.replies.remote()))
         except Exception as error:  # whatever it is, nobody may go on waiting
-            self._end(died(error))
+            self._end(error if isinstance(error, EngineDied) else died(error))
 
     def _hand_out(self, replies: list[Reply]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Completion], Any]]] = {}
@@ -198,6 +200,23 @@ class Replicas:
         return Replica(actor, *ready)
 
 
+def _heard(ref: Any) -> list[Reply]:
+    """What the actor has to say, or at least a sign of life.
+
+    Raises:
+        EngineDied: it gives none.
+    """
+    ticking, silent_s = Ticking(USUAL.tick_s), 0.0
+    while silent_s < USUAL.silent_s:
+        with contextlib.suppress(GetTimeoutError):
+            replies: list[Reply] = ray.get(ref, timeout=USUAL.tick_s)
+            return replies
+        silent_s += ticking.passed()
+    raise EngineDied(
+        f"its actor gave no sign of life for {silent_s:.0f} s", by_others=True, blameless=True
+    )
+
+
 def _wait(ref: Any, starting: Starting, patience_s: float | None) -> Any:
     began = time.monotonic()
     while True:
@@ -234,7 +253,11 @@ def version() -> str:
 
 def _told(error: Exception) -> Failure:
     if isinstance(error, EngineDied):
-        causes = {"memory": error.lacked_memory, "others": error.by_others}
+        causes = {
+            "memory": error.lacked_memory,
+            "others": error.by_others,
+            "blameless": error.blameless,
+        }
         return _DIED, str(error), " ".join(name for name, is_so in causes.items() if is_so)
     return told(error)
 
@@ -242,7 +265,12 @@ def _told(error: Exception) -> Failure:
 def _error(reply: Failure) -> LocalFirstError:
     kind, said, causes = reply
     if kind == _DIED:
-        return EngineDied(said, lacked_memory="memory" in causes, by_others="others" in causes)
+        return EngineDied(
+            said,
+            lacked_memory="memory" in causes,
+            by_others="others" in causes,
+            blameless="blameless" in causes,
+        )
     return failure(reply)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.engines import keeping_notes
-from runner.engines.keeping import Keep, called, claimed, folder
+from runner.engines.keeping import Keep, bounded, called, claimed, folder
+from runner.engines.pulse import BEAT, Lifeline
 from runner.engines.wire import Ready
 from runner.types import Engine
 
@@ -29,7 +30,7 @@ class Adopted:
     is_kept, note = True, ""
 
     def __init__(self, connection: Connection[Any, Any], ready: Ready, log: Path) -> None:
-        self.connection = connection
+        self.connection = Lifeline(connection)
         self._ready = ready
         self._log = log
 
@@ -61,20 +62,53 @@ class Adopted:
         self.end()
 
 
+class Hung(Exception):
+    """The kept engine is there and does not answer; its message is for the run's user."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the kept engine hangs: this run has loaded its own, which ends with it; "
+            "`localfirst engines --stop` ends the other"
+        )
+
+
 def adopt(keep: Keep) -> Adopted | None:
-    """The kept engine of that name, where there is one that no other run uses."""
-    connection = called(keep.path("sock"))
+    """The kept engine of that name, where there is one that no other run uses.
+
+    Raises:
+        Hung: it has not answered in time.
+    """
+    address = keep.path("sock")
+    connection = called(address)
     if connection is None:
+        if address.exists() and _is_held(keep.path("lock")):
+            raise Hung
         return None
     try:
+        bounded(connection, _ANSWERS_WITHIN_S)
         connection.send(("adopt", keep.minutes))
         ready = connection.recv()
+        while ready == BEAT:
+            ready = connection.recv()
+        bounded(connection, 0)
+    except BlockingIOError:
+        connection.close()
+        raise Hung from None
     except (OSError, EOFError):  # it has ended just now
         ready = None
     if isinstance(ready, Ready):
         return Adopted(connection, ready, keep.path("log"))
     connection.close()
     return None
+
+
+def _is_held(path: Path) -> bool:
+    if not path.exists():
+        return False
+    lock = claimed(path)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
 
 
 @dataclass(frozen=True, slots=True)

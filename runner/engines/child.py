@@ -42,6 +42,7 @@ class ChildEngine:
         self._kills = kernel_kills()
         self._process = process if process is not None else Started()
         self._connection = self._process.connection
+        self._connection.watch(self._process.pid, self._process.end)
         self.death: EngineError | None = None
         self._waiting: dict[int, Waiting] = {}
         self._numbers = itertools.count()
@@ -58,12 +59,15 @@ class ChildEngine:
 
     def _load(self, make: Callable[[], Engine]) -> Ready:
         try:
-            return self._process.load(make)
+            ready = self._process.load(make)
         except (EOFError, OSError):
             raise self._ended(None, None) from None
         except BaseException:
+            self._connection.rest()
             self._process.end()
             raise
+        self._connection.is_loading = False
+        return ready
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         loop = asyncio.get_running_loop()
@@ -88,8 +92,12 @@ class ChildEngine:
             self._process.leave()
         else:
             self._process.join(_CLOSING_S)
+        self._connection.rest()
         for thread in self._threads:
             thread.join(_CLOSING_S)
+        if any(thread.is_alive() for thread in self._threads):  # one to be kept that hangs
+            self._process.end()
+            self._connection.cut()
         self._connection.close()
 
     def _send(self) -> None:
@@ -155,6 +163,9 @@ class ChildEngine:
     def _ended(self, said: str | None, status: int | None) -> EngineDied:
         """Ends what is left of it, and says how it came to its end: by its own words, or by the
         status of the process that ended first, if that was another than the one started here."""
+        self._connection.rest()
+        if (stuck := self._connection.stuck) is not None:
+            return EngineDied(stuck.words, by_others=stuck.stopped, blameless=stuck.stopped)
         if said is None and status is None:
             status = self._process.status(1.0)
         self._process.end()

@@ -1,7 +1,8 @@
-"""The process that an engine lives in: ``python -m runner.engines.host FD``.
+"""The process that an engine lives in: ``python -m runner.engines.host FD SECONDS``.
 
 It is `runner.engines.child`'s other end. Where the run is gone, this process goes too, and takes
-along whatever processes the engine has started: they are of its group. An engine that is to be kept
+along whatever processes the engine has started: they are of its group. Every so many seconds it
+gives a sign of life. An engine that is to be kept
 stays, and serves one run after the other, until none has come for so long.
 """
 
@@ -22,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from runner.engines.keeper import Keeper
+from runner.engines.pulse import Heart
 from runner.engines.wire import GONE, KINDS, RELEASE, Asks, Kind, Ready, Reply, told
 from runner.errors import RecordError, UsageError
 from runner.types import Engine, Prompt, Sampling
@@ -31,14 +33,15 @@ Inbox = queue.SimpleQueue[Any]
 
 
 def main() -> None:
-    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    beat_s = float(sys.argv[2])
+    heart = Heart(Connection(int(sys.argv[1])), beat_s)
     os.dup2(2, 1)  # stdout is for what the run prints there
     # What the libraries make while they are imported stays: to look through it again and again for
     # garbage is a fifth of the import.
     gc.disable()
-    sys.path[:] = connection.recv()
-    ahead: Callable[[], object] | None = connection.recv()
-    inbox = _heard(connection)
+    sys.path[:] = heart.recv()
+    ahead: Callable[[], object] | None = heart.recv()
+    inbox = _heard(heart)
     if ahead is not None:
         with contextlib.suppress(Exception):  # it comes again, and is told, when the engine is made
             ahead()
@@ -51,12 +54,12 @@ def main() -> None:
     except BaseException as error:
         if keeper is not None:
             keeper.close()  # before the run hears of it, and ends this process
-        connection.send(told(error))
+        heart.send(told(error))
     else:
         gc.freeze()
         gc.enable()
         _children.extend(active_children())
-        asyncio.run(_serve(engine, connection, inbox, keeper))
+        asyncio.run(_serve(engine, heart, inbox, keeper, beat_s))
     if keeper is not None:
         keeper.close()
         os.killpg(0, signal.SIGKILL)
@@ -64,36 +67,37 @@ def main() -> None:
 
 
 async def _serve(
-    engine: Engine, connection: Connection[Any, Any], inbox: Inbox, keeper: Keeper | None
+    engine: Engine, heart: Heart, inbox: Inbox, keeper: Keeper | None, beat_s: float
 ) -> None:
     """One run after the other, where the engine is kept."""
     if keeper is not None:
         _keepers.append(keeper)
     ready = Ready(engine.window, getattr(engine, "asks_for", ""), os.getpid(), bool(keeper))
     while True:
-        host = _Host(engine, connection)
+        host = _Host(engine, heart)
         host.send(ready)
         released = await host.serve(inbox)
         if keeper is None or not released:
             return
         if (renew := getattr(engine, "renew", None)) is not None:
             await renew()
-        connection.close()  # the run waits for it
+        heart.close()  # the run waits for it
         following = await keeper.wait(lambda: _ended_child() is not None)
         if following is None:
             return
-        connection, inbox = following, _heard(following)
+        heart = Heart(following, beat_s)
+        inbox = _heard(heart)
 
 
-def _heard(connection: Connection[Any, Any]) -> Inbox:
+def _heard(heart: Heart) -> Inbox:
     inbox: Inbox = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    threading.Thread(target=_listen, args=(heart, inbox), daemon=True).start()
     return inbox
 
 
-def _listen(connection: Connection[Any, Any], inbox: Inbox) -> None:
+def _listen(heart: Heart, inbox: Inbox) -> None:
     try:
-        while (asks := connection.recv()) != RELEASE:
+        while (asks := heart.recv()) != RELEASE:
             inbox.put(asks)
             if asks is None:
                 return
@@ -118,9 +122,9 @@ _children: list[BaseProcess] = []
 
 
 class _Host:
-    def __init__(self, engine: Engine, connection: Connection[Any, Any]) -> None:
+    def __init__(self, engine: Engine, heart: Heart) -> None:
         self._engine = engine
-        self._connection = connection
+        self._heart = heart
         self._kinds: dict[int, Kind] = {}
         self._replies: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -200,7 +204,7 @@ class _Host:
 
     def send(self, what: object) -> None:
         with contextlib.suppress(OSError):  # the run is gone: `_listen` sees to that
-            self._connection.send(what)
+            self._heart.send(what)
 
 
 if __name__ == "__main__":

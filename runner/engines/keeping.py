@@ -159,33 +159,35 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def called(address: Path) -> Connection[Any, Any] | None:
     """A connection to the engine at this socket; None where none listens there, or it is stuck."""
-    # Not by `Client`: it would wait for ever for a stopped process, to be let in or to be greeted.
-    with socket.socket(socket.AF_UNIX) as own:
-        own.settimeout(_GREETS_WITHIN_S)
-        try:
-            own.connect(str(address))
-        except OSError:
-            return None
-        own.setblocking(True)
-        _patience(own, _GREETS_WITHIN_S)
-        connection: Connection[Any, Any] = Connection(os.dup(own.fileno()))
-        try:
-            secret = key(address.parent)
-            answer_challenge(connection, secret)
-            deliver_challenge(connection, secret)
-            _patience(own, 0.0)
-            return connection
-        except (OSError, EOFError, AuthenticationError):
-            pass
-        connection.close()
+    dialled = socket.socket(socket.AF_UNIX)
+    try:
+        with dialled:
+            # Else a stopped process whose queue of callers is full is waited for, for ever.
+            dialled.settimeout(_GREETS_WITHIN_S)
+            dialled.connect(str(address))
+            dialled.settimeout(None)
+            connection: Connection[Any, Any] = Connection(dialled.detach())
+    except OSError:
         return None
+    try:
+        bounded(connection, _GREETS_WITHIN_S)
+        secret = key(address.parent)
+        answer_challenge(connection, secret)
+        deliver_challenge(connection, secret)
+        bounded(connection, 0)
+        return connection
+    except (OSError, EOFError, AuthenticationError):
+        pass
+    connection.close()
+    return None
 
 
-def _patience(own: socket.socket, seconds: float) -> None:
-    """How long each read and write of the socket may take; 0 for any time."""
-    bound = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    for which in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        own.setsockopt(socket.SOL_SOCKET, which, bound)
+def bounded(connection: Connection[Any, Any], seconds: float) -> None:
+    """Reading and writing raise OSError after so long; 0: they wait."""
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    with socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def claimed(path: Path) -> int | None:

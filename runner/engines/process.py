@@ -10,19 +10,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Protocol
 
 from runner import keys
 from runner.engines.keeping import Keep
+from runner.engines.pulse import USUAL, Lifeline, Rhythm
 from runner.engines.wire import Ready, failure
 from runner.logs import uncoloured
 from runner.plain import printable
 from runner.types import Engine
 
 _KEPT_STDERR_BYTES = 1 << 16
+_DIES_WITHIN_S = 10.0
+"""Killed, it may still be in the kernel, and is then left to it."""
 
 Ahead = Callable[[], object]
 _left: list[subprocess.Popen[bytes]] = []  # else they would be missed as still running
@@ -31,7 +33,7 @@ _left: list[subprocess.Popen[bytes]] = []  # else they would be missed as still 
 class Process(Protocol):
     """``is_kept``: it goes on when the run lets go of it."""
 
-    connection: Connection[Any, Any]
+    connection: Lifeline
     is_kept: bool
     note: str
 
@@ -60,16 +62,24 @@ class Process(Protocol):
 class Started:
     """A process of this run's; it ends with the run, or is kept from then on.
 
+    ``not_kept`` is noted where it was to be kept and another has that name.
+
     Args:
         ahead: called there at once, while the run is made ready; it imports the engine's library.
         keep: how long the engine stays, and as what.
     """
 
-    def __init__(self, ahead: Ahead | None = None, keep: Keep | None = None) -> None:
-        self.connection, theirs = Pipe()
+    def __init__(
+        self, ahead: Ahead | None = None, keep: Keep | None = None, rhythm: Rhythm = USUAL
+    ) -> None:
+        ours, theirs = Pipe()
+        self.connection = Lifeline(ours, rhythm)
         # A session of its own: Ctrl-C is the run's to hear, and the group can be ended as a whole.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "runner.engines.host", str(theirs.fileno())],
+            [
+                *(sys.executable, "-m", "runner.engines.host"),
+                *(str(theirs.fileno()), str(rhythm.beat_s)),
+            ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=keys.environment(),
@@ -78,6 +88,7 @@ class Started:
         )
         theirs.close()
         self.is_kept, self.note = False, ""
+        self.not_kept = IN_USE
         self._keep = keep
         self._is_ended = False
         self._stderr = b""
@@ -91,13 +102,14 @@ class Started:
         return self._process.pid
 
     def load(self, make: Callable[[], Engine]) -> Ready:
-        self.connection.send((make, self._keep))
-        ready = self.connection.recv()
+        with _as_loading(self):
+            self.connection.send((make, self._keep))
+            ready = self.connection.recv()
         if not isinstance(ready, Ready):
             raise failure(ready)
         self.is_kept = ready.kept
         if self._keep is not None and not ready.kept:
-            self.note = IN_USE
+            self.note = self.not_kept
         return ready
 
     def status(self, wait_s: float) -> int | None:
@@ -115,7 +127,10 @@ class Started:
         if not self._is_ended:
             self._is_ended = True
             _kill(self.pid)
-            self._process.wait()
+            try:
+                self._process.wait(_DIES_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self.leave()
 
     def leave(self) -> None:
         _left.append(self._process)
@@ -165,6 +180,24 @@ def started(ahead: Ahead | None, keep: Keep | None = None) -> Started:
         return process
     end_spare()
     return Started(ahead, keep)
+
+
+_loading: set[Started] = set()
+
+
+@contextlib.contextmanager
+def _as_loading(process: Started) -> Iterator[None]:
+    _loading.add(process)
+    try:
+        yield
+    finally:
+        _loading.discard(process)
+
+
+def end_loading() -> None:
+    """Ends those that are still loading, for whom nobody waits any more."""
+    for process in list(_loading):
+        process.end()
 
 
 def end_spare() -> None:

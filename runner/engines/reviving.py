@@ -49,13 +49,20 @@ class Reviving:
     Args:
         start: loads an engine; its argument is how often memory was short so far.
         pause_s: before another try, where the last one brought nothing.
+        abandon: ends what is being loaded, for whom nobody waits any more.
 
     Raises:
         EngineError, UsageError: it cannot be loaded.
     """
 
-    def __init__(self, start: Callable[[int], Mortal], pause_s: float = PAUSE_S) -> None:
-        self._start = start
+    def __init__(
+        self,
+        start: Callable[[int], Mortal],
+        pause_s: float = PAUSE_S,
+        abandon: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._start, self._abandon = start, abandon
+        self._coming: Mortal | None = None
         self._pause_s = pause_s
         self._say: Say | None = None
         self._unsaid: list[str] = []
@@ -107,6 +114,9 @@ class Reviving:
     async def aclose(self) -> None:
         self._closing = True
         if self._revival is not None:
+            self._abandon()
+            if self._coming is not None:
+                await self._coming.aclose()
             await asyncio.wait([self._revival])
         await self._engine.aclose()
 
@@ -165,7 +175,9 @@ class Reviving:
         """The first request that finds it dead sees to another."""
         if engine is not self._engine or self._revival is not None or self._failed is not None:
             return
-        culprit, nearer = self._suspects.died(self._flying, by_others=death.by_others)
+        culprit, nearer = self._suspects.died(
+            self._flying, by_others=death.by_others, blameless=death.blameless
+        )
         if nearer:
             self._barren.clear()
         if culprit is not None:
@@ -224,6 +236,7 @@ class Reviving:
                 engine = self._start(self._thrift)
                 if self._thrift > before:
                     self._tell(f"the engine asks for less memory now: {engine.asks_for}")
+                self._coming = engine
                 asyncio.run(_probe(engine))
                 return engine
             except EngineDied as again:

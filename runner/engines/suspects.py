@@ -45,17 +45,18 @@ class Suspects:
         return bool(self.now or self._groups)
 
     def died(
-        self, flying: Collection[Asked], *, by_others: bool = False
+        self, flying: Collection[Asked], *, by_others: bool = False, blameless: bool = False
     ) -> tuple[Asked | None, bool]:
-        """Notes a death; ``by_others``: somebody killed it.
+        """Notes a death; ``by_others``: somebody killed it; ``blameless``: it is known that no
+        request was the cause.
 
         Returns:
             The request that killed it, if that is clear now; and whether one is nearer to that.
         """
         together = [asked for asked in flying if asked.verdict is None]
-        again = bool(self)
+        again = bool(self) and not blameless
         self.now = set()
-        if len(together) == 1:
+        if len(together) == 1 and not blameless:
             together[0].against += _FROM_OUTSIDE if by_others else _OF_ITSELF
             if together[0].against >= _ENOUGH:
                 return together[0], True

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonschema.exceptions import ValidationError
-from jsonschema.validators import validator_for
-from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from runner.cells import unguarded
 from runner.check import Checker
-from runner.labels import DECISION, PART, is_empty, typed, validators
+from runner.labels import DECISION, PART, is_empty, typed
+from runner.schemas import Schema
 from runner.types import Completion, Constraint, JSONValue
 
 LATER = "correct it, or leave it empty to decide later"
@@ -30,9 +29,9 @@ class Decisions:
         self.plain = unguarded if cells else str
         self._checker = Checker(constraint)
         schema = dict(constraint.schema or {})
-        self._parts = validators(schema)
+        self._parts = Schema(schema).parts()
         self._required = schema.get("required") or []
-        self._validator = validator_for(schema)(schema, registry=Registry())
+        self._validator = Schema(schema)
 
     def unknown_column(self, names: Iterable[str]) -> str | None:
         """What is wrong with a column that only looks like one for a decision."""
@@ -75,7 +74,7 @@ class Decisions:
             value = {name: typed(cell, self._parts[name]) for name, cell in cells.items()}
             # An empty cell is the one way to write null in a spreadsheet.
             nulls = (n for n in self._required if n not in value and n in self._parts)
-            return value | {n: None for n in nulls if self._parts[n].is_valid(None)}, PART
+            return value | {n: None for n in nulls if self._parts[n].fits(None)}, PART
         whole = self._cell(fields.get(DECISION))
         return None if is_empty(whole) else whole, DECISION
 
@@ -92,7 +91,7 @@ class Decisions:
         value = _parsed(whole)
         if not isinstance(value, dict):
             return f"`{DECISION}` holds no JSON object; {LATER}"
-        error = next(self._validator.iter_errors(value), None)
+        error = next(self._validator.errors(value), None)
         if error is None:
             return f"{problem}; {LATER}"
         return _sentence(error, column, value)

@@ -19,10 +19,11 @@ from runner import private
 from runner.cells import guarded, row_writer
 from runner.errors import InputError, RunFailed, UsageError
 from runner.job import Job
-from runner.labels import DECISION, FROM_ALL, ID, NOTE, PART, WHY, validators
+from runner.labels import DECISION, FROM_ALL, ID, NOTE, PART, WHY
 from runner.ledger import Ledger, open_ledger
 from runner.results import CONFIDENCE_DIGITS
 from runner.review.draw import Draw
+from runner.schemas import Schema
 from runner.types import Constraint, JSONValue, Record
 
 QUEUE, ACCEPTED = "queue", "accepted"
@@ -118,7 +119,7 @@ def _sample(ledger: Ledger, draw: Draw, records: Iterable[Record]) -> Iterator[_
 
 def decision_columns(constraint: Constraint) -> list[str]:
     """Where a spreadsheet's user writes: a column per property, or one."""
-    parts = list(validators(constraint.schema)) if constraint.schema is not None else []
+    parts = list(Schema(constraint.schema).parts()) if constraint.schema is not None else []
     return [PART + name for name in parts] or [DECISION]
 
 
