@@ -6,8 +6,9 @@ By its case and by what stands before and behind it. In doubt a capital within a
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-BEFORE, BEHIND = 80, 60
+BEFORE, BEHIND, LONG_LINE, LONGEST_TITLE = 32, 40, 30, 14
 _TAG = re.compile(r"<[^<>]*>?|&nbsp;|[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _TITLE = re.compile(
     r"(?:\b(?:m(?:rs?|s|x|iss|me|lle|evr|essrs)|dr|prof(?:essor)?|sir|madam|lady|lord|herrn?|frau|fr|hr"
@@ -15,6 +16,9 @@ _TITLE = re.compile(
     r"|famil(?:y|ie)|user(?:name)?|login)\.?\s*|@)$",
     re.IGNORECASE,
 )
+# Beside a digit or between underscores stands no prose.
+_HANDLE_BEFORE = re.compile(r"\w_$|\d$")
+_HANDLE_BEHIND = re.compile(r"_\w|\d")
 _GREETING = re.compile(
     r"\b(?:dear|hi+|hello|hey|hallo|hola|bonjour|ciao|liebe[rs]?|welcome|attn|(?:guten tag"
     r"|good (?:morning|afternoon|evening|day)))\W{1,3}$",
@@ -22,14 +26,14 @@ _GREETING = re.compile(
 )
 _CALLED = re.compile(
     r"\b(?:name\s*(?:is|:|=|was)|name['’]?s|named|called|signed|sincerely|regards|cheers|thanks"
-    r"|thank you|thx|yours|wishes|greetings|love|best|truly|faithfully|gr[uü](?:ß|ss)e|sender|customer"
-    r"|client|contact|to|from|cc|attention)\W*$",
+    r"|thank you|thx|yours|wishes|greetings|truly|faithfully|i\s?['’]?a?m|it['’]?s|it is|this is)"
+    r"\W{1,4}$",
     re.IGNORECASE,
 )
-_SURELY_CALLED = re.compile(
-    r"\b(?:name\s*(?:is|:|=|was)|name['’]?s|named|called|signed|sincerely|regards|cheers|thanks"
-    r"|thank you|thx|yours|wishes|greetings|truly|faithfully|i\s?['’]?a?m|it['’]?s|it is|this is)\W{1,4}$",
-    re.IGNORECASE,
+_IT_IS = re.compile(r"\b(?:i\s?['’]?a?m|it['’]?s|it is|this is)\W{1,4}$", re.IGNORECASE)
+# What stands behind a word in small letters, which else is none unless a title goes before it.
+_MAYBE = re.compile(
+    r"\W*$|\W*\n|\s*[,!.?;)\"”<_\d]|\s+(?:here|again|speaking|calling|writing)\b", re.I
 )
 _HERE = re.compile(r"\s+(?:here|again|speaking|calling|writing)\b", re.IGNORECASE)
 _INTRODUCED = re.compile(
@@ -45,7 +49,7 @@ _LABEL = re.compile(
 )
 _VERB = re.compile(
     r"\s+(?:(?:is|was|has|had|does|did|said|says|wrote|writes|called|calls|asked|asks|told|tells|wants"
-    r"|wanted|lives|lived|lost|never|just|also|tried|got|paid|bought)\b|and (?:I|me|my)\b)"
+    r"|wanted|lives|lived|lost|tried|got|paid|bought)\b|and (?:I|me|my)\b)"
 )
 _PRONOUN = re.compile(
     r"\s+(?:i|you|we|they|he|she|it|this|that|these|those|there|the|a|an|my|your|our|his|her|their|its"
@@ -57,7 +61,7 @@ _MONTHS = "january|february|march|april|may|june|july|august|september|october|n
 _MONTH = frozenset("march april may june august".split())
 _ANY_MONTH = rf"(?:{_MONTHS}|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)"
 _MONTH_BEFORE = re.compile(
-    rf"(?:\d(?:st|nd|rd|th)?(?: of)?|\b(?:in|on|since|until|till?|by|of|during|before|after|this|last|next"
+    rf"(?:\d(?:st|nd|rd|th)?(?: of)?|\b(?:the|my|your|our|new|old|a|in|on|since|until|till?|by|of|during|before|after|this|last|next"
     rf"|early|mid|late|every|each|end|beginning|through|between|month)"
     rf"|\b{_ANY_MONTH}(?:\s*(?:and|to|or|through|until))?)[\s.,\-/–&]*$",
     re.IGNORECASE,
@@ -74,35 +78,56 @@ _ASKING = frozenset(
 )  # fmt: skip
 
 
+def asks(text: str, start: int, end: int) -> bool:
+    """Whether it begins a question: "May I", "Will the"."""
+    return text[start:end].lower() in _ASKING and bool(_PRONOUN.match(text, end))
+
+
 def names_someone(text: str, start: int, end: int) -> bool:
-    before = _TAG.sub("", text[max(0, start - BEFORE) : start])
-    behind = _TAG.sub("", text[end : end + BEHIND])
+    before, word = text[max(0, start - BEFORE) : start], text[start:end]
+    behind = text[end : end + BEHIND]
+    if word.islower() and not _MAYBE.match(behind):
+        near = before[-LONGEST_TITLE:]
+        if not _TITLE.search(near) and not _HANDLE_BEFORE.search(near):
+            return False
     if start > BEFORE and "\n" not in before:
         before = "x" + before  # what is cut off is no beginning
-    word = _TAG.sub("", text[start:end])
-    shouted = word.isupper() and _shouts(before, behind)
-    small = word.islower() or shouted
+    return _names(before, word, behind, _wrapped(text, start))
+
+
+def _wrapped(text: str, start: int) -> bool:
+    """Whether a line only ends before a word because it is full."""
+    head = text[max(0, start - 3 * LONG_LINE) : start].rstrip(" \t")
+    line = head[:-1].rsplit("\n", 1)[-1].rstrip()
+    return head.endswith("\n") and len(line) > LONG_LINE and (line[-1].isalpha() or line[-1] == ",")
+
+
+@lru_cache(maxsize=8192)
+def _names(before: str, word: str, behind: str, wrapped: bool) -> bool:
+    before, word, behind = (_TAG.sub("", each) for each in (before, word, behind))
+    small = word.islower() or (word.isupper() and _shouts(before, behind))
     asking = word.lower() in _ASKING
     followed = bool(_PRONOUN.match(behind))
     if not re.search(r"\w", before) and not re.search(r"\w", behind):
         return True
-    if _TITLE.search(before):
-        return not (asking and followed)
-    if word.lower() in _MONTH and _is_month(before, behind):
+    if title := _TITLE.search(before):
+        return not (asking and followed and (small or title[0].lower().startswith("miss")))
+    month = word.lower() in _MONTH
+    if _HANDLE_BEFORE.search(before) or (_HANDLE_BEHIND.match(behind) and not month):
+        return True
+    if month and _is_month(before, behind):
         return False
-    if _alone(before, behind, small):
+    if _alone(before, behind, small) or (_HERE.match(behind) and _INTRODUCED.search(before)):
         return True
     if _GREETING.search(before):
         return bool(_END.match(behind)) if small else not (asking and followed)
-    if _SURELY_CALLED.search(before) and _END.match(behind):
-        return not small or not re.search(r"\b(?:it|this|i)\W*\w*\W*$", before, re.I)
-    if _HERE.match(behind) and _INTRODUCED.search(before):
-        return True
+    if _CALLED.search(before) and _END.match(behind):
+        return not small or not _IT_IS.search(before)
     if small:
         return False
     if re.match(r"['’]s\b", behind) or _LABEL.search(before):
         return True
-    if _begins(before):
+    if _STARTS.search(before) and not wrapped:
         return _begins_with_name(behind, asking)
     return not (asking and (followed or _headline(before, behind)))
 
@@ -126,14 +151,6 @@ def _alone(before: str, behind: str, small: bool) -> bool:
 def _shouts(before: str, behind: str) -> bool:
     around = re.findall(r"[^\W\d_]{2,}", before)[-2:] + re.findall(r"[^\W\d_]{2,}", behind)[:2]
     return bool(around) and all(each.isupper() for each in around)
-
-
-def _begins(before: str) -> bool:
-    """Whether a sentence begins here; a line that is only wrapped goes on."""
-    if not _STARTS.search(before):
-        return False
-    line = re.search(r"([^\n]*[^\W\d_],?)[ \t]*\n[ \t]*$", before)
-    return not (line and len(line[1]) > 30)
 
 
 def _begins_with_name(behind: str, asking: bool) -> bool:

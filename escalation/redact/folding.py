@@ -101,8 +101,12 @@ class View:
         if self.ends is None or self.origins is None:
             return start, end
         last = bisect_left(self.ends, end)
-        after = bisect_right(self.ends, self.ends[last])
-        return self.origins[bisect_right(self.ends, start)], self.origins[after]
+        first, after = bisect_right(self.ends, start), bisect_right(self.ends, self.ends[last])
+        last += 1
+        # What has a length of its own, such as a tag behind a word, stays.
+        while last < after and self.origins[last + 1] - self.origins[last] == 1:
+            last += 1
+        return self.origins[first], self.origins[last]
 
 
 def views(text: str) -> Iterator[View]:

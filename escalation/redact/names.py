@@ -47,6 +47,8 @@ _ENDINGS = frozenset(
     " je ja ju ze zi se si cek chen li lar ler ek".split()
 )  # fmt: skip
 _SHORT_ENDINGS = frozenset("a e i o u y ou ie ii in an en on em im".split())
+_LONG_ENDINGS = frozenset(ending for ending in _ENDINGS if len(ending) > 2)
+_ENDINGS_OF_TWO = frozenset("s em om ov ova ovi ovu us".split())
 _FOREIGN_VOWELS = "аяйьоеиыуюєіїσςαηοειυ"
 SURE_STEM = 4
 LONGEST_ENDING = 4
@@ -128,7 +130,7 @@ def _word(inner: list[str], people: bool, edge: bool, alone: bool) -> Word | Non
         spellings |= dict.fromkeys(v for v in variants(joined))
     doubtful = joined in _NAMES_TOO or joined in _ALSO_NAMES
     doubtful = doubtful or (people and joined in english())
-    stems = [] if doubtful or together else [s for w in spellings for s in _stems(w)]
+    stems = [] if together else [s for w in spellings for s in _stems(w, doubtful)]
     return Word(tuple(spellings), doubtful, together, tuple(dict.fromkeys(stems)))
 
 
@@ -141,12 +143,13 @@ def variants(word: str) -> list[str]:
     return [each for each in found if each != word and len(each) > 3 and not is_word(each)]
 
 
-def _stems(word: str) -> list[tuple[str, frozenset[str] | None]]:
-    stems: list[tuple[str, frozenset[str] | None]] = [
-        (word, None if len(word) >= SURE_STEM else _ENDINGS)
-    ]
+def _stems(word: str, doubtful: bool) -> list[tuple[str, frozenset[str] | None]]:
+    if doubtful:
+        return [(word, _LONG_ENDINGS)]
     if len(word) < 3:
-        return []
+        return [(word, _ENDINGS_OF_TWO)]
+    sure = len(word) >= SURE_STEM
+    stems: list[tuple[str, frozenset[str] | None]] = [(word, None if sure else _ENDINGS)]
     shorter = word.rstrip("aeiouy" + _FOREIGN_VOWELS)
     shorter = word[:-1] if len(word) - len(shorter) > 1 else shorter
     if shorter != word:

@@ -243,7 +243,7 @@ class _Search:
         spans, left = list[Span](), seen.text
         for kind in FINDERS:
             wanted = kind in self._patterns and not constant
-            if not wanted and not (kind == "email" and self._values):
+            if not wanted and not (kind == "email" and self._inside):
                 continue
             taken = []
             for found in FINDERS[kind](left):

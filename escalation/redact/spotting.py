@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from escalation.redact.context import names_someone
+from escalation.redact.context import asks, names_someone
 from escalation.redact.folding import LETTER, View, fold, tokens
 from escalation.redact.names import (
     LONGEST_ENDING,
@@ -23,12 +24,13 @@ from escalation.redact.names import (
 GLUED, INSIDE = 4, 7
 LONGEST_TOKEN = 40
 _LETTER = re.compile(LETTER)
+_WORD = re.compile(f"{LETTER}+")
 _SPELT = re.compile(rf"(?<!{LETTER}){LETTER}(?:[\s\-_*]{{1,3}}{LETTER}(?!{LETTER})){{2,}}")
 # Between two words of one name: an initial or a particle may stand there.
 _BETWEEN = re.compile(
     r"[\W_]{0,3}(?:(?:[^\W\d_]\.?|de|la|van|der|den|von|of|el|al|bin|da|dos?)[\W_]{1,3}){0,3}"
 )
-_BESIDE = re.compile(r"[^\w.!?;:]{0,3}|_")
+_BESIDE = re.compile(r"(?:[^\w.!?;:]|_){0,6}")
 _INITIALS = re.compile(
     r"(?:(?<!\w)[^\W\d_]\.[ \-]?){1,3}$|(?<!\w)[^\W\d_AI][ \-]$|\b[ODL]['’]$|\bMa?c ?$"
 )
@@ -74,6 +76,7 @@ class Names:
                 self._initials[field] = initials(value)
                 for word in words_of(value, of_people(field)):
                     self._known.append(_Known(word, field, len(self._known)))
+        self._all = [word for each in self._values.values() for word in each]
         self._letters = set("".join(self._initials.values()))
         self._exact: dict[str, _Known] = {}
         self._stems: dict[str, list[tuple[_Known, frozenset[str] | None]]] = {}
@@ -135,8 +138,6 @@ class Names:
 
     def _together(self, one: _Hit, other: _Hit, seen: View, text: str) -> bool:
         """Whether two hits beside each other make a name, one of them doubtful."""
-        if one.known.word is other.known.word:
-            return False
         first, last = sorted((one, other), key=lambda hit: hit.start)
         between = seen.text[first.end : last.start]
         starts = [text[seen.original(hit.start, hit.end)[0]].isupper() for hit in (first, last)]
@@ -146,12 +147,18 @@ class Names:
             return False
         if other.sure or all(starts):
             return True
-        return first.known.order < last.known.order and "," not in between
+        in_order = first.known.order < last.known.order
+        return (in_order or self._doubled(first, last)) and "," not in between
+
+    def _doubled(self, one: _Hit, other: _Hit) -> bool:
+        """Rose Rose has a name that says so."""
+        same = one.known.word.spellings[0]
+        return one.known is other.known and self._all.count(same) > 1
 
     def _initial_before(self, hit: _Hit, seen: View, text: str) -> bool:
-        start, _ = seen.original(hit.start, hit.end)
+        start, end = seen.original(hit.start, hit.end)
         before = re.search(r"(?<!\w)([^\W\d_])(\.[ \-]?| )$", text[max(0, start - 4) : start])
-        if not before or fold(before[1]) not in self._letters:
+        if not before or fold(before[1]) not in self._letters or asks(text, start, end):
             return False
         if before[2] == " ":
             return before[1].isupper() and before[1] not in "AI" and text[start].isupper()
@@ -189,8 +196,9 @@ class Names:
                 continue
             for ends in {letters, letters[0] + letters[-1]} - _NO_NAMES:
                 dotted = r"\.[ \-]?".join(re.escape(c.upper()) for c in ends)
-                for found in re.finditer(rf"(?<![\w.]){dotted}(?!\w)\.?", text):
-                    yield NameSpan(*found.span(), field, False)
+                for found in re.finditer(rf"{dotted}(?!\w)\.?", text):
+                    if not re.match(r"[\w.]", text[found.start() - 1 : found.start()]):
+                        yield NameSpan(*found.span(), field, False)
 
 
 def _outer(hits: list[_Hit]) -> list[_Hit]:
@@ -215,22 +223,25 @@ class _Finder:
         letters: set[str],
     ) -> None:
         self._text = seen.text
-        self._is_seam = frozenset(seen.seams)
+        self._borders = _Borders(seen)
         self._exact = exact
         self._stems = stems
         self._letters = letters
-        self._raw = [(at, s, k) for s, k in exact.items() for at in _places(s, seen.text)]
-        self._starts: dict[int, _Known] = {at: k for at, s, k in self._raw}
-        self._ends: dict[int, _Known] = {at + len(s): k for at, s, k in self._raw}
+        raw = [(at, at + len(s), k) for s, k in exact.items() for at in _places(s, seen.text)]
+        self._raw = sorted(raw, key=lambda each: (each[0], -each[1]))
+        self._starts: dict[int, _Known] = {start: k for start, _, k in raw}
+        self._ends: dict[int, _Known] = {end: k for _, end, k in raw}
 
     def hits(self) -> Iterator[_Hit]:
-        for at, spelling, known in self._raw:
-            hit = self._as_it_is(at, at + len(spelling), known)
+        done = 0
+        for start, end, known in self._raw:
+            hit = self._as_it_is(start, end, known) if end > done else None
             if hit is not None:
+                done = hit.end if hit.sure else done
                 yield hit
         for stem, forms in self._stems.items():
             for at in _places(stem, self._text):
-                if self._border(at) or at in self._ends:
+                if at in self._borders or at in self._ends:
                     yield from self._declined(at, at + len(stem), forms)
         yield from self._spelt()
 
@@ -238,24 +249,25 @@ class _Finder:
         word, long = known.word, end - start
         if word.together:
             return _Hit(start, end, known, sure=not word.doubtful)
-        left = self._border(start) or self._ends.get(start, known) is not known
-        right = self._border(end) or self._starts.get(end, known) is not known
-        possessive = long > 2 and self._text[end : end + 1] == "s" and self._border(end + 1)
+        left = start in self._borders or self._ends.get(start, known) is not known
+        right = end in self._borders or self._starts.get(end, known) is not known
+        possessive = long > 2 and self._text.startswith("s", end) and end + 1 in self._borders
         if left and (right or possessive):
             return _Hit(start, end, known, sure=not word.doubtful)
+        first, last = self._borders.around(start, end)
+        token = self._text[first:last]
+        if right and self._text[first:start] in self._letters and not is_word(token):
+            return _Hit(first, end, known, sure=True)
         if word.doubtful:
             return None
-        first, last = self._before(start), self._behind(end)
-        if right and self._text[first:start] in self._letters:
-            return _Hit(first, end, known, sure=True)
-        if long >= (GLUED if left or right else INSIDE) and not is_word(self._text[first:last]):
+        if long >= (GLUED if left or right else INSIDE) and not is_word(token):
             return _Hit(start if left else first, end if right else last, known, sure=True)
         return None
 
     def _declined(
         self, start: int, stem: int, forms: list[tuple[_Known, frozenset[str] | None]]
     ) -> Iterator[_Hit]:
-        end = self._behind(stem)
+        end = self._borders.around(start, stem)[1]
         rest, token = self._text[stem:end], self._text[start:end]
         if not rest or len(token) < 3 or (rest == "s" and token[:-1] in self._exact):
             return
@@ -274,25 +286,27 @@ class _Finder:
                     end = places[at + len(spelling) - 1] + 1
                     yield _Hit(places[at], end, known, sure=True)
 
-    def _border(self, place: int) -> bool:
-        if place in self._is_seam or not 0 < place < len(self._text):
-            return True
-        before, behind = _LETTER.match(self._text, place - 1), _LETTER.match(self._text, place)
-        return not (before and behind)
 
-    def _behind(self, place: int) -> int:
-        """Where the word ends that goes on here."""
-        last = min(len(self._text), place + LONGEST_TOKEN)
-        end = place
-        while end < last and not self._border(end):
-            end += 1
-        return end
+class _Borders:
+    """Where words begin and end in a text, seams among them."""
 
-    def _before(self, place: int) -> int:
-        start, least = place, max(0, place - LONGEST_TOKEN)
-        while start > least and not self._border(start):
-            start -= 1
-        return start
+    def __init__(self, seen: View) -> None:
+        words = [found.span() for found in _WORD.finditer(seen.text)]
+        self._all = {place for span in words for place in span}.union(seen.seams)
+        self._in_order = sorted(self._all)
+        self._text = seen.text
+
+    def __contains__(self, place: int) -> bool:
+        return place in self._all or not _LETTER.match(self._text, place)
+
+    def around(self, start: int, end: int) -> tuple[int, int]:
+        """Where the words that a span stands in begin and end, as far as words go."""
+        first = bisect_right(self._in_order, start) - 1
+        last = bisect_left(self._in_order, end)
+        return (
+            max(self._in_order[first] if first >= 0 else start, start - LONGEST_TOKEN),
+            min(self._in_order[last] if last < len(self._in_order) else end, end + LONGEST_TOKEN),
+        )
 
 
 def _places(wanted: str, text: str) -> Iterator[int]:
