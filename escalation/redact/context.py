@@ -8,17 +8,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-BEFORE, BEHIND, LONG_LINE, LONGEST_TITLE = 32, 40, 30, 14
+BEFORE, BEHIND, LONG_LINE = 32, 40, 30
 _TAG = re.compile(r"<[^<>]*>?|&nbsp;|[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-_TITLE = re.compile(
-    r"(?:\b(?:m(?:rs?|s|x|iss|me|lle|evr|essrs)|dr|prof(?:essor)?|sir|madam|lady|lord|herrn?|frau|fr|hr"
-    r"|sr(?:ta|a)?|se[nñ]or(?:a|ita)?|monsieur|madame|sig(?:nora?)?|dott|pana?|pan[iíu]|dhr|mw"
-    r"|famil(?:y|ie)|user(?:name)?|login)\.?\s*|@)$",
-    re.IGNORECASE,
+_TITLES = frozenset(
+    "m mr mrs ms mx miss mme mlle mevr messrs dr prof professor sir madam lady lord herr herrn frau fr"
+    " hr sr sra srta señor senor señora senora señorita senorita monsieur madame sig signor signora"
+    " dott pan pana pani paní panu dhr mw family familie user username login".split()
 )
 # Beside a digit or between underscores stands no prose.
-_HANDLE_BEFORE = re.compile(r"\w_$|\d$")
-_HANDLE_BEHIND = re.compile(r"_\w|\d")
+_HANDLE_BEFORE = re.compile(r"(?:\w_|\d)$")
 _GREETING = re.compile(
     r"\b(?:dear|hi+|hello|hey|hallo|hola|bonjour|ciao|liebe[rs]?|welcome|attn|(?:guten tag"
     r"|good (?:morning|afternoon|evening|day)))\W{1,3}$",
@@ -87,12 +85,23 @@ def names_someone(text: str, start: int, end: int) -> bool:
     before, word = text[max(0, start - BEFORE) : start], text[start:end]
     behind = text[end : end + BEHIND]
     if word.islower() and not _MAYBE.match(behind):
-        near = before[-LONGEST_TITLE:]
-        if not _TITLE.search(near) and not _HANDLE_BEFORE.search(near):
+        if not _title(before) and not _HANDLE_BEFORE.search(before[-2:]):
             return False
     if start > BEFORE and "\n" not in before:
         before = "x" + before  # what is cut off is no beginning
     return _names(before, word, behind, _wrapped(text, start))
+
+
+def _title(before: str) -> str:
+    """The title that goes right before, in small letters, or "@"; else nothing."""
+    near = before.rstrip(" .\u00a0\n")
+    if near.endswith("@"):
+        return "@"
+    first = len(near)
+    while first and near[first - 1].isalpha():
+        first -= 1
+    last = near[first:].lower()
+    return last if last in _TITLES and before[-1:] in " .\u00a0\n" else ""
 
 
 def _wrapped(text: str, start: int) -> bool:
@@ -110,10 +119,10 @@ def _names(before: str, word: str, behind: str, wrapped: bool) -> bool:
     followed = bool(_PRONOUN.match(behind))
     if not re.search(r"\w", before) and not re.search(r"\w", behind):
         return True
-    if title := _TITLE.search(before):
-        return not (asking and followed and (small or title[0].lower().startswith("miss")))
+    if title := _title(before):
+        return not (asking and followed and (small or title == "miss"))
     month = word.lower() in _MONTH
-    if _HANDLE_BEFORE.search(before) or (_HANDLE_BEHIND.match(behind) and not month):
+    if _HANDLE_BEFORE.search(before) or re.match(r"_\w" if month else r"_\w|\d", behind):
         return True
     if month and _is_month(before, behind):
         return False

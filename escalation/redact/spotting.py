@@ -22,9 +22,10 @@ from escalation.redact.names import (
 
 # From here on a word is not part of another by chance: at its beginning or end, and anywhere.
 GLUED, INSIDE = 4, 7
+MOST_BETWEEN = 8
 LONGEST_TOKEN = 40
 _LETTER = re.compile(LETTER)
-_WORD = re.compile(f"{LETTER}+")
+_RUN = re.compile(f"{LETTER}{{0,{LONGEST_TOKEN}}}")
 _SPELT = re.compile(rf"(?<!{LETTER}){LETTER}(?:[\s\-_*]{{1,3}}{LETTER}(?!{LETTER})){{2,}}")
 # Between two words of one name: an initial or a particle may stand there.
 _BETWEEN = re.compile(
@@ -140,6 +141,8 @@ class Names:
         """Whether two hits beside each other make a name, one of them doubtful."""
         first, last = sorted((one, other), key=lambda hit: hit.start)
         between = seen.text[first.end : last.start]
+        if len(between) > MOST_BETWEEN:
+            return False
         starts = [text[seen.original(hit.start, hit.end)[0]].isupper() for hit in (first, last)]
         if re.fullmatch(r"\s+[a-z]\.?\s+", between):
             return all(starts) or other.sure
@@ -157,12 +160,15 @@ class Names:
 
     def _initial_before(self, hit: _Hit, seen: View, text: str) -> bool:
         start, end = seen.original(hit.start, hit.end)
-        before = re.search(r"(?<!\w)([^\W\d_])(\.[ \-]?| )$", text[max(0, start - 4) : start])
-        if not before or fold(before[1]) not in self._letters or asks(text, start, end):
+        before = text[max(0, start - 4) : start]
+        initial = before.rstrip(" .-")
+        if not initial or initial[-2:-1].isalnum() or fold(initial[-1]) not in self._letters:
             return False
-        if before[2] == " ":
-            return before[1].isupper() and before[1] not in "AI" and text[start].isupper()
-        return True
+        if asks(text, start, end):
+            return False
+        if before[len(initial) :] == " ":
+            return initial[-1].isupper() and initial[-1] not in "AI" and text[start].isupper()
+        return before[len(initial) :] in (".", ". ", ".-")
 
     def _span(self, cluster: list[_Hit], seen: View, text: str) -> NameSpan:
         field = cluster[0].known.field
@@ -207,7 +213,11 @@ def _outer(hits: list[_Hit]) -> list[_Hit]:
     for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end, not hit.sure)):
         if not kept or hit.end > kept[-1].end:
             kept.append(hit)
-        elif hit.sure and (hit.start, hit.end) == (kept[-1].start, kept[-1].end):
+        elif (
+            hit.sure
+            and not kept[-1].sure
+            and (hit.start, hit.end) == (kept[-1].start, kept[-1].end)
+        ):
             kept[-1] = replace(kept[-1], sure=True)
     return kept
 
@@ -241,7 +251,7 @@ class _Finder:
                 yield hit
         for stem, forms in self._stems.items():
             for at in _places(stem, self._text):
-                if at in self._borders or at in self._ends:
+                if at in self._borders:
                     yield from self._declined(at, at + len(stem), forms)
         yield from self._spelt()
 
@@ -254,15 +264,13 @@ class _Finder:
         possessive = long > 2 and self._text.startswith("s", end) and end + 1 in self._borders
         if left and (right or possessive):
             return _Hit(start, end, known, sure=not word.doubtful)
-        first, last = self._borders.around(start, end)
-        token = self._text[first:last]
-        if right and self._text[first:start] in self._letters and not is_word(token):
-            return _Hit(first, end, known, sure=True)
-        if word.doubtful:
+        initial = right and self._text[start - 1] in self._letters and start - 1 in self._borders
+        if not initial and (word.doubtful or long < (GLUED if left or right else INSIDE)):
             return None
-        if long >= (GLUED if left or right else INSIDE) and not is_word(token):
-            return _Hit(start if left else first, end if right else last, known, sure=True)
-        return None
+        first, last = self._borders.around(start, end)
+        if is_word(self._text[first:last]):
+            return None
+        return _Hit(start if left else first, end if right else last, known, sure=True)
 
     def _declined(
         self, start: int, stem: int, forms: list[tuple[_Known, frozenset[str] | None]]
@@ -291,22 +299,25 @@ class _Borders:
     """Where words begin and end in a text, seams among them."""
 
     def __init__(self, seen: View) -> None:
-        words = [found.span() for found in _WORD.finditer(seen.text)]
-        self._all = {place for span in words for place in span}.union(seen.seams)
-        self._in_order = sorted(self._all)
         self._text = seen.text
+        self._in_order = seen.seams
+        self._seams = frozenset(seen.seams)
 
     def __contains__(self, place: int) -> bool:
-        return place in self._all or not _LETTER.match(self._text, place)
+        if place in self._seams or place <= 0:
+            return True
+        return not (_LETTER.match(self._text, place - 1) and _LETTER.match(self._text, place))
 
     def around(self, start: int, end: int) -> tuple[int, int]:
         """Where the words that a span stands in begin and end, as far as words go."""
-        first = bisect_right(self._in_order, start) - 1
-        last = bisect_left(self._in_order, end)
-        return (
-            max(self._in_order[first] if first >= 0 else start, start - LONGEST_TOKEN),
-            min(self._in_order[last] if last < len(self._in_order) else end, end + LONGEST_TOKEN),
-        )
+        run = _RUN.match(self._text, end)
+        back = _RUN.match(self._text[max(0, start - LONGEST_TOKEN) : start][::-1])
+        first, last = start - (back.end() if back else 0), run.end() if run else end
+        if self._in_order:
+            before, behind = bisect_right(self._in_order, start), bisect_left(self._in_order, end)
+            first = max(first, self._in_order[before - 1] if before else 0)
+            last = min(last, *self._in_order[behind : behind + 1], last)
+        return first, last
 
 
 def _places(wanted: str, text: str) -> Iterator[int]:
