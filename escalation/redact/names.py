@@ -128,7 +128,7 @@ def _word(inner: list[str], people: bool, edge: bool, alone: bool) -> Word | Non
     spellings = dict.fromkeys(glue.join(inner) for glue in ("", "'", "-", " ", "."))
     if len(inner) == 1:
         spellings |= dict.fromkeys(v for v in variants(joined))
-    doubtful = joined in _NAMES_TOO or joined in _ALSO_NAMES
+    doubtful = joined in _NAMES_TOO or (joined in _ALSO_NAMES and not alone)
     doubtful = doubtful or (people and joined in english())
     stems = [] if together else [s for w in spellings for s in _stems(w, doubtful)]
     return Word(tuple(spellings), doubtful, together, tuple(dict.fromkeys(stems)))

@@ -158,11 +158,8 @@ def _in_order(spans: list[Span]) -> list[Span]:
     kept = list[Span]()
     for start, end, placeholder in sorted(spans, key=lambda span: (span[0], -span[1])):
         at = kept[-1][1] if kept else 0
-        if end <= at:
-            continue
-        if start < at and placeholder == kept[-1][2]:
-            kept[-1] = (kept[-1][0], end, placeholder)
-        else:
+        # "Ana Wu, Ana Wu" holds "Wu, Ana", whose other half is in the span that follows.
+        if end > at and not (start < at and placeholder == kept[-1][2]):
             kept.append((max(start, at), end, placeholder))
     return kept
 
@@ -178,6 +175,7 @@ class _Search:
         self._values: dict[str, Value] = {
             p: compiled(v) for p, v in known.named.items() if not self._names.doubtful(p)
         }
+        self._searched = {p: v for p, v in self._values.items() if not self._names.cover(p)}
         inside = {w for v in self._values.values() for s in v.spellings for w in ["".join(s)]}
         inside |= set(self._names.glued(LEAST_IN_ADDRESS))
         self._inside = [w for w in inside if len(w) >= LEAST_IN_ADDRESS]
@@ -222,7 +220,7 @@ class _Search:
         seen = None
         for each in views(text):
             seen = seen or each
-            for placeholder, value in self._values.items():
+            for placeholder, value in self._searched.items():
                 found = value.spans(each.text)
                 spans += ((*each.original(*span), placeholder) for span in found)
             names += self._names.spans(each, text)

@@ -13,6 +13,7 @@ from escalation.redact.folding import LETTER, View, fold, tokens
 from escalation.redact.names import (
     LONGEST_ENDING,
     Word,
+    english,
     initials,
     is_name,
     is_word,
@@ -22,22 +23,18 @@ from escalation.redact.names import (
 
 # From here on a word is not part of another by chance: at its beginning or end, and anywhere.
 GLUED, INSIDE = 4, 7
-MOST_BETWEEN = 8
-LONGEST_TOKEN = 40
-_LETTER = re.compile(LETTER)
-_RUN = re.compile(f"{LETTER}{{0,{LONGEST_TOKEN}}}")
-_SPELT = re.compile(rf"(?<!{LETTER}){LETTER}(?:[\s\-_*]{{1,3}}{LETTER}(?!{LETTER})){{2,}}")
-# Between two words of one name: an initial or a particle may stand there.
-_BETWEEN = re.compile(
-    r"[\W_]{0,3}(?:(?:[^\W\d_]\.?|de|la|van|der|den|von|of|el|al|bin|da|dos?)[\W_]{1,3}){0,3}"
+MOST_BETWEEN = re.compile(
+    rf"(?:[^\w;:!?]|_){{0,3}}"
+    rf"(?:(?:{LETTER}\.?|de|la|van|der|den|von|of|el|al|bin|da|dos?)[\W_]{{1,3}}){{0,3}}"
 )
 _BESIDE = re.compile(r"(?:[^\w.!?;:]|_){0,6}")
 _INITIALS = re.compile(
-    r"(?:(?<!\w)[^\W\d_]\.[ \-]?){1,3}$|(?<!\w)[^\W\d_AI][ \-]$|\b[ODL]['’]$|\bMa?c ?$"
+    r"(?:(?<![\w'’])[^\W\d_]\.[ \-]?){1,3}$|(?<![\w'’])[B-HJ-ZÀ-Þ][ \-]$|\b[ODL]['’]$|\bMa?c ?$"
 )
 _INITIALS_BEHIND = re.compile(
-    r",?[ \-]?(?:[A-ZÀ-Þ]\.[ \-]?){1,3}(?<! )(?<!-)|,? [B-HJ-ZÀ-Þ](?!['’\w])"
+    r",?[ \-]?(?:[A-ZÀ-Þ]\.[ \-]?){1,3}(?<! )(?<!-)|,? [B-HJ-ZÀ-Þ](?!['’\w\\])"
 )
+_JOINTS = frozenset(" .,-'’")
 _NO_NAMES = frozenset("us am pm ie eg ps uk po dc la ny id tv nb vs ca no st".split())
 
 
@@ -70,6 +67,7 @@ class Names:
 
     def __init__(self, named: Mapping[str, str]) -> None:
         self._known: list[_Known] = []
+        self._single = {p for p, v in named.items() if v.isalpha() and is_name(v)}
         self._values = {p: sorted(tokens(fold(v))) for p, v in named.items()}
         self._initials: dict[str, str] = {}
         for field, value in named.items():
@@ -77,7 +75,7 @@ class Names:
                 self._initials[field] = initials(value)
                 for word in words_of(value, of_people(field)):
                     self._known.append(_Known(word, field, len(self._known)))
-        self._all = [word for each in self._values.values() for word in each]
+        self._all = [w for p, v in named.items() if is_name(v) for w in self._values[p]]
         self._letters = set("".join(self._initials.values()))
         self._exact: dict[str, _Known] = {}
         self._stems: dict[str, list[tuple[_Known, frozenset[str] | None]]] = {}
@@ -87,8 +85,13 @@ class Names:
             for stem, rests in known.word.stems:
                 self._stems.setdefault(stem, []).append((known, rests))
 
+    def cover(self, field: str) -> bool:
+        """Whether a field's whole value is found here as well: a single word, or none but words of
+        the language."""
+        found = [known.word.doubtful for known in self._known if known.field == field]
+        return bool(found) and (all(found) or field in self._single)
+
     def doubtful(self, field: str) -> bool:
-        """Whether all words of a value are also words of the language."""
         found = [known.word.doubtful for known in self._known if known.field == field]
         return bool(found) and all(found)
 
@@ -115,6 +118,9 @@ class Names:
         for hit in self._settled(hits, seen, text):
             apart = cluster and (
                 hit.known.field != cluster[-1].known.field
+                or (
+                    any(hit.known is each.known for each in cluster) and not self._doubled(hit, hit)
+                )
                 or not _BETWEEN.fullmatch(seen.text, cluster[-1].end, hit.start)
             )
             if apart:
@@ -142,6 +148,8 @@ class Names:
         first, last = sorted((one, other), key=lambda hit: hit.start)
         between = seen.text[first.end : last.start]
         if len(between) > MOST_BETWEEN:
+            return False
+        if one.known is other.known and not self._doubled(one, other):
             return False
         starts = [text[seen.original(hit.start, hit.end)[0]].isupper() for hit in (first, last)]
         if re.fullmatch(r"\s+[a-z]\.?\s+", between):
@@ -175,13 +183,17 @@ class Names:
         found = tokens(seen.text[cluster[0].start : cluster[-1].end])
         start, end = seen.original(cluster[0].start, cluster[-1].end)
         first, last = start, end
-        before = _INITIALS.search(text[max(0, start - 12) : start])
-        if before and self._is_initial(before[0]):
-            start -= len(before[0])
-        behind = _INITIALS_BEHIND.match(text, end)
-        if behind and self._is_initial(behind[0]):
-            end = behind.end()
-        whole = (start, end) == (first, last) and sorted(found) == self._values[field]
+        before = text[max(0, start - 12) : start]
+        if before[-1:] in _JOINTS or before[-1:].isalpha():
+            initial = _INITIALS.search(before)
+            start -= len(initial[0]) if initial and self._is_initial(initial[0]) else 0
+        if text[end : end + 1] in _JOINTS:
+            initial = _INITIALS_BEHIND.match(text, end)
+            end = initial.end() if initial and self._is_initial(initial[0]) else end
+        whole = (start, end) == (first, last) and (
+            sorted(found) == self._values[field]
+            or (field in self._single and "".join(found) in self._exact)
+        )
         return NameSpan(start, end, field, whole)
 
     def _is_initial(self, found: str) -> bool:
@@ -243,15 +255,16 @@ class _Finder:
         self._ends: dict[int, _Known] = {end: k for _, end, k in raw}
 
     def hits(self) -> Iterator[_Hit]:
-        done = 0
+        done, taken = 0, set[int]()
         for start, end, known in self._raw:
             hit = self._as_it_is(start, end, known) if end > done else None
             if hit is not None:
                 done = hit.end if hit.sure else done
+                taken.add(hit.start)
                 yield hit
         for stem, forms in self._stems.items():
             for at in _places(stem, self._text):
-                if at in self._borders:
+                if at not in taken and at in self._borders:
                     yield from self._declined(at, at + len(stem), forms)
         yield from self._spelt()
 
@@ -268,7 +281,8 @@ class _Finder:
         if not initial and (word.doubtful or long < (GLUED if left or right else INSIDE)):
             return None
         first, last = self._borders.around(start, end)
-        if is_word(self._text[first:last]):
+        token = self._text[first:last]
+        if token in english() if initial else is_word(token):
             return None
         return _Hit(start if left else first, end if right else last, known, sure=True)
 
@@ -277,7 +291,8 @@ class _Finder:
     ) -> Iterator[_Hit]:
         end = self._borders.around(start, stem)[1]
         rest, token = self._text[stem:end], self._text[start:end]
-        if not rest or len(token) < 3 or (rest == "s" and token[:-1] in self._exact):
+        possessive = token[-1:] == "s" and token[:-1] in self._exact and len(token) > 3
+        if not rest or len(token) < 3 or possessive:
             return
         for known, rests in forms:
             fits = len(rest) <= LONGEST_ENDING if rests is None else rest in rests
