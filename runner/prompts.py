@@ -7,11 +7,13 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
 from jinja2 import Template as JinjaTemplate
-from jinja2 import TemplateSyntaxError, UndefinedError, meta
+from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.runtime import Context
 
 from runner.errors import RecordError
@@ -37,23 +39,51 @@ class Template:
     def __init__(self, text: str, where: str) -> None:
         self.where = where
         self._template = _environment.from_string(text)
-        self.constant = not meta.find_undeclared_variables(_environment.parse(text))
-        self.plain = self.filled({}) if "{" not in text else None
+        parsed = _environment.parse(text)
+        self.constant = not meta.find_undeclared_variables(parsed)
+        self.plain = "".join(self.pieces({})) if "{" not in text else None
+        self._own = _literals(parsed)
 
     def render(self, record: Record) -> str:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
-        if self.plain is not None:
-            return self.plain
+        return self.plain if self.plain is not None else "".join(self._pieces(record))
+
+    def message(self, role: str, record: Record) -> Message:
+        """As `render`, with what in it is the template's own."""
+        pieces = [self.plain] if self.plain is not None else self._pieces(record)
+        text = "".join(pieces)
+        if self.constant:
+            return Message(role, text, cacheable=role == "system", own=((0, len(text)),))
+        own, at = [], 0
+        for piece in pieces:
+            if piece in self._own and type(piece) is str:
+                own.append((at, at + len(piece)))
+            at += len(piece)
+        return Message(role, text, own=tuple(own))
+
+    def _pieces(self, record: Record) -> list[str]:
         try:
-            return self.filled(record.fields)
+            return self.pieces(record.fields)
         except Exception as error:  # whatever a job's own template does, one record pays for it
             raise _failure(error, self.where, record) from None
 
-    def filled(self, fields: Mapping[str, Any]) -> str:
+    def pieces(self, fields: Mapping[str, Any]) -> list[str]:
         """Raises whatever goes wrong inside."""
         begin()
         context = _context(self._template, fields)
-        return _environment.concat(self._template.root_render_func(context))
+        return _environment.bounded(self._template.root_render_func(context))
+
+
+def _literals(parsed: nodes.Template) -> frozenset[str]:
+    """The words that a template says itself. Whatever is not among them counts as the record's:
+    what a filter or a macro made is."""
+    found = set()
+    for output in parsed.find_all(nodes.Output):
+        for literal, group in groupby(output.nodes, lambda n: isinstance(n, nodes.TemplateData)):
+            text = "".join(n.data for n in group if isinstance(n, nodes.TemplateData))
+            if literal and re.search(r"\w", text):
+                found.add(text)
+    return frozenset(found)
 
 
 class Expression:
@@ -194,16 +224,13 @@ class Renderer:
         self._constraint = constraint
         self._first: Message | None = None
         if self._system is not None and self._system.plain is not None:
-            self._first = Message("system", self._system.plain, cacheable=True)
+            self._first = self._system.message("system", Record(0, "", {}, 0))
 
     def render(self, record: Record) -> Prompt:
-        user = Message("user", self._user.render(record))
+        user = self._user.message("user", record)
         if self._system is None:
             return Prompt((user,), self._constraint)
-        system = self._first
-        if system is None:
-            text = self._system.render(record)
-            system = Message("system", text, cacheable=self._system.constant)
+        system = self._first or self._system.message("system", record)
         return Prompt((system, user), self._constraint)
 
     def most_usd(self, record: Record) -> Decimal | None:
@@ -229,9 +256,17 @@ class LineRenderer(Renderer):
 
     def render(self, record: Record) -> Prompt:
         given = record.fields["messages"]
-        messages = [Message(m["role"], m["content"], m.get("cacheable", False)) for m in given]
+        messages = [
+            Message(
+                m["role"],
+                m["content"],
+                m.get("cacheable", False),
+                tuple(map(tuple, m.get("own", ()))),
+            )
+            for m in given
+        ]
         if self._system is not None:
-            own = Message("system", self._system.render(record))
+            own = replace(self._system.message("system", record), cacheable=False)
             messages = [own, *(m for m in messages if m.role != "system")]
         sampling = sampling_of(record.fields["body"])
         for name in sampling.get("extra", {}):

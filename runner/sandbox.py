@@ -66,9 +66,18 @@ def _admitted(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> Any:
+class Filled(str):
+    """What stands in a template's place for a value, told by its type from the template's text."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+
+def _shown(value: Any) -> Filled:
     """What is about to become text."""
-    return value if type(value) is str else _admitted(value)
+    return Filled(value if type(value) is str else _admitted(value))
 
 
 def _counted(iterable: Iterable[Any]) -> Iterator[Any]:
@@ -202,9 +211,14 @@ class Environment(ImmutableSandboxedEnvironment):
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
         """Instead of "".join, in the generated code too."""
+        return "".join(Environment.bounded(pieces))
+
+    @staticmethod
+    def bounded(pieces: Iterable[str]) -> list[str]:
+        """The pieces, charged for."""
         made = list(pieces)
         _charge(sum(map(len, made)))
-        return "".join(made)
+        return made
 
     @staticmethod
     def together(join: Callable[[Iterable[Any]], str], parts: Sequence[Any]) -> str:

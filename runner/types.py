@@ -62,11 +62,13 @@ class Record:
 
 @frozen
 class Message:
-    """``cacheable``: the same for every record, so that a provider may keep it between calls."""
+    """``cacheable``: the same for every record, so that a provider may keep it between calls.
+    ``own``: the spans of the content that are the job's own words, no record's."""
 
     role: str
     content: str
     cacheable: bool = False
+    own: tuple[tuple[int, int], ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ EMAILS = [
     "anna.schmidt@example.com", "o'brien+crm@mail.example.co.uk", "JOSÉ@müller.de", "a@b.io",
     "first_last-3@sub-domain.example.museum", "иван@почта.рф", "x@xn--bcher-kva.example",
     "anna (at) example (dot) com", "anna[at]example.org", "anna%40example.com",
-    "anna&#64;example.com",
+    "anna&#64;example.com", "田中@例え.jp", "田中.taro@example.jp", "דוד1@example.co.il",
+    "محمد@مثال.إختبار", "anna@例え.com", "李小龍88@xn--fsq.tw", "김민수@example.kr", "たろう@example.jp",
 ]  # fmt: skip
 PHONES = [
     "+49 170 1234567", "+49 (0)30 23125-123", "0049 170 1234567", "0170/123 45 67", "01701234567",

@@ -180,8 +180,7 @@ def test_each_value_has_one_placeholder_and_each_placeholder_one_value() -> None
 @pytest.mark.parametrize(
     ("value", "text"),
     [("Renée Dupont", "r.e.n.é.e d.u.p.o.n.t"), ("+49 170 1234567", "id 99917012345670"),
-     ("anna@x.org", "an na@x org"), ("Renée Dupont", "Renée (((( Dupont"),
-     ("田中太郎", "田中 (((( 太郎")],
+     ("anna@x.org", "an na@x org"), ("田中太郎", "田 (((( 中太 (((( 郎")],
 )  # fmt: skip
 def test_what_is_not_recognised_keeps_the_record_here(value: str, text: str) -> None:
     with pytest.raises(RecordError) as caught:

@@ -1,4 +1,4 @@
-"""Texts as redaction compares them: without case, accents, escapes and invisible characters."""
+"""Texts as redaction compares them: without case, accents, escapes, markup and what is invisible."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import html
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 # Scripts whose words stand together, or take particles without a space: Hebrew and Arabic, Thai to
 # Burmese, Khmer, Hangul, kana, Han. There a neighbouring letter does not end the search.
@@ -20,17 +20,35 @@ TOGETHER = (
 )
 LETTER = rf"[^\W\d_{TOGETHER}]"
 _TOKEN = re.compile(rf"[{TOGETHER}]+|\d+|{LETTER}+|\0")
-_ESCAPE = re.compile(
-    r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,31});"
-    r"|%[2-7][0-9a-f]|(?:%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3})"
-    r"|\\u[0-9a-f]{4}",
+# Joiners, marks of direction, fillers: what stands in a text and is not seen there.
+_UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+_UNSEEN += "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef"
+_ESCAPES = (
+    r"&(?:amp;)*(?:#\d{1,7};?|#x[0-9a-f]{1,6};?|[a-z]{2,31};)"
+    r"|%[2-7][0-9a-f]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|%[c-f][0-9a-f]"
+    # Quoted-printable: letters of two bytes, runs of them, what old mail programs send, line ends.
+    r"|(?:=[0-9a-f]{2}){2,}|=(?:[c-f][0-9a-f]|2[0c7de]|3d|5f)(?!\d)|=[ \t]*\r?\n"
+    r"|\\u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[nrtfb]"
+    r"|(?<=[^\W\d_])[-\u2010]\r?\n[ \t>]*(?=[^\W\d_])"
+    rf"|[{_UNSEEN}]+"
+)
+_TAGS = r"</?[a-z!][^<>]{0,1000}>|&lt;/?[a-z](?:[^<>&]|&quot;){0,200}&gt;|(?<=\w)(?:\*+|~~|`)(?=\w)"
+_ESCAPE = re.compile(_ESCAPES, re.IGNORECASE)
+_ESCAPE_OR_TAG = re.compile(f"{_TAGS}|{_ESCAPES}", re.IGNORECASE)
+_TAG = re.compile(_TAGS, re.IGNORECASE)
+_BLOCK = re.compile(
+    r"(?:<|&lt;)/?(?:br|p|div|t[dhr]|li|[uo]l|h[1-6r]|table|tbody|body|pre|blockquote|option)\b",
     re.IGNORECASE,
 )
-# Letters with a stroke, and the dotless i, which Unicode does not take apart.
+_CAMEL = re.compile(r"(?<=[a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])")
+# Letters with a stroke, and the dotless i, which Unicode does not take apart; apostrophes, hyphens.
 _PLAIN = str.maketrans(
-    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "\u0131": "i"}
-    | {"æ": "ae", "œ": "oe"}
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "\u0131": "i", "\u0142": "l"}
+    | {"æ": "ae", "œ": "oe", "þ": "th"}
+    | dict.fromkeys("\u2018\u2019\u02bc\u02bb\u2032\u00b4`", "'")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
+_NOTHING = re.compile(f"[{_UNSEEN}]")
 
 
 class _Folds(dict[str, str]):
@@ -39,10 +57,15 @@ class _Folds(dict[str, str]):
     def __missing__(self, char: str) -> str:
         if char.isdecimal():
             folded = str(unicodedata.decimal(char))
+        elif _NOTHING.match(char):
+            folded = ""
         else:
-            apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold())
-            kept = (c for c in apart if not unicodedata.combining(c))
-            folded = "".join(c for c in kept if unicodedata.category(c) != "Cf").translate(_PLAIN)
+            apart = unicodedata.normalize(
+                "NFKD", unicodedata.normalize("NFKD", char.translate(_PLAIN)).casefold()
+            )
+            # Marks: accents, and the vowel signs that stand above or below a letter.
+            kept = (c for c in apart if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
+            folded = "".join(kept).translate(_PLAIN)
         self[char] = folded
         return folded
 
@@ -64,40 +87,75 @@ class View:
     """A text as it is compared, and where in the original each part of it stands.
 
     ``ends[i]`` is where the i-th piece of the original ends in ``text``, ``origins[i]`` where it
-    begins in the original; both are ``None`` where the two texts run in step.
+    begins in the original; both are ``None`` where the two texts run in step. ``seams``: where a
+    word may end though a letter follows: what stood between was taken out, or a capital begins.
     """
 
     text: str
     ends: Sequence[int] | None = None
     origins: Sequence[int] | None = None
+    seams: Sequence[int] = ()
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """The span of the original, whole characters and their accents, behind a span of this."""
         if self.ends is None or self.origins is None:
             return start, end
         last = bisect_left(self.ends, end)
-        after = bisect_right(self.ends, self.ends[last])
-        return self.origins[bisect_right(self.ends, start)], self.origins[after]
+        first, after = bisect_right(self.ends, start), bisect_right(self.ends, self.ends[last])
+        last += 1
+        # What has a length of its own, such as a tag behind a word, stays.
+        while last < after and self.origins[last + 1] - self.origins[last] == 1:
+            last += 1
+        return self.origins[first], self.origins[last]
 
 
-def view(text: str) -> View:
-    if text.isascii() and not _ESCAPE.search(text):
-        return View(text.lower())
+def views(text: str) -> Iterator[View]:
+    """As it stands, and without its tags where it has some: a name can stand in one or across."""
+    yield view(text)
+    if _TAG.search(text):
+        yield view(text, tags=False)
+
+
+def view(text: str, *, tags: bool = True) -> View:
+    escapes = _ESCAPE if tags else _ESCAPE_OR_TAG
+    capitals = [found.start() for found in _CAMEL.finditer(text)]
+    if text.isascii() and not escapes.search(text):
+        return View(text.lower(), seams=capitals)
     pieces: list[str] = []
     origins: list[int] = []
+    seams: list[int] = []
     at = 0
-    for escape in _ESCAPE.finditer(text):
+    for escape in escapes.finditer(text):
         pieces += map(_FOLDS.__getitem__, text[at : escape.start()])
         pieces.append(_unescaped(escape[0]))
+        if pieces[-1] in _SEAM:
+            seams.append(len(pieces) - 1)
         origins += range(at, escape.start() + 1)
         at = escape.end()
     pieces += map(_FOLDS.__getitem__, text[at:])
     origins += range(at, len(text) + 1)
-    return View("".join(pieces), list(accumulate(map(len, pieces))), origins)
+    ends = list(accumulate(map(len, pieces)))
+    seams += (bisect_left(origins, each) - 1 for each in capitals)
+    return View("".join(pieces), ends, origins, sorted({ends[each] for each in seams}))
 
 
-@lru_cache(maxsize=1024)
+# A line's end in a JSON text is two characters, and the second is a letter.
+_SEAM = {"", "\\n", "\\r", "\\t", "\\f", "\\b"}
+
+
+@lru_cache(maxsize=4096)
 def _unescaped(escape: str) -> str:
-    if escape[0] == "&":
-        return fold(html.unescape(escape))
-    return fold(unquote(escape) if escape[0] == "%" else chr(int(escape[2:], 16)))
+    first = escape[0]
+    if first == "&" and not _TAG.fullmatch(escape):
+        return fold(html.unescape(re.sub("(?i)&(?:amp;)+", "&", escape)))
+    if first in "<&*~`":
+        return " " if _BLOCK.match(escape) else ""
+    if first == "\\":
+        return escape if len(escape) == 2 else fold(chr(int(escape[2:], 16)))
+    if first == "%" or (first == "=" and escape[-1] != "\n"):
+        given = unquote_to_bytes(escape.replace("=", "%"))
+        try:
+            return fold(given.decode())
+        except UnicodeDecodeError:
+            return fold(given.decode("latin-1"))
+    return ""

@@ -28,10 +28,15 @@ _AT = r"(?:@|\s?[(\[{]\s?at\s?[)\]}]\s?)"
 _DOT = r"(?:\.|\s?[(\[{]\s?dot\s?[)\]}]\s?)"
 _WORD = rf"[^\W{TOGETHER}]"
 _ALNUM = rf"[^\W_{TOGETHER}]"
+# Scripts in which a name stands right before an address's digits or Latin letters; kana are prose.
+_NAMING = "\u0590-\u06ff\u30a0-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_LOCAL = rf"(?:{_WORD}|[{_NAMING}])"
 # Possessive, and no longer than mail allows: else a long text of dots and letters takes forever.
 _EMAIL = re.compile(
-    rf"(?<!{_WORD}){_WORD}(?:{_WORD}|[.+'\-]){{0,63}}+{_AT}"
-    rf"(?:(?:{_ALNUM}|-){{1,63}}+{_DOT}){{1,8}}[^\W\d_{TOGETHER}](?:-{{0,2}}{_ALNUM}){{1,23}}+"
+    rf"(?:(?<!{_LOCAL}){_LOCAL}(?:{_LOCAL}|[.+'\-]){{0,63}}+"
+    rf"|(?<!\w)\w(?:\w|[.+'\-]){{0,63}}+(?<=[{TOGETHER}])){_AT}"
+    rf"(?:(?:[^\W_]|-){{1,63}}+{_DOT}){{1,8}}"
+    rf"(?:[^\W\d_{TOGETHER}](?:-{{0,2}}{_ALNUM}){{1,23}}+|[{TOGETHER}]{{2,12}})"
 )
 _ANY_AT = re.compile(_AT)
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from escalation.redact.folding import View, fold, view
+from escalation.redact.folding import View, fold, tokens, view, views
 from escalation.redact.patterns import FINDERS, LOCAL_DIGITS, Found, key_of, same_phone, without
+from escalation.redact.spotting import Names, NameSpan
 from escalation.redact.values import Leaving, Value, compiled, worth_hiding
 from runner.errors import RecordError
 from runner.types import JSONValue, Message, Prompt, Reason, Record
@@ -67,7 +68,7 @@ class Redactor:
                     named[taken.field(path)] = value
         search = _Search(Placeholders(named), self._patterns, taken)
         for message in prompt.messages:
-            search.pieces(message)
+            search.spans(message)
         return search.placeholders
 
     def redact(self, prompt: Prompt, placeholders: Placeholders) -> Prompt:
@@ -81,13 +82,13 @@ class Redactor:
         search = _Search(known, self._patterns, taken)
         messages, kept = list[Message](), list[str]()
         for message in prompt.messages:
-            pieces = search.pieces(message)
-            text = "".join(pieces)
+            spans = search.spans(message)
+            text = _replaced(message.content, spans)
             # Only what is the same for every record is worth keeping between calls.
-            same = message.cacheable and len(pieces) == 1
-            messages.append(replace(message, content=text, cacheable=same))
-            kept.append("\0".join(pieces[::2]).join("\0\0"))
-        search.refuse_what_shows("".join(kept))
+            same = message.cacheable and not spans
+            messages.append(replace(message, content=text, cacheable=same, own=()))
+            kept += _between(message.content, [*spans, *((*own, "") for own in message.own)])
+        search.refuse_what_shows(kept)
         return replace(prompt, messages=tuple(messages))
 
 
@@ -135,14 +136,49 @@ def _leaves(path: str, value: JSONValue) -> Iterator[tuple[str, str]]:
 Span = tuple[int, int, str]
 
 
+def _replaced(text: str, spans: list[Span]) -> str:
+    pieces, at = list[str](), 0
+    for start, end, placeholder in spans:
+        pieces += [text[at:start], placeholder]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _between(text: str, spans: list[Span]) -> list[str]:
+    """What no span covers."""
+    pieces, at = list[str](), 0
+    for start, end, _ in sorted(spans):
+        pieces.append(text[at:start])
+        at = max(at, end)
+    return [*pieces, text[at:]]
+
+
+def _in_order(spans: list[Span]) -> list[Span]:
+    """Without overlaps: one inside another goes with it; of two that overlap no part stays."""
+    kept = list[Span]()
+    for start, end, placeholder in sorted(spans, key=lambda span: (span[0], -span[1])):
+        at = kept[-1][1] if kept else 0
+        # "Ana Wu, Ana Wu" holds "Wu, Ana", whose other half is in the span that follows.
+        if end > at and not (start < at and placeholder == kept[-1][2]):
+            kept.append((max(start, at), end, placeholder))
+    return kept
+
+
 class _Search:
     """Finds what is to be replaced in one record's messages; adds to its placeholders."""
 
     def __init__(self, known: Placeholders, patterns: frozenset[str], names: _Names) -> None:
         self.placeholders = known
         self._patterns = patterns
-        self._names = names
-        self._values: dict[str, Value] = {p: compiled(v) for p, v in known.named.items()}
+        self._taken = names
+        self._names = Names(known.named)
+        self._values: dict[str, Value] = {
+            p: compiled(v) for p, v in known.named.items() if not self._names.doubtful(p)
+        }
+        self._searched = {p: v for p, v in self._values.items() if not self._names.cover(p)}
+        inside = {w for v in self._values.values() for s in v.spellings for w in ["".join(s)]}
+        inside |= set(self._names.glued(LEAST_IN_ADDRESS))
+        self._inside = [w for w in inside if len(w) >= LEAST_IN_ADDRESS]
         self._keys: dict[tuple[str, str], str] = {}
         self._phones: dict[str, list[tuple[str, str]]] = {}
         for placeholder, value in known.named.items():
@@ -152,52 +188,66 @@ class _Search:
         for (kind, key), placeholder in known.keys.items():
             self._remember(kind, key, placeholder)
 
-    def pieces(self, message: Message) -> list[str]:
-        """What stays and what replaces the rest, by turns; a single piece where all stays."""
-        seen = view(message.content)
-        spans = self._named(seen)
-        spans += self._found(seen, message.content, spans, constant=message.cacheable)
-        # A span inside another goes with it; of two values that overlap, no part stays.
-        spans.sort(key=lambda span: (span[0], -span[1]))
-        pieces, at = [""], 0
-        for start, end, placeholder in spans:
-            again = start < at and placeholder == pieces[-1]
-            if end > at and not again:
-                pieces += [message.content[at:start], placeholder]
-                at = end
-        return [*pieces[1:], message.content[at:]]
-
-    def refuse_what_shows(self, kept: str) -> None:
-        if not self._values:
-            return
-        leaving = Leaving(view(kept).text)
-        for placeholder, value in self._values.items():
-            if value.shows(leaving):
-                raise RecordError(
-                    f"the value of a redacted field would still leave as part of the prompt "
-                    f"({placeholder}); it was not sent",
-                    Reason.REDACTION,
+    def spans(self, message: Message) -> list[Span]:
+        """What is replaced, in order; the job's own words are not looked through."""
+        spans = list[Span]()
+        at = 0
+        for start, end in (*message.own, (len(message.content),) * 2):
+            if at < start:
+                part = message.content[at:start]
+                found = self._in_part(part, constant=message.cacheable)
+                spans += (
+                    (at + first, at + last, placeholder) for first, last, placeholder in found
                 )
+            at = end
+        return spans
 
-    def _named(self, seen: View) -> list[Span]:
-        return [
-            (*seen.original(start, end), placeholder)
-            for placeholder, value in self._values.items()
-            for start, end in value.spans(seen.text)
-        ]
+    def refuse_what_shows(self, kept: Sequence[str]) -> None:
+        if not self.placeholders.named:
+            return
+        leaving = Leaving("\0".join(view(each).text for each in kept))
+        shown = [p for p, value in self._values.items() if value.shows(leaving)]
+        name = self._names.remain(leaving.words, leaving.spelt)
+        for placeholder in [*shown, *([name] if name else [])]:
+            raise RecordError(
+                f"the value of a redacted field would still leave as part of the prompt "
+                f"({placeholder}); it was not sent",
+                Reason.REDACTION,
+            )
+
+    def _in_part(self, text: str, *, constant: bool) -> list[Span]:
+        spans, names = list[Span](), list[NameSpan]()
+        seen = None
+        for each in views(text):
+            seen = seen or each
+            for placeholder, value in self._searched.items():
+                found = value.spans(each.text)
+                spans += ((*each.original(*span), placeholder) for span in found)
+            names += self._names.spans(each, text)
+        assert seen is not None
+        for name in sorted(names):
+            placeholder = name.field if name.whole else self._part(name, text)
+            spans.append((name.start, name.end, placeholder))
+        spans += self._found(seen, text, spans, constant=constant)
+        return _in_order(spans)
+
+    def _part(self, name: NameSpan, text: str) -> str:
+        """The placeholder of a part or a form of a name; what stood there comes back."""
+        found = text[name.start : name.end]
+        return self._placeholder(name.field.strip("[]"), " ".join(tokens(fold(found))), found)
 
     def _found(self, seen: View, text: str, named: list[Span], *, constant: bool) -> list[Span]:
         """What patterns find. A constant message is the job's own and holds nobody's data."""
         spans, left = list[Span](), seen.text
         for kind in FINDERS:
             wanted = kind in self._patterns and not constant
-            if not wanted and not (kind == "email" and self._values):
+            if not wanted and not (kind == "email" and self._inside):
                 continue
             taken = []
             for found in FINDERS[kind](left):
                 start, end = seen.original(found.start, found.end)
                 if wanted or self._names_someone(found, start, end, named):
-                    spans.append((start, end, self._placeholder(found, text[start:end])))
+                    spans.append((start, end, self._placeholder(kind, found.key, text[start:end])))
                     taken.append((found.start, found.end))
             left = without(left, taken)
         return spans
@@ -207,17 +257,16 @@ class _Search:
             return True
         if any(s < end and start < e for s, e, _ in named):
             return True
-        inside = [w for v in self._values.values() for s in v.spellings for w in ["".join(s)]]
         bare = re.sub(r"[\W_]", "", found.key)
-        return any(len(w) >= LEAST_IN_ADDRESS and w in bare for w in inside)
+        return any(w in bare for w in self._inside)
 
-    def _placeholder(self, found: Found, text: str) -> str:
-        if known := self._known(found.kind, found.key):
+    def _placeholder(self, kind: str, key: str, text: str) -> str:
+        if known := self._known(kind, key):
             return known
-        placeholder = self._names.kind(found.kind)
+        placeholder = self._taken.kind(kind)
         self.placeholders.found[placeholder] = text
-        self.placeholders.keys[found.kind, found.key] = placeholder
-        self._remember(found.kind, found.key, placeholder)
+        self.placeholders.keys[kind, key] = placeholder
+        self._remember(kind, key, placeholder)
         return placeholder
 
     def _known(self, kind: str, key: str) -> str | None:

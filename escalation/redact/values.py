@@ -76,6 +76,8 @@ class Leaving:
         words = tokens(folded)
         self.folded = folded
         self.words = f" {' '.join(words)} "
+        letters = re.finditer(rf"(?: {LETTER}(?= )){{3,}}", self.words)
+        self.spelt = [found[0].replace(" ", "") for found in letters]
         self.run_together = "".join(words)
         self._ends = [0, *accumulate(map(len, words))]
 

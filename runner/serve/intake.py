@@ -150,7 +150,7 @@ class Intake:
             messages = self._own.render(Record(0, name, fields, 1)).messages
         except RecordError as error:
             raise ValueError(f"{error}; a request gives fields in its `metadata`") from None
-        return [_plain(message) for message in messages]
+        return [_plain(message, self.private) for message in messages]
 
 
 def refuse_unservable(job: Job) -> None:
@@ -196,9 +196,10 @@ def _most(given: object) -> str | None:
     return format(most.normalize(), "f")
 
 
-def _plain(message: Message) -> dict[str, Any]:
-    plain = {"role": message.role, "content": message.content}
-    return plain | ({"cacheable": True} if message.cacheable else {})
+def _plain(message: Message, private: bool) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    plain |= {"cacheable": True} if message.cacheable else {}
+    return plain | ({"own": [list(span) for span in message.own]} if private else {})
 
 
 def _untitled(schema: Any) -> Any:
