@@ -41,7 +41,7 @@ class Template:
         self._template = _environment.from_string(text)
         parsed = _environment.parse(text)
         self.constant = not meta.find_undeclared_variables(parsed)
-        self.plain = "".join(self.pieces({})) if "{" not in text else None
+        self.plain = "".join(self.filled({})) if "{" not in text else None
         self._own = _literals(parsed)
 
     def render(self, record: Record) -> str:
@@ -63,11 +63,11 @@ class Template:
 
     def _pieces(self, record: Record) -> list[str]:
         try:
-            return self.pieces(record.fields)
+            return self.filled(record.fields)
         except Exception as error:  # whatever a job's own template does, one record pays for it
             raise _failure(error, self.where, record) from None
 
-    def pieces(self, fields: Mapping[str, Any]) -> list[str]:
+    def filled(self, fields: Mapping[str, Any]) -> list[str]:
         """Raises whatever goes wrong inside."""
         begin()
         context = _context(self._template, fields)
