@@ -2,7 +2,7 @@ PYTHON ?= python3
 STACK ?= auto
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format reference lock model records clean
+.PHONY: help setup demo quick test check format reference lock model records clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -16,6 +16,9 @@ setup: ## makes .venv ready, once (about 2 minutes and 3 GB on a CPU machine)
 demo: setup ## runs the demo job: a local model answers, and what it is unsure of waits
 	@$(BIN)/localfirst run configs/demo/job.yaml --run-dir runs/demo-$$(date -u +%Y%m%dT%H%M%SZ) \
 	  || { status=$$?; [ $$status -eq 3 ] || exit $$status; }
+
+quick: setup ## the tests that load no model and start nothing: under a minute
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --quick
 
 test: setup check ## checks, then runs every test
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=10

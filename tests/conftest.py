@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +24,55 @@ for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
     os.environ.pop(name, None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Fixtures that start a server, or a process.
+_STARTING = {"api"}
+# What no quick test does, by Python's own audit events.
+_UNQUICK = {
+    "socket.bind": "starts a server",
+    "subprocess.Popen": "starts a process",
+    "os.posix_spawn": "starts a process",
+    "os.kill": "kills a process",
+    "os.killpg": "kills a process",
+}
+_running_quick: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what starts nothing: `make quick`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slow ones first: with whole files dealt out, the last one would be waited for alone."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if config.getoption("--quick"):
+        items[:] = [item for item in items if not _starts_something(item)]
+
+
+def _starts_something(item: pytest.Item) -> bool:
+    marked = item.get_closest_marker("slow") or item.get_closest_marker("process")
+    return bool(marked) or not _STARTING.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if item.config.getoption("--quick"):
+        _running_quick.append(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        _running_quick.clear()
+
+
+def _audit(event: str, arguments: object) -> None:
+    if event in _UNQUICK and _running_quick and not os.environ.get("QUICK_RECORD"):
+        # A BaseException: no test and no product code takes it for a failure of its own.
+        pytest.exit(
+            f"{_running_quick[-1]} {_UNQUICK[event]}: mark it `process`, and it is left out of "
+            "`make quick`"
+        )
+
+
+sys.addaudithook(_audit)
 
 
 @pytest.fixture
