@@ -157,7 +157,8 @@ def test_words_that_name_nobody_stay(name: str, whole: bool) -> None:
 @pytest.mark.parametrize("last", ["Stone", "Young", "Brown"])
 @pytest.mark.parametrize(
     "letter",
-    ["Thanks, {f}", "thanks,\n{f} {l}", "Dear {f}, it is me", "This is {f}, hello", "Mrs {l} called",
+    ["Thanks, {f}", "thanks,\n{f} {l}", "Dear {f}, it is me", "This is {f}, hello",
+     "Mrs {l} called",
      "mr. {s} called", "I am {f} {l}.", "it's {f} again", "My name is {f}.", "J. {l} paid",
      "{l}, {f}", "please call {f}'s phone", "hi {f}, i am here", "login: {h}.{s}@example.org",
      "Best regards\n{f} A. {l}", "ask for {f} {l} at once", "@{h}{s}87", "{f}", "Name: {f}\nx"],
@@ -175,7 +176,7 @@ def test_a_name_that_is_a_word_goes_where_it_names(first: str, last: str, letter
     [
         ("Jane Smith", "Jane Smith, SMITH, JANE; Jane's", "[NAME], [NAME]; [NAME_1]'s"),
         ("Jane Smith", "J. Smith or J.S. or Jane A. Smith", "[NAME_1] or [NAME_2] or [NAME_3]"),
-        ("Jane Smith", "janesmith87, @JaneSmith, jsmith", "[NAME]87, @[NAME], [NAME_2]"),
+        ("Jane Smith", "jsmith; smithj; drjane", "[NAME_1]; [NAME_2]; [NAME_3]"),
         ("Petr Novák", "Nováková; Petra; Novákovi", "[NAME_1]; [NAME_2]; [NAME_3]"),
         ("Иван Петров", "Ивану Петрову", "[NAME_1]"),
         ("Matti Virtanen", "Matin ja Virtasen auto", "[NAME_1] ja [NAME_2] auto"),

@@ -8,10 +8,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from escalation.redact.names import listed
+
 BEFORE, BEHIND, LONG_LINE = 32, 40, 30
 _TAG = re.compile(r"<[^<>]*>?|&nbsp;|[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-_TITLES = frozenset(
-    ["m", "mr", "mrs", "ms", "mx", "miss", "mme", "mlle", "mevr", "messrs", "dr", "prof", "professor", "sir", "madam", "lady", "lord", "herr", "herrn", "frau", "fr", "hr", "sr", "sra", "srta", "señor", "senor", "señora", "senora", "señorita", "senorita", "monsieur", "madame", "sig", "signor", "signora", "dott", "pan", "pana", "pani", "paní", "panu", "dhr", "mw", "family", "familie", "user", "username", "login"]
+_TITLES = listed(
+    "m mr mrs ms mx miss mme mlle mevr messrs dr prof professor sir madam lady lord herr herrn "
+    "frau fr hr sr sra srta señor senor señora senora señorita senorita monsieur madame sig "
+    "signor signora dott pan pana pani paní panu dhr mw family familie user username login"
 )
 # Beside a digit or between underscores stands no prose.
 _HANDLE_BEFORE = re.compile(r"(?:\w_|\d)$")
@@ -37,7 +41,7 @@ _INTRODUCED = re.compile(
 )
 _END = re.compile(r"\W*$|\W*\n|\s*[,!.?;)\"”]")
 _ITS_OWN_LINE = re.compile(r"[^\w\n]*(?:\n|$)")
-_STARTS = re.compile(r"(?:^|[.!?…:;•*>|(\[\n\"“”„]|\s[-–—])[\s\"'“”‘„(*_]*$")
+_STARTS = re.compile(r"(?:^|[.!?…:;•*>|(\[\n\"“”„]|\s[-–—])[\s\"'“”\u2018„(*_]*$")
 _LABEL = re.compile(
     r"(?:name|customer|client|contact|sender|from|to|cc|attn|re|kunde|person|holder|given)[\"']?"
     r"\s*[:=]\s*[\"']?$",
@@ -54,10 +58,11 @@ _PRONOUN = re.compile(
 )
 _CAPITAL = re.compile(r"\s+(?!I\b)[A-ZÀ-Þ][a-zß-ÿ]+")
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
-_MONTH = frozenset(["march", "april", "may", "june", "august"])
+_MONTH = listed("march april may june august")
 _ANY_MONTH = rf"(?:{_MONTHS}|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)"
 _MONTH_BEFORE = re.compile(
-    rf"(?:\d(?:st|nd|rd|th)?(?: of)?|\b(?:the|my|your|our|new|old|a|in|on|since|until|till?|by|of|during|before|after|this|last|next"
+    r"(?:\d(?:st|nd|rd|th)?(?: of)?|\b(?:the|my|your|our|new|old|a|in|on|since|until|till?|by|of"
+    r"|during|before|after|this|last|next"
     rf"|early|mid|late|every|each|end|beginning|through|between|month)"
     rf"|\b{_ANY_MONTH}(?:\s*(?:and|to|or|through|until))?)[\s.,\-/–&]*$",
     re.IGNORECASE,
@@ -68,8 +73,9 @@ _MONTH_BEHIND = re.compile(
     re.IGNORECASE,
 )
 # Such a word at a sentence's start asks or allows; it is followed by whom.
-_ASKING = frozenset(
-    ["will", "may", "might", "can", "could", "would", "should", "shall", "must", "do", "does", "did", "have", "has", "is", "are", "was", "were", "an", "a", "the", "and", "or", "but", "if", "so", "in", "on", "at", "as", "to", "for", "from", "by", "of", "am"]
+_ASKING = listed(
+    "will may might can could would should shall must do does did have has is are was were an a "
+    "the and or but if so in on at as to for from by of am"
 )  # fmt: skip
 
 
@@ -81,9 +87,9 @@ def asks(text: str, start: int, end: int) -> bool:
 def names_someone(text: str, start: int, end: int) -> bool:
     before, word = text[max(0, start - BEFORE) : start], text[start:end]
     behind = text[end : end + BEHIND]
-    if word.islower() and not _MAYBE.match(behind):
-        if not _title(before) and not _HANDLE_BEFORE.search(before[-2:]):
-            return False
+    near = _title(before) or _HANDLE_BEFORE.search(before[-2:])
+    if word.islower() and not near and not _MAYBE.match(behind):
+        return False
     if start > BEFORE and "\n" not in before:
         before = "x" + before  # what is cut off is no beginning
     return _names(before, word, behind, _wrapped(text, start))
@@ -114,8 +120,6 @@ def _names(before: str, word: str, behind: str, wrapped: bool) -> bool:
     small = word.islower() or (word.isupper() and _shouts(before, behind))
     asking = word.lower() in _ASKING
     followed = bool(_PRONOUN.match(behind))
-    if not re.search(r"\w", before) and not re.search(r"\w", behind):
-        return True
     if title := _title(before):
         return not (asking and followed and (small or title == "miss"))
     month = word.lower() in _MONTH
@@ -131,11 +135,15 @@ def _names(before: str, word: str, behind: str, wrapped: bool) -> bool:
         return not small or not _IT_IS.search(before)
     if small:
         return False
+    return _names_by_capital(before, behind, asking, wrapped)
+
+
+def _names_by_capital(before: str, behind: str, asking: bool, wrapped: bool) -> bool:
     if re.match(r"['’]s\b", behind) or _LABEL.search(before):
         return True
     if _STARTS.search(before) and not wrapped:
         return _begins_with_name(behind, asking)
-    return not (asking and (followed or _headline(before, behind)))
+    return not (asking and (_PRONOUN.match(behind) or _headline(before, behind)))
 
 
 def _is_month(before: str, behind: str) -> bool:
@@ -147,7 +155,9 @@ def _is_month(before: str, behind: str) -> bool:
 
 
 def _alone(before: str, behind: str, small: bool) -> bool:
-    """Whether it has a line for itself, or ends the text behind a comma or a full stop."""
+    """Whether it is all there is, has a line for itself, or is the last word behind a comma."""
+    if not re.search(r"\w", before + behind):
+        return True
     if re.search(r"(?:^|\n)[^\w\n]*$", before) and _ITS_OWN_LINE.match(behind):
         return True
     last = not re.search(r"\w", behind)

@@ -1,4 +1,4 @@
-"""Texts as redaction compares them: without case, accents, escapes, markup and what is invisible."""
+"""Texts as redaction compares them: no case, accents, escapes, markup, and nothing invisible."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BLOCK = re.compile(
 _CAMEL = re.compile(r"(?<=[a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])")
 # Letters with a stroke, and the dotless i, which Unicode does not take apart; apostrophes, hyphens.
 _PLAIN = str.maketrans(
-    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "\u0131": "i", "\u0142": "l"}
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "\u0131": "i"}
     | {"æ": "ae", "œ": "oe", "þ": "th"}
     | dict.fromkeys("\u2018\u2019\u02bc\u02bb\u2032\u00b4`", "'")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")

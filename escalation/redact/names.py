@@ -9,19 +9,34 @@ from importlib.resources import files
 
 from escalation.redact.folding import LETTER, TOGETHER, fold, tokens
 
+
+def listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 MOST_WORDS = 6
 LONGEST = 80
 # What stands within names and names nobody.
-_PARTICLES = frozenset(
-    ["de", "del", "della", "der", "den", "des", "di", "da", "das", "dos", "du", "do", "la", "le", "las", "los", "el", "al", "bin", "ibn", "bint", "ben", "van", "von", "vom", "zu", "zur", "zum", "ter", "ten", "y", "e", "i", "und", "and", "et", "of", "the", "mr", "mrs", "ms", "miss", "mx", "dr", "prof", "sir", "dame", "lady", "jr", "sr", "ii", "iii", "iv", "herr", "frau", "fr", "hr", "sra", "dott", "ing", "mag", "dipl", "phd", "md"]
+_PARTICLES = listed(
+    "de del della der den des di da das dos du do la le las los el al bin ibn bint ben van von "
+    "vom zu zur zum ter ten y e i und and et of the mr mrs ms miss mx dr prof sir dame lady jr sr "
+    "ii iii iv herr frau fr hr sra dott ing mag dipl phd md"
 )
 # Those of them that are somebody's name as well, where they stand first or last.
-_ALSO_NAMES = frozenset(["al", "ben", "van", "do", "ten", "miss", "lady", "des", "e", "i", "y"])
+_ALSO_NAMES = listed("al ben van do ten miss lady des e i y")
 # In the list of words, and rarely written but for the name.
-_RATHER_NAMES = frozenset(["smith", "jack", "nick", "rob", "ray", "pat", "ken", "don"])
+_RATHER_NAMES = listed("smith jack nick rob ray pat ken don")
 # Names that are words, whatever the field is called.
-_NAMES_TOO = frozenset(
-    ["amber", "angel", "april", "art", "august", "autumn", "banks", "bell", "bill", "bishop", "black", "brook", "brooks", "brown", "buck", "bush", "case", "cash", "chance", "chase", "chip", "christian", "church", "clay", "cliff", "cook", "crystal", "daisy", "dawn", "day", "dean", "drew", "duke", "earl", "faith", "field", "fields", "forest", "fox", "frank", "gene", "ginger", "glass", "grace", "grant", "gray", "green", "guy", "hall", "hand", "harmony", "heath", "heather", "hill", "hills", "holly", "hope", "hunt", "hunter", "iris", "ivy", "jade", "jasmine", "jay", "joy", "june", "king", "knight", "lake", "lane", "lily", "long", "love", "march", "mark", "marks", "mason", "may", "melody", "miles", "miller", "moon", "noble", "norm", "north", "olive", "page", "park", "parks", "pearl", "penny", "pierce", "pope", "price", "prince", "rain", "reed", "rice", "rich", "river", "rivers", "robin", "rod", "rose", "roses", "ruby", "rusty", "sandy", "sharp", "short", "sky", "small", "snow", "star", "stone", "strong", "sue", "summer", "sunny", "swan", "trace", "van", "violet", "wade", "ward", "waters", "way", "wells", "west", "white", "wild", "will", "winter", "wise", "wolf", "wood", "woods", "young"]
+_NAMES_TOO = listed(
+    "amber angel april art august autumn banks bell bill bishop black brook brooks brown buck "
+    "bush case cash chance chase chip christian church clay cliff cook crystal daisy dawn day "
+    "dean drew duke earl faith field fields forest fox frank gene ginger glass grace grant gray "
+    "green guy hall hand harmony heath heather hill hills holly hope hunt hunter iris ivy jade "
+    "jasmine jay joy june king knight lake lane lily long love march mark marks mason may melody "
+    "miles miller moon noble norm north olive page park parks pearl penny pierce pope price "
+    "prince rain reed rice rich river rivers robin rod rose roses ruby rusty sandy sharp short "
+    "sky small snow star stone strong sue summer sunny swan trace van violet wade ward waters way "
+    "wells west white wild will winter wise wolf wood woods young"
 )
 _NAMES_FIELD = re.compile(
     r"name|surname|prenom|nom\b|apellido|cognome|nazwisko|imie|naam\b"
@@ -30,12 +45,15 @@ _NAMES_FIELD = re.compile(
 )
 _NOT_OF_PEOPLE = re.compile(r"company|product|plan|brand|status|type|category|topic|city|country")
 # What follows a name's stem where the stem is too short to be sure of it: cases of a few languages.
-_ENDINGS = frozenset(
-    ["a", "e", "i", "o", "u", "y", "s", "es", "is", "os", "us", "as", "ai", "ui", "n", "en", "an", "in", "on", "em", "im", "om", "am", "um", "m", "ou", "ov", "ova", "ove", "ovi", "ovu", "ovou", "owi", "owie", "owa", "iem", "iemu", "ie", "ii", "ia", "ej", "ego", "emu", "ie", "ina", "inu", "inou", "iny", "nak", "nek", "val", "vel", "ban", "ben", "hoz", "hez", "tol", "rol", "t", "et", "ot", "ka", "ko", "ku", "ce", "ni", "ne", "na", "lle", "lla", "lta", "ssa", "sta", "ksi", "yi", "nin", "nun", "nda", "dan", "den", "da", "de", "nen", "sen", "je", "ja", "ju", "ze", "zi", "se", "si", "cek", "chen", "li", "lar", "ler", "ek"]
+_ENDINGS = listed(
+    "a e i o u y s es is os us as ai ui n en an in on em im om am um m ou ov ova ove ovi ovu ovou "
+    "owi owie owa iem iemu ie ii ia ej ego emu ie ina inu inou iny nak nek val vel ban ben hoz "
+    "hez tol rol t et ot ka ko ku ce ni ne na lle lla lta ssa sta ksi yi nin nun nda dan den da "
+    "de nen sen je ja ju ze zi se si cek chen li lar ler ek"
 )  # fmt: skip
-_SHORT_ENDINGS = frozenset(["a", "e", "i", "o", "u", "y", "ou", "ie", "ii", "in", "an", "en", "on", "em", "im"])
+_SHORT_ENDINGS = listed("a e i o u y ou ie ii in an en on em im")
 _LONG_ENDINGS = frozenset(ending for ending in _ENDINGS if len(ending) > 2)
-_ENDINGS_OF_TWO = frozenset(["s", "em", "om", "ov", "ova", "ovi", "ovu", "us"])
+_ENDINGS_OF_TWO = listed("s em om ov ova ovi ovu us")
 _FOREIGN_VOWELS = "аяйьоеиыуюєіїσςαηοειυ"
 SURE_STEM = 4
 LONGEST_ENDING = 4
@@ -94,7 +112,7 @@ def words_of(value: str, people: bool) -> tuple[Word, ...]:
     found: dict[tuple[str, ...], Word] = {}
     parts = [p for p in re.split(r"[\s,()\"]+", value) if re.search(r"[^\W\d_]", p)]
     for n, part in enumerate(parts):
-        inner = [p for p in re.split(r"['’ʼ.\-‐‑]+|(?<=[a-z])(?=[A-Z])", part) if p]
+        inner = [p for p in re.split(r"['’\u02bc.\-\u2010\u2011]+|(?<=[a-z])(?=[A-Z])", part) if p]
         edge = n in (0, len(parts) - 1)
         whole = _word([fold(p) for p in inner], people, edge and len(parts) > 1, len(parts) == 1)
         more = [_word([fold(p)], people, False, False) for p in inner if len(inner) > 1]
@@ -169,5 +187,7 @@ INITIAL = re.compile(LETTER)
 
 def initials(value: str) -> str:
     """The first letters of a name's words."""
-    parts = [fold(p) for p in re.split(r"[\s.\-‐‑]+", value) if p and fold(p) not in _PARTICLES]
+    parts = [
+        fold(p) for p in re.split(r"[\s.\-\u2010\u2011]+", value) if p and fold(p) not in _PARTICLES
+    ]
     return "".join(p[0] for p in parts if p and INITIAL.match(p[0]))

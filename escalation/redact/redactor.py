@@ -38,7 +38,8 @@ class Placeholders:
 
 
 class Redactor:
-    """Replaces named fields' values by ``[FIELD]``, and what fits a pattern by ``[KIND_1]``.
+    """Replaces named fields' values by ``[FIELD]``, parts and forms of a name by ``[FIELD_1]``, and
+    what fits a pattern by ``[KIND_1]``; never in the job's own words (`Message.own`).
 
     A field that holds a list or an object has a placeholder for each value in it. ``render`` makes
     a record's prompt: what the patterns find there can be put back after any crash, unstored.
@@ -57,7 +58,7 @@ class Redactor:
     def placeholders(self, record: Record) -> Placeholders:
         """The same for the same record, always."""
         prompt = self._render(record) if self._render is not None else Prompt(())
-        taken = _Names(m.content for m in prompt.messages)
+        taken = _Names(_texts(prompt))
         named: dict[str, str] = {}
         seen = set[str]()
         for name in self._fields:
@@ -78,7 +79,7 @@ class Redactor:
             RecordError: a named value still shows, in whatever spelling was not recognised.
         """
         known = replace(placeholders, found=dict(placeholders.found), keys=dict(placeholders.keys))
-        taken = _Names((m.content for m in prompt.messages), known)
+        taken = _Names(_texts(prompt), known)
         search = _Search(known, self._patterns, taken)
         messages, kept = list[Message](), list[str]()
         for message in prompt.messages:
@@ -90,6 +91,13 @@ class Redactor:
             kept += _between(message.content, [*spans, *((*own, "") for own in message.own)])
         search.refuse_what_shows(kept)
         return replace(prompt, messages=tuple(messages))
+
+
+def _texts(prompt: Prompt) -> Iterator[str]:
+    """Where a placeholder might stand already: a label can look like one."""
+    yield from (message.content for message in prompt.messages)
+    yield from prompt.constraint.labels or ()
+    yield str(prompt.constraint.schema or "")
 
 
 class _Names:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from escalation.redact.redactor import Placeholders
-from runner.foreign_json import Unreadable, parse
 from runner.types import Completion, JSONValue
 
 
@@ -30,8 +29,8 @@ def restore(completion: Completion, placeholders: Placeholders) -> Completion:
         return value
 
     try:
-        given = parse(completion.text)
-    except Unreadable:
+        given = json.loads(completion.text)
+    except (json.JSONDecodeError, RecursionError):
         return replace(completion, text=str(restored(completion.text)))
     whole = restored(given)
     if whole == given:

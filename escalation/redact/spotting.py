@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from escalation.redact.context import asks, names_someone
+from escalation.redact.finding import Finder, Hit, Known, outer
 from escalation.redact.folding import LETTER, View, fold, tokens
-from escalation.redact.names import (
-    LONGEST_ENDING,
-    Word,
-    english,
-    initials,
-    is_name,
-    is_word,
-    of_people,
-    words_of,
-)
+from escalation.redact.names import initials, is_name, listed, of_people, words_of
 
-# From here on a word is not part of another by chance: at its beginning or end, and anywhere.
-GLUED, INSIDE = 4, 7
-MOST_BETWEEN = re.compile(
+MOST_BETWEEN = 8
+# Between two words of one name: an initial or a particle may stand there.
+_BETWEEN = re.compile(
     rf"(?:[^\w;:!?]|_){{0,3}}"
     rf"(?:(?:{LETTER}\.?|de|la|van|der|den|von|of|el|al|bin|da|dos?)[\W_]{{1,3}}){{0,3}}"
 )
@@ -35,7 +25,7 @@ _INITIALS_BEHIND = re.compile(
     r",?[ \-]?(?:[A-ZÀ-Þ]\.[ \-]?){1,3}(?<! )(?<!-)|,? [B-HJ-ZÀ-Þ](?!['’\w\\])"
 )
 _JOINTS = frozenset(" .,-'’")
-_NO_NAMES = frozenset(["us", "am", "pm", "ie", "eg", "ps", "uk", "po", "dc", "la", "ny", "id", "tv", "nb", "vs", "ca", "no", "st"])
+_NO_NAMES = listed("us am pm ie eg ps uk po dc la ny id tv nb vs ca no st")
 
 
 class NameSpan(NamedTuple):
@@ -47,26 +37,11 @@ class NameSpan(NamedTuple):
     whole: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    word: Word
-    field: str
-    order: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Hit:
-    start: int
-    end: int
-    known: _Known
-    sure: bool
-
-
 class Names:
     """``named``: placeholder → the value of a named field."""
 
     def __init__(self, named: Mapping[str, str]) -> None:
-        self._known: list[_Known] = []
+        self._known: list[Known] = []
         self._single = {p for p, v in named.items() if v.isalpha() and is_name(v)}
         self._values = {p: sorted(tokens(fold(v))) for p, v in named.items()}
         self._initials: dict[str, str] = {}
@@ -74,11 +49,11 @@ class Names:
             if is_name(value):
                 self._initials[field] = initials(value)
                 for word in words_of(value, of_people(field)):
-                    self._known.append(_Known(word, field, len(self._known)))
+                    self._known.append(Known(word, field, len(self._known)))
         self._all = [w for p, v in named.items() if is_name(v) for w in self._values[p]]
         self._letters = set("".join(self._initials.values()))
-        self._exact: dict[str, _Known] = {}
-        self._stems: dict[str, list[tuple[_Known, frozenset[str] | None]]] = {}
+        self._exact: dict[str, Known] = {}
+        self._stems: dict[str, list[tuple[Known, frozenset[str] | None]]] = {}
         for known in self._known:
             for spelling in known.word.spellings:
                 self._exact.setdefault(spelling, known)
@@ -113,8 +88,8 @@ class Names:
     def spans(self, seen: View, text: str) -> Iterator[NameSpan]:
         if not self._known:
             return
-        hits = _outer([*_Finder(seen, self._exact, self._stems, self._letters).hits()])
-        cluster: list[_Hit] = []
+        hits = outer([*Finder(seen, self._exact, self._stems, self._letters).hits()])
+        cluster: list[Hit] = []
         for hit in self._settled(hits, seen, text):
             apart = cluster and (
                 hit.known.field != cluster[-1].known.field
@@ -131,7 +106,7 @@ class Names:
             yield self._span(cluster, seen, text)
         yield from self._initialled(text)
 
-    def _settled(self, hits: list[_Hit], seen: View, text: str) -> Iterator[_Hit]:
+    def _settled(self, hits: list[Hit], seen: View, text: str) -> Iterator[Hit]:
         """Without the doubtful that name nobody."""
         for n, hit in enumerate(hits):
             beside = hits[max(0, n - 1) : n] + hits[n + 1 : n + 2]
@@ -143,7 +118,7 @@ class Names:
             ):
                 yield hit
 
-    def _together(self, one: _Hit, other: _Hit, seen: View, text: str) -> bool:
+    def _together(self, one: Hit, other: Hit, seen: View, text: str) -> bool:
         """Whether two hits beside each other make a name, one of them doubtful."""
         first, last = sorted((one, other), key=lambda hit: hit.start)
         between = seen.text[first.end : last.start]
@@ -161,12 +136,12 @@ class Names:
         in_order = first.known.order < last.known.order
         return (in_order or self._doubled(first, last)) and "," not in between
 
-    def _doubled(self, one: _Hit, other: _Hit) -> bool:
+    def _doubled(self, one: Hit, other: Hit) -> bool:
         """Rose Rose has a name that says so."""
         same = one.known.word.spellings[0]
         return one.known is other.known and self._all.count(same) > 1
 
-    def _initial_before(self, hit: _Hit, seen: View, text: str) -> bool:
+    def _initial_before(self, hit: Hit, seen: View, text: str) -> bool:
         start, end = seen.original(hit.start, hit.end)
         before = text[max(0, start - 4) : start]
         initial = before.rstrip(" .-")
@@ -178,7 +153,7 @@ class Names:
             return initial[-1].isupper() and initial[-1] not in "AI" and text[start].isupper()
         return before[len(initial) :] in (".", ". ", ".-")
 
-    def _span(self, cluster: list[_Hit], seen: View, text: str) -> NameSpan:
+    def _span(self, cluster: list[Hit], seen: View, text: str) -> NameSpan:
         field = cluster[0].known.field
         found = tokens(seen.text[cluster[0].start : cluster[-1].end])
         start, end = seen.original(cluster[0].start, cluster[-1].end)
@@ -217,126 +192,3 @@ class Names:
                 for found in re.finditer(rf"{dotted}(?!\w)\.?", text):
                     if not re.match(r"[\w.]", text[found.start() - 1 : found.start()]):
                         yield NameSpan(*found.span(), field, False)
-
-
-def _outer(hits: list[_Hit]) -> list[_Hit]:
-    """Without those that stand within another."""
-    kept: list[_Hit] = []
-    for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end, not hit.sure)):
-        if not kept or hit.end > kept[-1].end:
-            kept.append(hit)
-        elif (
-            hit.sure
-            and not kept[-1].sure
-            and (hit.start, hit.end) == (kept[-1].start, kept[-1].end)
-        ):
-            kept[-1] = replace(kept[-1], sure=True)
-    return kept
-
-
-class _Finder:
-    """Finds a record's name words in one text, in time linear in its length."""
-
-    def __init__(
-        self,
-        seen: View,
-        exact: Mapping[str, _Known],
-        stems: Mapping[str, list[tuple[_Known, frozenset[str] | None]]],
-        letters: set[str],
-    ) -> None:
-        self._text = seen.text
-        self._borders = _Borders(seen)
-        self._exact = exact
-        self._stems = stems
-        self._letters = letters
-        raw = [(at, at + len(s), k) for s, k in exact.items() for at in _places(s, seen.text)]
-        self._raw = sorted(raw, key=lambda each: (each[0], -each[1]))
-        self._starts: dict[int, _Known] = {start: k for start, _, k in raw}
-        self._ends: dict[int, _Known] = {end: k for _, end, k in raw}
-
-    def hits(self) -> Iterator[_Hit]:
-        done, taken = 0, set[int]()
-        for start, end, known in self._raw:
-            hit = self._as_it_is(start, end, known) if end > done else None
-            if hit is not None:
-                done = hit.end if hit.sure else done
-                taken.add(hit.start)
-                yield hit
-        for stem, forms in self._stems.items():
-            for at in _places(stem, self._text):
-                if at not in taken and at in self._borders:
-                    yield from self._declined(at, at + len(stem), forms)
-        yield from self._spelt()
-
-    def _as_it_is(self, start: int, end: int, known: _Known) -> _Hit | None:
-        word, long = known.word, end - start
-        if word.together:
-            return _Hit(start, end, known, sure=not word.doubtful)
-        left = start in self._borders or self._ends.get(start, known) is not known
-        right = end in self._borders or self._starts.get(end, known) is not known
-        possessive = long > 2 and self._text.startswith("s", end) and end + 1 in self._borders
-        if left and (right or possessive):
-            return _Hit(start, end, known, sure=not word.doubtful)
-        initial = right and self._text[start - 1] in self._letters and start - 1 in self._borders
-        if not initial and (word.doubtful or long < (GLUED if left or right else INSIDE)):
-            return None
-        first, last = self._borders.around(start, end)
-        token = self._text[first:last]
-        if token in english() if initial else is_word(token):
-            return None
-        return _Hit(start if left else first, end if right else last, known, sure=True)
-
-    def _declined(
-        self, start: int, stem: int, forms: list[tuple[_Known, frozenset[str] | None]]
-    ) -> Iterator[_Hit]:
-        end = self._borders.around(start, stem)[1]
-        rest, token = self._text[stem:end], self._text[start:end]
-        possessive = token[-1:] == "s" and token[:-1] in self._exact and len(token) > 3
-        if not rest or len(token) < 3 or possessive:
-            return
-        for known, rests in forms:
-            fits = len(rest) <= LONGEST_ENDING if rests is None else rest in rests
-            if fits and not is_word(token):
-                yield _Hit(start, end, known, sure=True)
-
-    def _spelt(self) -> Iterator[_Hit]:
-        """J a n e."""
-        for run in _SPELT.finditer(self._text):
-            places = [n for n in range(*run.span()) if _LETTER.match(self._text, n)]
-            joined = "".join(self._text[n] for n in places)
-            for spelling, known in self._exact.items():
-                for at in _places(spelling, joined) if len(spelling) > 2 else ():
-                    end = places[at + len(spelling) - 1] + 1
-                    yield _Hit(places[at], end, known, sure=True)
-
-
-class _Borders:
-    """Where words begin and end in a text, seams among them."""
-
-    def __init__(self, seen: View) -> None:
-        self._text = seen.text
-        self._in_order = seen.seams
-        self._seams = frozenset(seen.seams)
-
-    def __contains__(self, place: int) -> bool:
-        if place in self._seams or place <= 0:
-            return True
-        return not (_LETTER.match(self._text, place - 1) and _LETTER.match(self._text, place))
-
-    def around(self, start: int, end: int) -> tuple[int, int]:
-        """Where the words that a span stands in begin and end, as far as words go."""
-        run = _RUN.match(self._text, end)
-        back = _RUN.match(self._text[max(0, start - LONGEST_TOKEN) : start][::-1])
-        first, last = start - (back.end() if back else 0), run.end() if run else end
-        if self._in_order:
-            before, behind = bisect_right(self._in_order, start), bisect_left(self._in_order, end)
-            first = max(first, self._in_order[before - 1] if before else 0)
-            last = min(last, *self._in_order[behind : behind + 1], last)
-        return first, last
-
-
-def _places(wanted: str, text: str) -> Iterator[int]:
-    at = text.find(wanted)
-    while at >= 0:
-        yield at
-        at = text.find(wanted, at + 1)
