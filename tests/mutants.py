@@ -194,7 +194,7 @@ def mutate(chance: random.Random, body: dict[str, Any], *, http: bool = True) ->
     if draw < 0.2:
         odd = replace(odd, body=_bytes(chance, odd.body))
     if not http:
-        return odd
+        return replace(odd, body=odd.body.removeprefix(b"\xef\xbb\xbf"))
     if chance.random() < 0.2:
         headers = chance.sample(HEADERS, chance.randrange(1, 4))
         odd = replace(odd, headers=tuple(dict(headers).items()))
