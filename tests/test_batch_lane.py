@@ -343,11 +343,10 @@ def test_what_a_batch_has_not_done_by_then_is_cancelled_and_asked_live(
     tmp_path: Path, api: StandIn, side: Side
 ) -> None:
     api.batch_seconds = 600
-    soon = {"deadline": "0.002h", "batch": {**SOON, "expect_s": 0, "live_s": 0}}
-    path = job(tmp_path, api, side, lane="auto", escalation=soon)
-    parked = run(path)
+    parked = run(job(tmp_path, api, side, lane="auto", escalation={"deadline": "10h"}))
     assert parked.waits_for() == dict.fromkeys(NAMES, "batch")
-    ran = collect(path)
+    soon = {"deadline": "0.0001h", "batch": {**SOON, "expect_s": 0, "live_s": 0}}
+    ran = collect(job(tmp_path, api, side, lane="auto", escalation=soon))
     assert any("cancelled" in line for line in ran.said)
     everything_is_done(ran, api)
     assert len(api.bill.requests(side.live)) == len(NAMES)

@@ -52,7 +52,7 @@ NOT_RUN = {
     "installs, and serves until it is stopped": 1,
     "minutes of work": 6,
     "needs a cluster": 2,
-    "needs a key": 3,
+    "needs a key": 4,
     "needs a server": 1,
     "runs until it is stopped": 1,
     "sets up this checkout": 2,
