@@ -28,7 +28,7 @@ CAUSES = {
     "daily_budget": "the day's spending cap is reached",
     "provider_halted": "sending was stopped",
     "provider_busy": "the provider is overloaded",
-    "guarded": "held back: most of the local model's answers are no good",
+    "guarded": "held back by the guard",
     "provider_unreachable": "the provider cannot be reached",
     "stopped": "the server was stopped before they were sent",
     "sending": "on their way",

@@ -21,6 +21,7 @@ from runner.types import Completion, Constraint, Prompt, Sampling, Usage
 from tests import jobs
 from tests.fakes import completion, localfirst
 from tests.jobs import NO_KEY
+from tests.serving import Echo, body, serving, write
 from tests.stand_in import StandIn
 
 pytestmark = pytest.mark.usefixtures("key")
@@ -224,6 +225,30 @@ def test_the_summary_says_why_records_were_escalated(
     assert {why: one.records for why, one in done.summary.escalated.items()} == {
         "high_stakes": 5, "unsure": 3,
     }  # fmt: skip
+
+
+def test_a_server_holds_it_back_and_says_so_to_whoever_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Echo(says=lambda text: "" if text.startswith("broken") else f"echo of {text}")
+    routes = [{"when": "'lawyer' in message", "to": "closed", "reason": "legal"}]
+    with StandIn(tmp_path, oracle=lambda text: f"bought for {text}") as api:
+        job = write(tmp_path, api.url, routes=routes, escalation={"timeout_s": 60})
+        with serving(monkeypatch, job, model) as served:
+            for n in range(FIRST - 1):  # as many as are no ground yet, each under its own name
+                assert served.post(body(f"sure {n}" if n < 20 else f"broken {n}")).is_success
+            bought = len(api.bill.requests())
+            assert bought == FIRST - 1 - 20
+            reply = served.post(body("broken at last"))
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "local_model_broken")
+            assert served.post(body("broken again")).status_code == 503
+            assert served.post(body("my lawyer")).is_success  # by rule
+            assert len(api.bill.requests()) == bought + 1
+            assert any("no good" in line for line in served.said)
+            for n in range(40):
+                assert served.post(body(f"sure {n} more")).is_success
+            assert served.post(body("broken once more")).is_success
+            assert any("good again" in line for line in served.said)
 
 
 # -- the self-test of a server ------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runner.errors import InputError, RunFailed
 from runner.results import COLUMNS, row, write_results
-from runner.types import DecidedBy, Outcome, Status
+from runner.types import DecidedBy, Outcome, Reason, Status
 from tests.fakes import read_rows
 
 CLEAN = st.characters(exclude_categories=["Cs"])
@@ -29,7 +29,8 @@ OUTCOMES = st.builds(
     status=st.sampled_from(Status),
     value=VALUES,
     decided_by=st.none() | st.sampled_from(DecidedBy),
-    reason=st.none() | TEXT,
+    reason=st.none() | st.sampled_from(Reason),
+    words=st.none() | TEXT,
     confidence=st.none() | st.floats(0, 1),
     field_confidence=st.dictionaries(TEXT, st.floats(0, 1), max_size=2),
     model=st.none() | TEXT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import math
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -19,7 +20,10 @@ from runner.json_text import compact
 from runner.labels import read_labels
 from runner.ledger import open_ledger, read_ledger
 from runner.ledger.trail import CONTENT_BYTES, OUTCOME, Entry
-from runner.types import WHOLE, Completion, Constraint, Usage
+from runner.logs import LOGGER
+from runner.serve.answered import Answered, Took
+from runner.serve.telling import log
+from runner.types import WHOLE, Completion, Constraint, Outcome, Status, Usage
 from tests import jobs, scripted
 from tests.fakes import localfirst
 from tests.stand_in import StandIn
@@ -386,6 +390,17 @@ def test_labels_ids_and_columns_may_be_called_so(
     assert {row["status"] for row in ran.rows.values()} == {"done"}
     for ending in ("csv", "parquet"):
         assert localfirst("export", ran.run_dir, "-o", tmp_path / f"o.{ending}").exit_code == 0
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_clients_id_is_not_taken_for_ours_in_the_log(
+    caplog: pytest.LogCaptureFixture, named: bool
+) -> None:
+    ended = Answered(Outcome(0, "chatcmpl-Ada", Status.DONE), took=Took(named=named))
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        log(200, 0.1, ended, private=True)
+    [told] = caplog.records
+    assert told.__dict__["fields"]["record_id"] == (None if named else "chatcmpl-Ada")
 
 
 @pytest.mark.parametrize("extra", [{}, {"sample": "mine", "decision": "bought", "value": "7 EUR"}])

@@ -29,6 +29,8 @@ class Took:
     closed_tokens: tuple[int, int] = (0, 0)
     anew: bool = False
     """Whether it was decided by this request, and not by a former one of its name."""
+    named: bool = False
+    """Whether the client gave the record its id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ class Serving(Pipeline):
             task.exception()  # its client may have gone: then nobody else asks for it
 
     async def _answer(self, asked: Asked, gone: Gone) -> Answered:
-        position, took = self._known(asked), Took()
+        position, took = self._known(asked), Took(named=asked.named)
         if position is None:
             position, took.anew = self._next, True
             self._next += 1

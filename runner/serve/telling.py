@@ -7,7 +7,6 @@ from typing import Any
 
 from runner.logs import event
 from runner.serve.answered import Answered
-from runner.serve.intake import OWN_PREFIX
 from runner.serve.replies import Refusal
 from runner.telemetry import LOCAL
 
@@ -22,10 +21,9 @@ def log(status: int, seconds: float, end: End, *, private: bool) -> None:
         fields |= {"code": end.code}
     if isinstance(end, Answered):
         outcome, took = end.outcome, end.took
-        own = outcome.record_id.startswith(OWN_PREFIX)
         fields |= {
             "record": outcome.position,
-            "record_id": outcome.record_id if own or not private else None,
+            "record_id": None if took.named and private else outcome.record_id,
             **_figures(end),
             "local_s": _short(took.local_s),
             "closed_s": _short(took.closed_s),
