@@ -87,7 +87,7 @@ def nodes(text: str) -> yaml.Node | None:
     if len(text) > MOST_BYTES:
         raise TooMuch(f"it is over {MOST_BYTES:,} bytes")
     try:
-        return _Loader(text).get_single_node()  # type: ignore[no-any-return]
+        return _Loader(text).get_single_node()
     except (ValueError, OverflowError) as error:  # an escape that is no character
         raise _not_yaml(str(error), None) from None
 
