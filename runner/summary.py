@@ -30,7 +30,7 @@ CAUSES = {
     "provider_busy": "the provider is overloaded",
     "guarded": "held back by the guard",
     "provider_unreachable": "the provider cannot be reached",
-    "stopped": "the server was stopped before they were sent",
+    "stopped": "the server was stopped",
     "sending": "on their way",
     "batch": "in a batch at the provider",
     "client_gone": "their clients had gone before they were sent",

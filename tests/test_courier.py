@@ -78,7 +78,7 @@ def test_ctrl_c_books_the_calls_under_way(tmp_path: Path, api: StandIn) -> None:
     process = start(job)
     wait_until(lambda: api.in_flight == 4)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its group
-    assert process.wait(10) == 130
+    assert process.wait(60) == 130
     words = (job.parent / "stderr.txt").read_text()
     assert "Traceback" not in words and "run the same command again" in words
     assert "the paid calls under way (4) are booked" in words
