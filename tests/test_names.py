@@ -235,6 +235,11 @@ def test_whatever_a_template_does_with_a_name_is_the_records(user: str) -> None:
         assert "jane" not in prompt.messages[0].content.removeprefix(own).casefold()
 
 
+def test_initials_are_of_the_fields_that_name_people() -> None:
+    fields = {"first_name": "Jane", "last_name": "Smith", "region": "Europe"}
+    assert sent(fields, "signed, J.S., in the U.S.") == "signed, [FIRST_NAME_1], in the U.S."
+
+
 def test_words_as_names_over_all_pairs() -> None:
     for first, last in product(WORDS_FIRST, WORDS_LAST):
         left = sent({"name": f"{first} {last}"}, f"I am {first} {last}, or {last}, {first}.")

@@ -47,6 +47,7 @@ _LABEL = re.compile(
     r"\s*[:=]\s*[\"']?$",
     re.IGNORECASE,
 )
+_ARTICLE = re.compile(r"\b(?:the|an?|this|that|some|any|every|no) $", re.IGNORECASE)
 _VERB = re.compile(
     r"\s+(?:(?:is|was|has|had|does|did|said|says|wrote|writes|called|calls|asked|asks|told|tells|wants"
     r"|wanted|lives|lived|lost|tried|got|paid|bought)\b|and (?:I|me|my)\b)"
@@ -141,17 +142,21 @@ def _names(before: str, word: str, behind: str, wrapped: bool) -> bool:
 def _names_by_capital(before: str, behind: str, asking: bool, wrapped: bool) -> bool:
     if re.match(r"['’]s\b", behind) or _LABEL.search(before):
         return True
+    if _ARTICLE.search(before):
+        return bool(re.match(r"\s+(?:family|household|account)", behind))
     if _STARTS.search(before) and not wrapped:
         return _begins_with_name(behind, asking)
     return not (asking and (_PRONOUN.match(behind) or _headline(before, behind)))
 
 
 def _is_month(before: str, behind: str) -> bool:
-    if re.search(r"\b(?:from|to)\s*$", before, re.IGNORECASE):
-        return bool(
-            _MONTH_BEHIND.match(behind) or re.search(rf"{_ANY_MONTH}|\d", before + behind, re.I)
-        )
-    return bool(_MONTH_BEFORE.search(before) or _MONTH_BEHIND.match(behind))
+    if _MONTH_BEHIND.match(behind):
+        return True
+    if not re.search(r"\b(?:from|to)\s*$", before, re.IGNORECASE) and _MONTH_BEFORE.search(before):
+        return True
+    # Months come in company, but for "I am May, and I ordered in June".
+    near = re.search(rf"\b(?:{_MONTHS})\b|\d", before + behind, re.IGNORECASE)
+    return bool(near) and not _CALLED.search(before) and not _GREETING.search(before)
 
 
 def _alone(before: str, behind: str, small: bool) -> bool:

@@ -183,7 +183,7 @@ class Names:
 
     def _initialled(self, text: str) -> Iterator[NameSpan]:
         """J.S., where both stand for the name's words; not in small letters, nor U.S."""
-        whole = "".join(self._initials.values())
+        whole = "".join(each for field, each in self._initials.items() if of_people(field))
         for field, letters in [*self._initials.items(), (next(iter(self._initials), ""), whole)]:
             if len(letters) < 2 or (len(letters) == 2 and letters in _NO_NAMES):
                 continue
