@@ -145,11 +145,9 @@ class OpenAIBatches:
         body, request = response.get("body"), response.get("request_id")
         if not isinstance(body, dict):
             return _UNREAD
-        if body.get("choices"):  # an answer, whatever status is beside it
-            return answered(body, request)
-        status = _status(response.get("status_code"))
-        if status < 400 or not isinstance(body.get("error"), dict):
-            return _UNREAD
+        status, told = _status(response.get("status_code")), isinstance(body.get("error"), dict)
+        if status < 400 or not told or body.get("choices") or body.get("usage"):
+            return answered(body, request)  # it may be billed, whatever status is beside it
         reply = refused(status, body, self._key, {}, request if isinstance(request, str) else None)
         # Within a batch an error is not billed, whatever it is.
         undone = reply.verdict == "unknown"
