@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from escalation.anthropic import Anthropic, AnthropicWire
 from escalation.bodies import MOST_REPLY_BYTES
-from escalation.courier_client import former_replies
+from escalation.courier_journal import journaled
 from escalation.limits import anthropic_limits, openai_limits
 from escalation.openai import OpenAI, OpenAIWire
 from escalation.replies import Reply, seconds
@@ -319,10 +319,10 @@ def test_a_line_that_does_not_say_whose_it_is_may_be_anybody_s(
     tmp_path: Path, stray: bytes
 ) -> None:
     sent_1 = b'{"attempt": 1, "sent": true}'
-    for lines, unheard in (([sent_1, stray], "unknown"), ([sent_1], "unsent")):
+    for lines, doubtful in (([sent_1, stray], True), ([sent_1], False)):
         (tmp_path / "courier.jsonl").write_bytes(b"\n".join([*lines, b'{"attempt": 2, "se']))
-        replies, other = asyncio.run(former_replies(tmp_path, 5.0))
-        assert ([*replies], other.verdict) == ([1], unheard)
+        replies, doubt = journaled(tmp_path)
+        assert ([*replies], doubt) == ([1], doubtful)
         assert replies[1].verdict == "unknown"
 
 
