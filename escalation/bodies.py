@@ -35,6 +35,9 @@ def http_settings(concurrency: int, *, bounded: bool) -> dict[str, Any]:
 
 async def _bound(response: httpx2.Response) -> None:
     coding = response.headers.pop("content-encoding", "").strip().lower()
+    if not response.is_success:
+        # The SDK reads an error's text by what this says, and a wrong charset would raise there.
+        response.headers["content-type"] = "application/json"
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Bounded(response.stream, coding, cut=not response.is_success)
 

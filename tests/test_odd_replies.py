@@ -149,7 +149,8 @@ def test_an_error_is_one_short_line(provider: str, words: object) -> None:
         {"type": "error", "error": {"type": words, "message": words}, "detail": words}
     )
     for content in (body.encode(), b"[" * 500 + b"]" * 500, b"[" * 50_000, b"\xff\xfe"):
-        with OddApi(replying(Odd(content, 400))) as api:
+        utf_16 = (("content-type", b"application/json; charset=utf-16"),)
+        with OddApi(replying(Odd(content, 400, utf_16))) as api:
             reply = sent(provider, api)
         assert reply.verdict == "reject" and reply.problem is not None
         assert reply.problem.startswith("400") and reply.problem.isprintable()
