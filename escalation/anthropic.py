@@ -91,7 +91,7 @@ class Anthropic:
             return Completion(
                 text=_text(body.get("content")),
                 model=one_line(text_of(body, "model") or self._escalation.model, 200),
-                finish_reason=one_line(text_of(body, "stop_reason") or "no stop_reason", 80),
+                finish_reason=text_of(body, "stop_reason") or "no stop_reason",
             )
         except Unreadable as error:
             raise ValueError(f"the reply is no Message: {error}") from None

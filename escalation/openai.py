@@ -110,7 +110,7 @@ class OpenAI:
             refusal, text = text_of(message, "refusal"), text_of(message, "content")
             if refusal is None and text is None:
                 raise Unreadable("its message has no content")
-            finished = one_line(text_of(choice, "finish_reason") or "stop", 80)
+            finished = text_of(choice, "finish_reason") or "stop"
             return Completion(
                 text=refusal or text or "",
                 model=one_line(text_of(body, "model") or self._escalation.model, 200),

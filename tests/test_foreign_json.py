@@ -18,8 +18,10 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_what_is_plain_json_comes_out_as_it_is(value: object) -> None:
-    text = json.dumps(value, allow_nan=True)
-    if "Infinity" in text:
+    text = json.dumps(value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
         with pytest.raises(Unreadable):
             parse(text)
     else:
