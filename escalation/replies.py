@@ -133,7 +133,9 @@ def text_of(whole: Mapping[str, Any], name: str) -> str | None:
 
 def served(usage: Mapping[str, Any], *names: str) -> dict[str, str]:
     """How a reply says that it was served, where it does."""
-    return {name: one_line(usage[name], 80) for name in names if usage.get(name) is not None}
+    given = {name: usage[name] for name in names if usage.get(name) is not None}
+    # To the letter: what only looks like a name that is known may be billed otherwise.
+    return {n: said if isinstance(said, str) else clipped(said) for n, said in given.items()}
 
 
 class Provider(Protocol):
