@@ -13,12 +13,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from runner import signals
+from runner import answer_values, signals
 from runner.foreign_json import Unreadable, one_line, parse, whole
 from runner.schemas import Schema
 from runner.types import WHOLE, Answer, Completion, Constraint, JSONValue, Name
 
-Values = dict[Name, signals.Value]
+Values = dict[Name, answer_values.Value]
 
 T = TypeVar("T")
 
@@ -127,11 +127,11 @@ class Checker:
             return {}
         found: Values
         if self._schema is None:
-            found = {WHOLE: signals.whole_value(completion, self._labels or None)}
+            found = {WHOLE: answer_values.whole_value(completion, self._labels or None)}
         elif "".join(completion.tokens) == completion.text and len(completion.tokens) == len(
             completion.logprobs
         ):
-            found = signals.field_values(completion, self._options)
+            found = answer_values.field_values(completion, self._options)
         else:
             return {}  # which token belongs to which field cannot be told
         return found if signals.usable(found) else {}

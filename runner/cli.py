@@ -7,7 +7,6 @@ are in error, waiting or in review; 130 stopped by Ctrl-C, to be resumed.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,9 @@ import click
 
 from runner.cli_doctor import doctor, models
 from runner.cli_engines import engines, keep_loaded
+from runner.cli_escalate import escalate
 from runner.cli_group import Group, log_format
+from runner.cli_init import init
 from runner.cli_parts import SOME_UNFINISHED, finish, watched
 from runner.cli_quote import quote
 from runner.cli_report import report
@@ -189,69 +190,6 @@ def export(run_dir: Path, output: Path, raw: bool) -> None:
     echo(f"{count:,} rows in {output}", err=True)
 
 
-@main.command()
-@click.argument("run_dir", type=_FOLDER)
-@click.option("--budget", type=str, help="Another spending cap, in US dollars.")
-@click.option(
-    "--guard", type=click.Choice(["on", "off"]), help="off: also what a broken local model left."
-)
-@click.option("--wait", is_flag=True, help="Until the last batch is back, or surely lost.")
-@click.option(
-    "--give-up",
-    metavar="BATCH",
-    multiple=True,
-    help="Wait no more for this batch: what may be billed stays spent, its records go to review.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
-@log_format
-def escalate(
-    run_dir: Path,
-    budget: str | None,
-    guard: str | None,
-    wait: bool,
-    give_up: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Sends what waits for the closed model, and collects what its batches brought; needs its key,
-    and no local model."""
-    from runner.api import output_path
-    from runner.ledger import read_ledger
-    from runner.running import escalate_run, job_of
-
-    with read_ledger(run_dir) as ledger:
-        job = job_of(run_dir, ledger)
-        ((waiting,),) = ledger.query("SELECT COUNT(*) FROM present WHERE status='waiting'")
-    if budget is not None and job.escalation is not None:
-        job = _with_budget(job, budget)
-    if guard is not None and job.escalation is not None:
-        settings = job.escalation.model_copy(update={"guard": guard})
-        job = job.model_copy(update={"escalation": settings})
-    display, progress = watched(job, waiting, run_dir)
-    output = output_path(job, run_dir)
-    with display.watching():
-        summary = escalate_run(
-            run_dir, job, output, progress, display.say, wait=wait, give_up=give_up
-        )
-    finish(run_dir, summary, output, as_json, table=job.output.table)
-
-
-@main.command()
-@click.argument("folder", metavar="DIR", type=_FOLDER)
-@click.option("--records", type=_FILE, help="The file that the job is for.")
-def init(folder: Path, records: Path | None) -> None:
-    """Writes a new job to start from: with five records, or over a file of one's own."""
-    from runner.starter import write_starter
-
-    started = write_starter(folder, records)
-    for path in started.paths:
-        echo(f"wrote {path}", err=True)
-    for guessed in started.guessed:
-        echo(f"guessed {guessed}", err=True)
-    if records is not None:
-        echo("mend what is wrong, and what is marked EXAMPLE", err=True)
-    echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)
-
-
 def _load(
     path: Path,
     overrides: tuple[str, ...],
@@ -277,19 +215,6 @@ def _load(
     return file
 
 
-def _with_budget(job: Job, budget: str) -> Job:
-    from pydantic import ValidationError
-
-    from runner.job import Escalation
-
-    try:
-        given = job.escalation.model_dump() if job.escalation else {}
-        settings = Escalation.model_validate(given | {"budget_usd": budget})
-    except ValidationError:
-        raise UsageError(f"--budget takes US dollars, 5.00 say, not {budget!r}") from None
-    return job.model_copy(update={"escalation": settings})
-
-
 def _count(job: Job, limit: int | None) -> int | None:
     """How many records a run has, if that is quick to find out."""
     from runner.records.source import job_count
@@ -300,6 +225,8 @@ def _count(job: Job, limit: int | None) -> int | None:
 
 main.add_command(doctor)
 main.add_command(engines)
+main.add_command(escalate)
+main.add_command(init)
 main.add_command(models)
 main.add_command(quote)
 main.add_command(report)

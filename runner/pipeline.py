@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 
 from escalation.closed import Sender
@@ -25,10 +25,10 @@ from runner.errors import RecordError, RunDirError
 from runner.job import digest
 from runner.ledger import Ledger
 from runner.looks import Looks
+from runner.progress import Progress as Progress
 from runner.prompts import Renderer
 from runner.settling import Settling, Stakes
-from runner.slowest import Slowest
-from runner.types import Answer, Engine, Outcome, Prompt, Reason, Record, Route, Sampling, Status
+from runner.types import Answer, Engine, Prompt, Reason, Record, Route, Sampling, Status
 from runner.watch import Say, Watch
 
 # How many records pass without a model before other work (replies, the display) gets a turn.
@@ -37,34 +37,6 @@ DIGEST_LENGTH = 16
 
 Estimate = Callable[[Prompt, int], Decimal]
 """(prompt, output tokens) → what the closed model would cost for it, in US dollars."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the display shows; counted since the run's start, resumed records included."""
-
-    seen: int = 0
-    resumed: int = 0
-    loading: bool = False
-    generating_since: float | None = None
-    generated_tokens: int = 0
-    by: dict[str, int] = field(default_factory=dict)
-    money: Callable[[], tuple[Decimal, Decimal]] | None = None
-    """(spent, cap) in US dollars, where something may be spent."""
-    looked: int = 0
-    looks_changed: int = 0
-    looks_s: float = 0.0
-    """Answers that got further looks, decisions these changed, and their requests' seconds."""
-    slowest: Slowest = field(default_factory=Slowest)
-
-    def count(self, outcome: Outcome) -> None:
-        key = outcome.decided_by or outcome.status
-        self.by[key] = self.by.get(key, 0) + 1
-
-    def resettle(self, outcome: Outcome) -> None:
-        """A record that waited has come to another end."""
-        self.by[Status.WAITING] = max(0, self.by.get(Status.WAITING, 0) - 1)
-        self.count(outcome)
 
 
 @dataclass(frozen=True, slots=True)

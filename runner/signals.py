@@ -1,153 +1,13 @@
-"""Completions → numbers. Pure functions; natural logs in, probabilities out.
-
-Only tokens of the answer's *values* count. Under a constraint the tokens in between (braces, key
-names) are forced and carry no information: over all tokens of a JSON answer the first token's
-probability ranks answers worse than chance.
-"""
+"""The values of an answer → numbers. Pure functions; natural logs in, probabilities out."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
-from json.decoder import scanstring  # type: ignore[attr-defined]  # public in CPython, not in stubs
 from typing import Any
 
-from runner.types import Alternatives, Completion, Name, frozen
-
-Span = tuple[int, int]
-
-_decoder = json.JSONDecoder()
-_SPACE = " \t\r\n"
-_DIGITS = tuple("0123456789")
-_OF_A_NUMBER = "0123456789.eE+-"
-_SHORT = 1000
-
-
-def value_spans(text: str) -> dict[str, Span]:
-    """The character span of each top-level value of a JSON object, quotes included.
-
-    Raises:
-        ValueError: the text is not one JSON object.
-    """
-    spans: dict[str, Span] = {}
-    at = _expect(text, len(text) - len(text.lstrip()), "{")
-    if text[at : at + 1] == "}":
-        return spans
-    while True:
-        key, at = scanstring(text, _expect(text, at, '"', skip=False), True)
-        at = _expect(text, _skip(text, at), ":")
-        _, end = _decoder.raw_decode(text, at)
-        spans[key] = (at, end)
-        at = _skip(text, end)
-        if text[at : at + 1] == "}":
-            return spans
-        at = _expect(text, at, ",")
-
-
-# Few short answers are given again and again.
-_known_spans = lru_cache(1024)(value_spans)
-
-
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
-        at += 1
-    return at
-
-
-def _expect(text: str, at: int, character: str, *, skip: bool = True) -> int:
-    if text[at : at + 1] != character:
-        raise ValueError(f"expected {character!r} at character {at}")
-    return _skip(text, at + 1) if skip else at + 1
-
-
-@frozen
-class Value:
-    """One value's tokens. ``text`` begins where the first of them does, and ends with the value,
-    which itself begins at ``offset``.
-
-    ``top`` has each token's alternatives, or is empty. ``delimited``: the text itself says where
-    the value ends, as JSON does, and what its last token has beyond that is of no account.
-    ``options``: every text that the constraint allows in its place (of JSON with its quotes), or
-    None where they cannot be listed. ``ends``: the probability that the value ends where its tokens
-    do; 1 but for a number, the one value whose own text does not say so.
-    """
-
-    text: str
-    tokens: tuple[str, ...]
-    logprobs: tuple[float, ...]
-    top: tuple[Alternatives, ...] = ()
-    delimited: bool = False
-    offset: int = 0
-    options: frozenset[str] | None = None
-    ends: float = 1.0
-
-
-Options = Mapping[str, frozenset[str]]
-
-
-def field_values(completion: Completion, options: Options | None = None) -> dict[Name, Value]:
-    """Each top-level field of a JSON answer, in its order: the tokens that overlap its value.
-
-    The completion's tokens join to its text, and each has its logprob. ``options``: by field.
-    """
-    text, listed = completion.text, options or {}
-    spans = _known_spans(text) if len(text) <= _SHORT else value_spans(text)
-    return {name: _in_span(completion, span, listed.get(name)) for name, span in spans.items()}
-
-
-def _in_span(completion: Completion, span: Span, options: frozenset[str] | None) -> Value:
-    assert completion.logprobs is not None
-    first = behind = begin = start = 0
-    for index, piece in enumerate(completion.tokens):
-        if start >= span[1]:
-            break
-        end = start + len(piece)
-        if end > span[0]:
-            if not behind:
-                first, begin = index, start
-            behind = index + 1
-        start = end
-    return Value(
-        completion.text[begin : span[1]],
-        completion.tokens[first:behind],
-        completion.logprobs[first:behind],
-        completion.top[first:behind] if _has_top(completion) else (),
-        delimited=True,
-        offset=span[0] - begin,
-        options=options,
-        ends=_ends(completion, behind) if start == span[1] else 1.0,
-    )
-
-
-def _ends(completion: Completion, behind: int) -> float:
-    """The probability that a value which ends with the token before ``behind`` does end there: what
-    the token behind it and its listed alternatives give to texts that no number goes on with.
-
-    After a text's quote, a word or a bracket that is certain. Alternatives which are not listed
-    count against it.
-    """
-    if behind >= len(completion.tokens) or completion.tokens[behind - 1][-1:] not in _DIGITS:
-        return 1.0
-    assert completion.logprobs is not None
-    own = completion.tokens[behind], completion.logprobs[behind]
-    listed = completion.top[behind] if _has_top(completion) else ()
-    options = listed if own in listed else (own, *listed)
-    ended = (math.exp(p) for piece, p in options if piece[:1] not in _OF_A_NUMBER or not piece)
-    return min(1.0, math.fsum(ended))
-
-
-def whole_value(completion: Completion, options: frozenset[str] | None = None) -> Value:
-    """A label or a text as a whole, its end token with it."""
-    logprobs = completion.logprobs or ()
-    joins = "".join(completion.tokens) == completion.text
-    top = completion.top if joins and _has_top(completion) else ()
-    return Value(completion.text, completion.tokens, logprobs, top, options=options)
-
-
-def _has_top(completion: Completion) -> bool:
-    return len(completion.top) == len(completion.tokens) == len(completion.logprobs or ())
+from runner.answer_values import OF_A_NUMBER, Value
+from runner.types import Alternatives
 
 
 def sequence_probability(logprobs: Iterable[float]) -> float:
@@ -270,7 +130,7 @@ class _Paths:
         if piece[:size].casefold() != remains[:size].casefold():
             return False
         after = piece[size : size + 1]
-        return not (after and after in _OF_A_NUMBER and remains[-1].isdigit())
+        return not (after and after in OF_A_NUMBER and remains[-1].isdigit())
 
     def _onward(self, place: int, index: int) -> float:
         """The probability of the value's rest from a place in its text, reached from a token

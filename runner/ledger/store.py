@@ -7,8 +7,6 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ from runner.ledger.attempts import Attempts
 from runner.ledger.audits import Audits
 from runner.ledger.batches import IN_BATCH, Batches
 from runner.ledger.columns import columns, read_reason, real, was
+from runner.ledger.kept import Held as Held
+from runner.ledger.kept import Known as Known
 from runner.ledger.money import from_pico
 from runner.ledger.places import Places
 from runner.ledger.proof import Proof, prove
@@ -33,34 +33,6 @@ PAGE = 512
 _WAITS_HERE = "o.status = 'waiting' AND o.position NOT IN (SELECT position FROM gone)"
 _STATUS = {str(one): one for one in Status}
 _DECIDED_BY: dict[str | None, DecidedBy | None] = {None: None, **{str(d): d for d in DecidedBy}}
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A record that waits or is in review, whole, so that no later step needs the input file.
-    ``local``: the local model's ``value`` and ``model`` and the ``signals`` taken of it. ``words``:
-    see `Outcome`."""
-
-    record: Record
-    reason: Reason
-    confidence: float | None
-    field_confidence: Mapping[str, float]
-    closed_estimate: Decimal
-    local: Mapping[str, Any] | None = None
-    words: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Which record an outcome belongs to, and how it ended. ``by_teacher``: it is of the sample
-    that calibrates against the closed model. ``mistake``: why it could not be read, or is none of
-    its own, which may change with other records of the file."""
-
-    record_id: str
-    digest: str
-    status: Status
-    by_teacher: bool = False
-    mistake: str | None = None
 
 
 class Ledger(Queue):
