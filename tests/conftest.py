@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.stand_in import StandIn
@@ -41,6 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only what starts nothing: `make quick`")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer examples in a hurry; a test that says how many has as many as it says."""
+    if config.getoption("--quick"):
+        settings.register_profile("quick", max_examples=20)
+        settings.load_profile("quick")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slow ones first: with whole files dealt out, the last one would be waited for alone."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
@@ -64,7 +72,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def _audit(event: str, arguments: object) -> None:
-    if event in _UNQUICK and _running_quick and not os.environ.get("QUICK_RECORD"):
+    if event in _UNQUICK and _running_quick:
         # A BaseException: no test and no product code takes it for a failure of its own.
         pytest.exit(
             f"{_running_quick[-1]} {_UNQUICK[event]}: mark it `process`, and it is left out of "

@@ -247,12 +247,14 @@ def certified(path: Path, target: float = 0.05) -> str:
     return f"--set=confidence={{target_error: {target}, calibration: {json.dumps(str(path))}}}"
 
 
+@pytest.mark.process
 def test_a_certificate_is_asked_for_before_it_is_made(tmp_path: Path) -> None:
     done = localfirst("validate", "configs/demo/job.yaml", certified(tmp_path / "none.json"))
     assert done.returncode == 2
     assert "there is no calibration at" in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [

@@ -84,6 +84,7 @@ def test_what_a_killed_replica_had_goes_to_the_others_at_once(
     assert sum("the engine died" in text for text in run.said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("deadly", [(), ("R-011", "R-060")])
 def test_replicas_killed_from_outside_at_random(

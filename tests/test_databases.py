@@ -113,6 +113,7 @@ def table(base: Base, columns: str = "id, status, decided_by", name: str = "answ
     return base.ask(f"SELECT {columns} FROM {name} ORDER BY job, position")
 
 
+@pytest.mark.process
 def test_a_query_s_rows_are_records_in_its_order(tmp_path: Path, base: Base) -> None:
     fill(base)
     path = job(tmp_path, base, "SELECT id, message FROM tickets ORDER BY id DESC")
@@ -386,6 +387,7 @@ def test_results_that_cannot_be_written_leave_the_former_ones(tmp_path: Path, ba
     assert len(read_rows(tmp_path / "run" / "results.jsonl")) == 6, "the file is written"
 
 
+@pytest.mark.process
 def test_a_server_that_dies_while_it_is_read(
     tmp_path: Path, pg: Base, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -415,6 +417,7 @@ print(count, used() - before)
 """
 
 
+@pytest.mark.process
 def test_rows_are_streamed(tmp_path: Path, base: Base) -> None:
     query = (
         "SELECT i AS id, repeat('x', 2000) AS message FROM generate_series(1, 60000) i ORDER BY i"
@@ -430,6 +433,7 @@ def test_rows_are_streamed(tmp_path: Path, base: Base) -> None:
     assert grown < 40, "MiB, of 120 that there are"
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, base: Base) -> None:
     query = (
         "SELECT i AS id, 'm' || i AS message FROM generate_series(1, 20000) i ORDER BY i"
@@ -463,6 +467,7 @@ def test_what_a_certificate_of_this_batch_is_tied_to(tmp_path: Path, base: Base)
     assert job_digest(whole) not in (None, before)
 
 
+@pytest.mark.slow
 def test_a_certificate_of_this_very_batch(
     tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +492,7 @@ def test_a_certificate_of_this_very_batch(
     assert "for traffic of which the sample is a random one" in other.stderr
 
 
+@pytest.mark.process
 def test_without_the_extra_a_sentence_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

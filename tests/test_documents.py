@@ -150,6 +150,7 @@ def test_the_commands_run_and_show_what_the_documents_show(world: World) -> None
     assert wrong == []
 
 
+@pytest.mark.process
 def test_the_examples_are_made_from_the_demo(tmp_path: Path) -> None:
     made = tmp_path / "docs" / "examples"
     made.mkdir(parents=True)

@@ -164,6 +164,7 @@ def prompts(texts: Iterable[str]) -> list[Prompt]:
 # --- deadly records ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 8, 50])
 @pytest.mark.parametrize("deadly", [("R-000",), ("R-030",), ("R-059",), ("R-030", "R-031")])
 def test_a_record_that_kills_it_twice_is_set_aside(

@@ -16,6 +16,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_what_is_plain_json_comes_out_as_it_is(value: object) -> None:
     text = json.dumps(value)
@@ -75,6 +76,7 @@ def test_what_is_no_count(value: object) -> None:
         count(value)
 
 
+@pytest.mark.slow
 @given(st.one_of(VALUES, st.just(10**5000)))
 def test_a_clipped_value_is_one_short_printable_line(value: object) -> None:
     assert len(clipped(value)) <= 81 and clipped(value).isprintable()

@@ -35,6 +35,8 @@ from tests.odd_replies import (
     record_of,
 )
 
+pytestmark = pytest.mark.process
+
 LABELS = ("yes", "no")
 End = Completion | LocalFirstError
 

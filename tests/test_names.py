@@ -89,6 +89,7 @@ def trials(table: dict[str, Spelling], every: int) -> tuple[list[str], int, int]
     return leaked, refused, tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [SPELLINGS, HELD_BACK], ids=["known", "held back"])
 def test_no_spelling_of_a_name_leaves(table: dict[str, Spelling]) -> None:
     leaked, refused, tried = trials(table, every=7)

@@ -119,6 +119,7 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["alone", "behind"])
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_job_file_is_a_sentence(job: Path, odd: str, where: str) -> None:
@@ -139,6 +140,7 @@ def test_a_mark_at_the_files_start_is_nothing(job: Path) -> None:
     assert localfirst("validate", job).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["name", "answer", "confidence", "local.model", "no.such.key"])
 @pytest.mark.parametrize(
     "value",

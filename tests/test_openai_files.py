@@ -19,6 +19,8 @@ from tests.fakes import localfirst, read_rows
 from tests.jobs import DEMO_MODEL, use_engine
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.process
+
 SCHEMA = {
     "type": "json_schema",
     "json_schema": {"name": "answer", "strict": True, "schema": jobs.SCHEMA},

@@ -449,6 +449,7 @@ def test_what_names_an_account_at_openai_goes_to_openai_alone(
     assert "ours" not in json.dumps(request.headers)
 
 
+@pytest.mark.process
 def test_nobody_there_is_worth_another_try(tmp_path: Path) -> None:
     with StandIn(tmp_path) as gone:
         given = settings("openai", gone)
@@ -494,6 +495,7 @@ def test_each_fault_of_a_single_call_has_its_end(tmp_path: Path, api: StandIn) -
     assert ran.spent == sure >= api.bill.total_usd()
 
 
+@pytest.mark.process
 def test_what_no_later_call_can_mend_stops_the_sending(tmp_path: Path) -> None:
     def halted(name: str) -> tuple[Ran, int]:
         folder = tmp_path / name

@@ -63,6 +63,7 @@ def shows(value: str, text: str) -> bool:
     return re.search(rf"(?<![^\W_]){words}(?![^\W_])", bare(text)) is not None
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(name=names, email=emails, phone=phones, data=st.data())
 def test_no_value_is_left_in_any_prompt(name: str, email: str, phone: str, data: Any) -> None:
@@ -241,6 +242,7 @@ def test_what_is_put_back_is_what_was_taken(name: str, parts: list[tuple[str, st
     assert next(same) == next(same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["Für Anna Müller: ", "a.", "a@", "1 ", "0 1", "+1 (415", "4111 ", "%41", "a@b.b.b."]
 )
@@ -258,6 +260,7 @@ def test_a_long_message_takes_time_by_its_length_only(unit: str) -> None:
     assert seconds(100_000) < 1.5  # Quadratic would be minutes; alone it is some 0.1 s.
 
 
+@pytest.mark.process
 def test_end_to_end_nothing_leaves_and_the_answer_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -406,6 +406,7 @@ def test_nobody_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "who decided?" in refused(run, path)
 
 
+@pytest.mark.process
 def test_what_is_decided_without_a_person_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +424,7 @@ def test_what_is_decided_without_a_person_stands(
 # -- the closed model's unusable answers --------------------------------------------------------
 
 
+@pytest.mark.process
 def test_what_the_closed_model_answered_wrongly_is_shown_to_the_person(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +463,7 @@ def checked(run: Path) -> list[tuple[Any, ...]]:
     )
 
 
+@pytest.mark.process
 def test_a_person_checks_a_random_sample_of_the_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -502,6 +505,7 @@ def test_a_person_checks_a_random_sample_of_the_accepted(
     assert rest == set(IDS) - set(drawn[:4])
 
 
+@pytest.mark.process
 def test_verdicts_raise_the_audits_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, path = local_job(tmp_path, monkeypatch, IDS), tmp_path / "audit.csv"
     localfirst("review", "export", run, path, "--audit", 20)
@@ -518,6 +522,7 @@ def test_verdicts_raise_the_audits_alarm(tmp_path: Path, monkeypatch: pytest.Mon
     assert (again.alarm, again.counts()["unchanged"]) == (None, 20)
 
 
+@pytest.mark.process
 def test_a_sample_of_all_is_labels_and_a_queue_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -573,6 +578,7 @@ def test_reviewed_labels_of_every_kind(tmp_path: Path, answer: Row, text: str, t
     assert (found[0], dict(found[1].truth)) == ("=1" if "'=1" in text else "R-1", truth)
 
 
+@pytest.mark.process
 def test_a_sample_needs_the_records_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -596,6 +602,7 @@ def test_a_sample_needs_the_records_of_the_run(
     assert "cannot read the records file" in asked("--sample", 2)
 
 
+@pytest.mark.process
 def test_a_sample_holds_no_record_that_is_in_error_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,6 +621,7 @@ def test_a_sample_holds_no_record_that_is_in_error_itself(
     assert certified.exit_code == 0, certified.stderr
 
 
+@pytest.mark.process
 def test_a_record_that_was_mended_since_wants_a_run_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -665,6 +673,7 @@ def on_a_small_disk(*arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_no_half_of_a_file_and_no_half_of_an_import(tmp_path: Path) -> None:
     rows = jobs.records(["R-1", "R-2"], "review", message="m" * 100_000)
     run, path = queue_job(tmp_path, rows), tmp_path / "queue.jsonl"

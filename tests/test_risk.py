@@ -68,6 +68,7 @@ def test_the_gate_spends_delta_and_no_more(alpha: float, delta: float) -> None:
     assert 0.5 * delta < crossing_probability(boundary, first, alpha) <= delta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("n", [200, 1000])
 def test_certificates_are_broken_at_most_delta_of_the_time(name: str, n: int) -> None:
@@ -149,6 +150,7 @@ BATCHES: dict[str, Curve] = CURVES | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize(("size", "n"), [(600, 300), (3000, 800)])
 def test_the_share_of_wrong_answers_in_the_batch_is_broken_at_most_delta_of_the_time(

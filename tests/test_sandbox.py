@@ -83,6 +83,7 @@ def bounded_memory() -> Iterator[None]:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # in kiB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", BOMBS)
 def test_a_bomb_is_stopped_in_validate_and_in_a_run(text: str) -> None:
     began = time.process_time()
@@ -93,6 +94,7 @@ def test_a_bomb_is_stopped_in_validate_and_in_a_run(text: str) -> None:
     assert mistake.startswith("`prompt.user` was stopped: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ONE_STEP)
 def test_so_is_an_expression(step: str) -> None:
     text = f"({step}) == message"
@@ -101,6 +103,7 @@ def test_so_is_an_expression(step: str) -> None:
     assert "was stopped" in template_mistakes(text, "when", ["message"], expression=True)[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from(["ns.x ~ ns.x", "ns.x * 9", "ns.x.center(99)", "ns.x|indent(7, true)",

@@ -42,6 +42,7 @@ def problem(schema: dict[str, Any], value: Any) -> str | None:
     return found.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", SLOW)
 @pytest.mark.parametrize("kind", ["pattern", "patternProperties", "names", "additional", "whole"])
 def test_a_pattern_that_tries_every_way(pattern: str, kind: str) -> None:

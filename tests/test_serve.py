@@ -28,6 +28,8 @@ from tests.fakes import localfirst, read_rows
 from tests.jobs import query, wait_until
 from tests.serving import MODEL, Echo, Served, body, serving, write
 
+pytestmark = pytest.mark.process
+
 SCRIPT = """
 from openai import OpenAI
 

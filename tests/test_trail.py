@@ -128,6 +128,7 @@ def words(run: Path, name: str) -> str:
 # -- what left ----------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_egress_lists_every_request_that_left_to_the_byte(done: Path, bodies: list[bytes]) -> None:
     lines = localfirst("status", done, "--egress", "--json").stdout.splitlines()
     sent = [json.loads(line) for line in lines]
@@ -144,6 +145,7 @@ def test_egress_lists_every_request_that_left_to_the_byte(done: Path, bodies: li
     assert [row["time"] for row in sent] == [row[0] for row in cells] == sorted(r[0] for r in cells)
 
 
+@pytest.mark.process
 def test_egress_on_a_terminal_stands_in_columns(done: Path) -> None:
     reading, writing = pty.openpty()
     with open(reading, "rb", buffering=0) as terminal:
@@ -159,6 +161,7 @@ def test_egress_on_a_terminal_stands_in_columns(done: Path) -> None:
         assert all(row[begins] == " " != row[begins + 1] for row in rows), name
 
 
+@pytest.mark.process
 def test_what_never_left_is_no_egress(tmp_path: Path) -> None:
     with StandIn(tmp_path) as api:
         job = small_job(tmp_path / "job", api.url, routes=jobs.ROUTES)
@@ -169,6 +172,7 @@ def test_what_never_left_is_no_egress(tmp_path: Path) -> None:
     assert localfirst("status", job.parent / "run", "--egress", "--json").stdout == ""
 
 
+@pytest.mark.process
 def test_a_call_that_was_written_down_and_never_sent_is_no_egress(
     tmp_path: Path, patch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +245,7 @@ def test_audits_and_reviews_stand_in_the_history_with_who_and_when(done: Path) -
     assert "uncalibrated confidence of 0.9" in words(done, name)
 
 
+@pytest.mark.process
 def test_the_signals_and_the_certificate_of_an_accepted_answer_are_kept(
     tmp_path: Path, patch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +315,7 @@ def changed(value: Any) -> Any:
             return value + 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_a_change_of_any_field_of_any_row_is_found(mine: Path, table: str) -> None:
     path = mine / "ledger.sqlite"
@@ -366,6 +372,7 @@ def test_it_says_what_was_done(mine: Path, sql: str, words: str) -> None:
     assert words in found(mine)
 
 
+@pytest.mark.process
 def test_a_record_that_waits_is_guarded_too(tmp_path: Path) -> None:
     job = small_job(tmp_path / "job", "http://localhost:1")
     assert localfirst("run", *jobs_options(job), "--set", jobs.NO_KEY, "--limit", 3).exit_code == 3
@@ -404,6 +411,7 @@ def test_a_file_written_anew_consistently_is_found_by_a_noted_hash_alone(tmp_pat
 # -- runs go on ---------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_resumed_run_goes_on_with_the_chain(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     jobs.use_engine(patch, jobs.Scripted(answer))
     with StandIn(tmp_path, oracle=lambda text: "card_arrival") as api:
@@ -436,6 +444,7 @@ def test_nothing_new_to_do_leaves_the_head_where_it_was(tmp_path: Path) -> None:
     assert heads[0] == heads[1]
 
 
+@pytest.mark.process
 def test_verified_while_it_runs_and_after_a_kill(tmp_path: Path) -> None:
     names = [f"T-{n}" for n in range(40_000)]
     job = jobs.write_job(tmp_path, "http://localhost:1", jobs.records(names, "template"))

@@ -121,6 +121,7 @@ def check_reasons(ran: jobs.Ran) -> None:
     verified(ran.run_dir)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("lane", ["live", "batch"])
 @pytest.mark.parametrize("confidence", [{"threshold": 0.9}, {"policy": "budget"}])
 def test_a_rules_reason_is_shown_and_nothing_hangs_on_it(
@@ -185,6 +186,7 @@ def as_version_4(run_dir: Path) -> None:
     database.close()
 
 
+@pytest.mark.process
 def test_a_run_directory_of_before_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, lambda name: {NEUTRAL: "x"}, lambda name: {NEUTRAL: "x"})
     with api_for(tmp_path, lambda name: {NEUTRAL: "y"}) as api:
@@ -201,6 +203,7 @@ def test_a_run_directory_of_before_goes_on(tmp_path: Path, monkeypatch: pytest.M
         assert api.bill.billed_twice() == {}
 
 
+@pytest.mark.process
 def test_what_such_a_word_had_decided_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +273,7 @@ def through(folder: Path, patch: pytest.MonkeyPatch, name: str) -> dict[str, dic
         return told(found, name)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ALONE[:8])
 def test_the_only_field_may_be_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -285,6 +289,7 @@ def test_the_only_field_may_be_called_so(
         assert row["field_confidence"] == ({} if sure is None else {NEUTRAL: sure})
 
 
+@pytest.mark.process
 def test_all_the_fields_may_be_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = dict.fromkeys(WORDS, "x")
     answering(monkeypatch, lambda _: everything, lambda _: everything)
@@ -299,6 +304,7 @@ def test_all_the_fields_may_be_called_so(tmp_path: Path, monkeypatch: pytest.Mon
             assert set(row["field_confidence"]) == set(WORDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [NEUTRAL, *ALONE])
 def test_a_calibration_knows_such_a_field_from_the_whole_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -344,6 +350,7 @@ def test_a_calibration_of_before_is_read(tmp_path: Path, monkeypatch: pytest.Mon
 # -- labels, texts, columns and ids -------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
 @pytest.mark.parametrize("text", ['{"label": "x"}', '{"label": "x", "value": 1}', '["label"]'])
 def test_a_text_is_not_unwrapped_for_what_it_looks_like(
