@@ -90,7 +90,7 @@ class Expression:
     """One Jinja2 expression of a job, such as a route's ``when``."""
 
     def __init__(self, text: str, where: str) -> None:
-        self.where = where
+        self.where, self.text = where, text
         self._template = _environment.compile_expression(text, undefined_to_none=False)._template
 
     def evaluate(self, record: Record) -> Any:

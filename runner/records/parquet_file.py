@@ -28,6 +28,17 @@ def parquet_columns(path: Path) -> list[str]:
         return list(file.schema_arrow.names)
 
 
+def parquet_texts(path: Path) -> list[str]:
+    """The columns that hold text."""
+    import pyarrow as pa
+
+    with _open(path) as file:
+        schema = file.schema_arrow
+        return [
+            f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+        ]
+
+
 def parquet_records(path: Path, id_column: str) -> Iterator[Record]:
     """One `Record` per row; ``line`` is the row's number from 1."""
     with _open(path) as file:

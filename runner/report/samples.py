@@ -100,7 +100,7 @@ def _reread(ledger: Ledger, job: Job, rows: Iterable[tuple[Any, ...]]) -> dict[i
 
 
 def _is(record: Record, record_id: str, mark: str) -> bool:
-    return record.id == record_id and digest(dict(record.fields))[: len(mark)] == mark
+    return record.id == record_id and digest(dict(record.given))[: len(mark)] == mark
 
 
 def _sample(row: tuple[Any, ...], again: Mapping[int, Record], texts: Texts) -> Sample:
