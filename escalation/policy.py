@@ -11,7 +11,8 @@ from runner.columns_read import looked_at
 from runner.errors import RecordError
 from runner.job import Job
 from runner.job_confidence import Confidence
-from runner.prompts import Expression, TemplateAnswer
+from runner.prompts import Expression
+from runner.template_answers import TemplateAnswer
 from runner.typed_cells import FALSE
 from runner.types import Answer, JSONValue, Reason, Record, Route
 
@@ -38,11 +39,12 @@ class Router:
 
     def __init__(self, job: Job, note: Note | None = None) -> None:
         self._notices = Notices(note)
+        constraint = job.answer.constraint()
         self._rules = [
             (
                 Expression(rule.when, f"routes[{n}].when"),
                 rule,
-                TemplateAnswer(rule.answer, f"routes[{n}].answer")
+                TemplateAnswer(rule.answer, f"routes[{n}].answer", constraint)
                 if rule.answer is not None
                 else None,
             )

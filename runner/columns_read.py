@@ -15,6 +15,10 @@ def parsed_expression(text: str) -> nodes.Template:
     return _environment.parse("{{ " + text + " }}")
 
 
+def parsed_template(text: str) -> nodes.Template:
+    return _environment.parse(text)
+
+
 def column_of(node: nodes.Node) -> str | None:
     """The column that it is, and nothing more: ``x``, ``record.x`` or ``record['x']``."""
     if isinstance(node, nodes.Name):
@@ -45,6 +49,13 @@ def compared_texts(text: str) -> dict[str, set[str]]:
     return found
 
 
+def columns_of(parsed: nodes.Template) -> set[str]:
+    """Every column that it names."""
+    every = (nodes.Name, nodes.Getattr, nodes.Getitem)
+    named = {column_of(node) for node in parsed.find_all(every)}
+    return {name for name in named if name is not None} - {"record"}
+
+
 def looked_at(text: str) -> set[str]:
     """The columns of an expression that it takes for no null: of which it does not ask whether
     they are there."""
@@ -60,9 +71,7 @@ def looked_at(text: str) -> set[str]:
         sides = [compare.expr, *(operand.expr for operand in compare.ops)]
         if any(isinstance(side, nodes.Const) and side.value is None for side in sides):
             asked |= {column_of(side) for side in sides}
-    every = (nodes.Name, nodes.Getattr, nodes.Getitem)
-    named = {column_of(node) for node in parsed.find_all(every)}
-    return {name for name in named - asked if name is not None} - {"record"}
+    return {name for name in columns_of(parsed) if name not in asked}
 
 
 def _is_text(value: object) -> bool:

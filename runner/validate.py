@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+
+from jinja2 import TemplateSyntaxError
 
 from escalation.prices import price_of
 from runner import build
@@ -15,20 +18,26 @@ from runner.prompts import template_mistakes
 from runner.records.rows import likely, listed
 from runner.records.source import job_columns, job_kinds
 from runner.results.table import table_problem
+from runner.template_answers import TemplateAnswer
 
 Mistake = tuple[Location, str]
 
 
-def check_job(file: JobFile, *, calibrated: bool = True, served: bool = False) -> None:
+def check_job(
+    file: JobFile, *, calibrated: bool = True, served: bool = False, answers: bool = True
+) -> None:
     """Raises `JobError` with every mistake, each with its line; needs the records, no model. Those
     that reading the file found are among them; what follows from one of these alone is not.
 
     ``calibrated``: whether a job with a target error must have its calibration already.
-    ``served``: requests are its records, and the job's own are not looked at.
+    ``served``: requests are its records, and the job's own are not looked at. ``answers``: whether
+    a rule's answer that is none of the job's is a mistake already; in a run it is its records'.
     """
     found = list(_mistakes(file.job, file.broken, served=served))
     if calibrated and not file.mistakes:
         found += _calibration(file.job)
+    if answers and not {"answer", "routes"}.intersection(file.broken):
+        found += _answers(file.job)
     mistakes = [*file.mistakes, *(file.at(location, message) for location, message in found)]
     if mistakes:
         raise JobError(str(file.path), sorted(mistakes, key=line_number))
@@ -76,6 +85,16 @@ def _calibration(job: Job) -> Iterator[Mistake]:
             build.trust(job)
         except UsageError as error:
             yield ("confidence", "calibration"), f"`confidence.calibration`: {error}"
+
+
+def _answers(job: Job) -> Iterator[Mistake]:
+    for n, rule in enumerate(job.routes):
+        if rule.answer is None:
+            continue
+        with suppress(TemplateSyntaxError, SyntaxError, ValueError, RecursionError):
+            made = TemplateAnswer(rule.answer, f"routes[{n}].answer", job.answer.constraint())
+            if mistake := made.mistake():
+                yield ("routes", n, "answer"), mistake
 
 
 def _types(job: Job, columns: list[str] | None) -> Iterator[Mistake]:

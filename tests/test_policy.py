@@ -24,7 +24,8 @@ RULES: list[dict[str, Any]] = [
 
 
 def router(rules: list[dict[str, Any]] = RULES, **privacy: Any) -> Router:
-    return Router(Job.model_validate({**JOB, "routes": rules, "privacy": privacy}))
+    keys = {"answer": "text", "routes": rules, "privacy": privacy}
+    return Router(Job.model_validate({**JOB, **keys}))
 
 
 def record(**fields: Any) -> Record:
@@ -46,7 +47,11 @@ def test_the_first_rule_that_matches_decides(
     kind: str, route: Route, reason: str, may_leave: bool
 ) -> None:
     routed = router().route(record(kind=kind))
-    assert (routed.route, routed.reason, routed.may_leave) == (route, reason, may_leave)
+    assert (routed.route, routed.words or routed.reason, routed.may_leave) == (
+        route,
+        reason,
+        may_leave,
+    )
     assert routed.value == ("Dear Ada!" if kind == "birthday" else None)
 
 

@@ -15,6 +15,7 @@ from runner.ledger.columns import shown_reason
 from runner.records.source import job_records
 from runner.report.texts import Shown, Texts
 from runner.slowest import slowest
+from runner.typed_json import read
 from runner.types import Reason, Record
 
 MOST = 20
@@ -107,7 +108,7 @@ def _sample(row: tuple[Any, ...], again: Mapping[int, Record], texts: Texts) -> 
     position, name, _, status, by, why, confidence, value, line, fields, held, words = row
     record = again.get(position)
     if fields is not None:
-        record = Record(position, name, json.loads(fields), line)
+        record = Record(position, name, read(fields), line)
     kept = json.loads(held or "null") or {}
     # What is done has one answer, the one that stands; whoever gave it.
     answer = json.loads(value) if by else kept.get("value")
