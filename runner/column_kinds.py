@@ -134,7 +134,7 @@ class _Looking:
             to = "float"
         fix = f"add `records.types: {{{column}: {to}}}`"
         if isinstance(other, nodes.Const):
-            fix += f", or compare it with text: '{shown}'"
+            fix += f", or compare it with text: `{column} == '{shown}'`"
         return f"{said}text: they are never equal; {fix}"
 
     def _test(self, test: nodes.Test) -> Iterator[str]:

@@ -37,7 +37,7 @@ class Unusable:
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __iter__ = refuse
     __contains__ = __getitem__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = refuse
     __rmul__ = __mod__ = __rmod__ = __truediv__ = __float__ = __int__ = __len__ = refuse
-    __hash__ = __call__ = __neg__ = __format__ = refuse  # type: ignore[assignment]
+    __hash__ = __call__ = __neg__ = __format__ = refuse
 
 
 # The filters that would make text or a number of a null.

@@ -1,7 +1,8 @@
 """A rule's ``answer``: held to the job's schema or labels, as any answer is.
 
 What is no text stays as it is; texts are templates. Where the schema asks for no text, one that is
-a single ``{{ … }}`` gives its value, and not that value as text.
+a single ``{{ … }}`` gives its value, and not that value as text. Only words of the rule's own, in
+place of a schema's whole object, are none of the schema's: a greeting, say.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class TemplateAnswer:
         value = self._fill(record)
         if self._whole_text and self._schema is not None:
             value = _read(value)
+            if isinstance(value, str):
+                return value
         if (problem := self._problem(value)) is not None:
             raise RecordError(f"{self._where} {problem}", Reason.BAD_PROMPT)
         return value
@@ -116,9 +119,10 @@ def _alone(text: str, where: str) -> Expression | None:
 def _read(text: str) -> Any:
     """The object that a text is, or the text."""
     try:
-        return parse(text)
+        value = parse(text)
     except Unreadable:
         return text
+    return value if isinstance(value, dict) else text
 
 
 def _short(value: Any) -> str:
