@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
+from escalation.notices import Note, Notices
+from runner.columns_read import looked_at
+from runner.errors import RecordError
 from runner.job import Job
 from runner.job_confidence import Confidence
-from runner.prompts import Expression, TemplateAnswer
+from runner.prompts import Expression
+from runner.template_answers import TemplateAnswer
+from runner.typed_cells import FALSE
 from runner.types import Answer, JSONValue, Reason, Record, Route
 
 
@@ -25,14 +31,20 @@ class Routed:
 
 
 class Router:
-    """The job's ``routes``, first match wins, and ``privacy.keep_local`` over all of them."""
+    """The job's ``routes``, first match wins, and ``privacy.keep_local`` over all of them.
 
-    def __init__(self, job: Job) -> None:
+    That fails closed: what is not plainly false stays on the machine. ``note`` hears, once, of
+    records that an expression may have been meant otherwise for.
+    """
+
+    def __init__(self, job: Job, note: Note | None = None) -> None:
+        self._notices = Notices(note)
+        constraint = job.answer.constraint()
         self._rules = [
             (
                 Expression(rule.when, f"routes[{n}].when"),
                 rule,
-                TemplateAnswer(rule.answer, f"routes[{n}].answer")
+                TemplateAnswer(rule.answer, f"routes[{n}].answer", constraint)
                 if rule.answer is not None
                 else None,
             )
@@ -40,12 +52,13 @@ class Router:
         ]
         keep = job.privacy.keep_local
         self._keep_local = Expression(keep, "privacy.keep_local") if keep else None
+        self._looked_at = sorted(looked_at(keep)) if keep else []
 
     def route(self, record: Record) -> Routed:
-        """Raises `RecordError` where an expression fails on this record."""
-        kept = self._keep_local is not None and bool(self._keep_local.evaluate(record))
+        """Raises `RecordError` where a rule fails on this record."""
+        kept = self._keep_local is not None and self._stays(self._keep_local, record)
         for n, (when, rule, answer) in enumerate(self._rules):
-            if not when.evaluate(record):
+            if not self._holds(when, record):
                 continue
             may_leave = not (kept or rule.keep_local)
             own = rule.reason or None
@@ -57,6 +70,44 @@ class Router:
                 return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False, rule=n)
             return Routed(Route(rule.to), Reason.RULE, may_leave, rule=n, words=own)
         return _LOCAL[kept]
+
+    def _stays(self, keep: Expression, record: Record) -> bool:
+        """Whether ``privacy.keep_local`` gives anything but false, or gives that of a null."""
+        self._notices.near(keep, record)
+        try:
+            value = keep.evaluate(record)
+        except RecordError as error:
+            self._notices.stays(record, str(error))
+            return True
+        if not _is_false(value):
+            if value is None or isinstance(value, str):
+                shown = "null" if value is None else f"the text {value[:40]!r}"
+                self._notices.stays(record, f"{keep.where} gives {shown}, not true or false")
+            return True
+        null = next((n for n in self._looked_at if record.fields.get(n, value) is None), None)
+        if null is not None:
+            self._notices.stays(
+                record,
+                f"{keep.where} looks at `{null}`, which is null; where a null may leave, write "
+                f"`({null} | default(''))`",
+            )
+        return null is not None
+
+    def _holds(self, when: Expression, record: Record) -> bool:
+        self._notices.near(when, record)
+        value = when.evaluate(record)
+        if isinstance(value, str) and value.strip().casefold() in FALSE:
+            raise RecordError(
+                f"{when.where} gives the text {value!r}, which is no false: any text holds; "
+                "compare it (`== 'true'`), or give its column a type in `records.types`",
+                Reason.BAD_PROMPT,
+            )
+        return bool(value)
+
+
+def _is_false(value: object) -> bool:
+    """False, or a database's 0."""
+    return value is False or (isinstance(value, int | float | Decimal) and value == 0)
 
 
 _LOCAL = [Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=not kept) for kept in (False, True)]

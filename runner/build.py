@@ -183,11 +183,16 @@ def watch(job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool) -
     return Watch(ledger, trusted.rule, auditing, say)
 
 
-def answering(job: Job, closed: ClosedSide | None, calibration: Calibration | None) -> Answering:
+def answering(
+    job: Job,
+    closed: ClosedSide | None,
+    calibration: Calibration | None,
+    say: Say | None = None,
+) -> Answering:
     given = sampling(job)
     stakes = job.confidence.stakes
     return Answering(
-        router=Router(job),
+        router=Router(job, say),
         renderer=renderer(job),
         checker=Checker(job.answer.constraint()),
         sampling=given,

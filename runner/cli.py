@@ -211,7 +211,7 @@ def _load(
         from runner.loading import starting_ahead
 
         click.get_current_context().with_resource(starting_ahead(file.job, *ahead))
-    check_job(file, calibrated=calibrated)
+    check_job(file, calibrated=calibrated, answers=ahead is None)
     return file
 
 

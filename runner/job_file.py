@@ -19,6 +19,7 @@ from runner.job import Job
 from runner.job_records import for_requests, with_batch_file
 from runner.job_sound import sound_job
 from runner.presets import resolved
+from runner.yaml_changes import changes
 
 Location = tuple[str | int, ...]
 
@@ -71,6 +72,7 @@ def load_job(
     if not isinstance(data, dict):
         raise JobError(str(path), ["line 1: a job is a mapping of keys such as name, records, …"])
     mistakes = [f"line {line}: `{key}` is given twice" for key, line in doubled]
+    mistakes += [_at(at, f"`{_dotted(at)}`: {said}", lines) for at, said in changes(node)]
     for override in overrides:
         _override(data, override, lines)
     whole = {**data, "folder": path.resolve().parent}

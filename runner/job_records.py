@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from runner.database import check_address
 from runner.job_confidence import Part
 from runner.openai_lines import answer_of, is_batch_line
+from runner.typed_cells import CellType
 
 BATCH = "openai_batch"
 REQUESTS = "requests.jsonl"
@@ -39,6 +40,10 @@ class Records(Part):
     """The column that names a record; no two records may have the same value."""
     format: Literal["auto", "csv", "jsonl", "parquet", "openai_batch"] = "auto"
     """`auto` goes by the file's ending, and knows an OpenAI batch file by its first line."""
+    types: dict[str, CellType] = Field(default_factory=dict)
+    """What columns hold that come as text: `{is_eu: bool, risk: int, opened: date}`; also `float`,
+    `decimal`, `datetime` and `text`. An empty cell is null; one that is not of its type is that
+    record's error. `bool` takes true, yes, on, 1, wahr, ja, vrai, oui, and their contraries."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """What parts a CSV file's columns: one character, or the word `tab`."""
     url: str | None = None

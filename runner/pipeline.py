@@ -135,7 +135,7 @@ class Pipeline:
                 self.progress.seen += 1
                 if self.progress.seen % BREATH == 0:
                     await asyncio.sleep(0)
-                mark = digest(dict(record.fields))[:DIGEST_LENGTH]
+                mark = digest(dict(record.given))[:DIGEST_LENGTH]
                 if self._already(record, mark):
                     continue
                 routed = self._without_model(record, mark)

@@ -3,31 +3,31 @@ missing fields."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
+from unicodedata import category
 
 from jinja2 import Template as JinjaTemplate
-from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2 import TemplateSyntaxError, meta, nodes
 from jinja2.runtime import Context
 
 from runner.errors import RecordError
 from runner.job import Job
 from runner.openai_lines import most_usd, sampling_of
-from runner.sandbox import ALLOWANCE, SECONDS, Environment, begin
+from runner.sandbox import Environment, Filled, begin
 from runner.sandbox_growth import TooMuch
-from runner.types import Constraint, JSONValue, Message, Prompt, Reason, Record
+from runner.template_errors import failure, hint, stopped
+from runner.template_errors import in_template as in_template
+from runner.types import Constraint, Message, Prompt, Reason, Record
 
 _environment = Environment()
-# Names that mean something else to Jinja2 or here.
-_NOT_PLAIN = {
-    "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None",
-    "record", "self", "loop",
+# Letters and marks of no shape, besides what Unicode calls a space or a control.
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {
+    *map(chr, range(0x180B, 0x1810)), *map(chr, range(0xFE00, 0xFE10)),
 }  # fmt: skip
 _CODE = re.compile(r"\{[{%](.*?)(?:[}%]\}|$)", re.DOTALL)
 
@@ -36,8 +36,10 @@ class Template:
     """One template text of a job; ``where`` is its key there (``prompt.user``). ``constant``: no
     field of the record is in it; ``plain``: its text, where nothing at all is to be filled in."""
 
+    expression = False
+
     def __init__(self, text: str, where: str) -> None:
-        self.where = where
+        self.where, self.text = where, text
         self._template = _environment.from_string(text)
         parsed = _environment.parse(text)
         self.constant = not meta.find_undeclared_variables(parsed)
@@ -50,22 +52,27 @@ class Template:
 
     def message(self, role: str, record: Record) -> Message:
         """As `render`, with what in it is the template's own."""
+        return self.told(role, record)[0]
+
+    def told(self, role: str, record: Record) -> tuple[Message, list[str]]:
+        """The message, and whatever in it was filled in for this record."""
         pieces = [self.plain] if self.plain is not None else self._pieces(record)
         text = "".join(pieces)
         if self.constant:
-            return Message(role, text, cacheable=role == "system", own=((0, len(text)),))
+            return Message(role, text, cacheable=role == "system", own=((0, len(text)),)), []
         own, at = [], 0
         for piece in pieces:
             if piece in self._own and type(piece) is str:
                 own.append((at, at + len(piece)))
             at += len(piece)
-        return Message(role, text, own=tuple(own))
+        made = [piece for piece in pieces if isinstance(piece, Filled)]
+        return Message(role, text, own=tuple(own)), made
 
     def _pieces(self, record: Record) -> list[str]:
         try:
             return self.filled(record.fields)
         except Exception as error:  # whatever a job's own template does, one record pays for it
-            raise _failure(error, self.where, record) from None
+            raise failure(error, self, record) from None
 
     def filled(self, fields: Mapping[str, Any]) -> list[str]:
         """Raises whatever goes wrong inside."""
@@ -89,8 +96,10 @@ def _literals(parsed: nodes.Template) -> frozenset[str]:
 class Expression:
     """One Jinja2 expression of a job, such as a route's ``when``."""
 
+    expression = True
+
     def __init__(self, text: str, where: str) -> None:
-        self.where = where
+        self.where, self.text = where, text
         self._template = _environment.compile_expression(text, undefined_to_none=False)._template
 
     def evaluate(self, record: Record) -> Any:
@@ -98,7 +107,7 @@ class Expression:
         try:
             return self.filled(record.fields)
         except Exception as error:  # whatever a job's own expression does, one record pays for it
-            raise _failure(error, self.where, record) from None
+            raise failure(error, self, record) from None
 
     def filled(self, fields: Mapping[str, Any]) -> Any:
         """Raises whatever goes wrong inside."""
@@ -116,45 +125,6 @@ def _context(template: JinjaTemplate, fields: Mapping[str, Any]) -> Context:
     # there is nothing to import here.
     names = {**_environment.globals, **fields, "record": fields}
     return Context(_environment, names, template.name, template.blocks)
-
-
-def _failure(error: Exception, where: str, record: Record) -> RecordError:
-    if isinstance(error, UndefinedError):
-        return RecordError(_missing(str(error), where, record), Reason.BAD_PROMPT)
-    if isinstance(error, (TooMuch, RecursionError)):
-        return RecordError(_stopped(error, where), Reason.BAD_PROMPT)
-    text = isinstance(error, TypeError) and "'str'" in str(error)
-    mend = "; values from CSV are text: write `(name | float)` for a number" if text else ""
-    return RecordError(f"{where} failed: {error}{mend}", Reason.BAD_PROMPT)
-
-
-def _stopped(error: TooMuch | RecursionError, where: str) -> str:
-    why = error if isinstance(error, TooMuch) else "it calls itself too deep"
-    return (
-        f"{where} was stopped: {why}; a template makes at most {ALLOWANCE:,} characters within "
-        f"{SECONDS:.0f} s: write it shorter, or with fewer turns"
-    )
-
-
-def _missing(message: str, where: str, record: Record) -> str:
-    found = re.search(r"'([^']+)' is undefined|no attribute '([^']+)'", message)
-    if not found:
-        return f"{where}: {message}"
-    name = found[1] or found[2]
-    return f"{where} names the field `{name}`, which this record lacks{_hint(name, record.fields)}"
-
-
-def _hint(name: str, fields: Mapping[str, Any] | Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, [str(f) for f in fields], n=1)
-    if near:
-        return f"; did you mean `{in_template(near[0])}`?"
-    return f" (it has: {', '.join(map(str, fields))})"
-
-
-def in_template(column: str) -> str:
-    """How a template names a column: as it is, or as ``record['First name']``."""
-    plain = column.isidentifier() and column not in _NOT_PLAIN
-    return column if plain else f"record[{column!r}]"
 
 
 def _odd_column(source: str, columns: Sequence[str] | None) -> tuple[str, str]:
@@ -194,7 +164,7 @@ def template_mistakes(
     try:
         made.filled(dict.fromkeys({*undeclared, *(columns or ())}, ""))
     except (TooMuch, RecursionError) as error:  # whatever the record holds
-        return [_stopped(error, f"`{where}`")]
+        return [stopped(error, f"`{where}`")]
     except Exception:  # of empty fields nothing else can be told
         pass
     if columns is None or re.search(r"\bdefined\b|\bdefault\(|\bd\(", text):
@@ -205,7 +175,7 @@ def template_mistakes(
     parts = set(re.findall(r"\w+", column)).intersection(unknown)
     found = [f"`{where}`: {mend}"] if parts else []
     return found + [
-        f"`{where}` names the field `{name}`, which the records lack{_hint(name, columns)}"
+        f"`{where}` names the field `{name}`, which the records lack{hint(name, columns)}"
         for name in unknown
         if name not in parts
     ]
@@ -227,16 +197,35 @@ class Renderer:
             self._first = self._system.message("system", Record(0, "", {}, 0))
 
     def render(self, record: Record) -> Prompt:
-        user = self._user.message("user", record)
+        user, made = self._user.told("user", record)
         if self._system is None:
+            _asks_something(made, "prompt.user")
             return Prompt((user,), self._constraint)
-        system = self._first or self._system.message("system", record)
+        system = self._first
+        if system is None:
+            system, more = self._system.told("system", record)
+            made = [*made, *more]
+        _asks_something(made, "prompt.user")
         return Prompt((system, user), self._constraint)
 
     def most_usd(self, record: Record) -> Decimal | None:
         """What the record itself allows to be paid for it: a column of a job's own says nothing of
         the kind, whatever it is called."""
         return None
+
+
+def _asks_something(made: Sequence[str], where: str) -> None:
+    """Raises `RecordError` where a record brings only what nobody sees."""
+    if made and not any(map(_shows, made)):
+        raise RecordError(
+            f"{where} would ask about nothing: what this record brings is empty; fill it in, or "
+            "give such records a rule of their own in `routes`",
+            Reason.BAD_PROMPT,
+        )
+
+
+def _shows(text: str) -> bool:
+    return any(c not in _UNSEEN and category(c)[0] not in "ZC" for c in text)
 
 
 class LineRenderer(Renderer):
@@ -265,6 +254,7 @@ class LineRenderer(Renderer):
             )
             for m in given
         ]
+        _asks_something([m.content for m in messages if m.role != "system"], "`body.messages`")
         if self._system is not None:
             own = replace(self._system.message("system", record), cacheable=False)
             messages = [own, *(m for m in messages if m.role != "system")]
@@ -286,19 +276,3 @@ def renderer_of(job: Job, *, system: str | None = None, beyond: Sequence[str] = 
         return LineRenderer(constraint, system, beyond)
     system = job.prompt.system if system is None else system
     return Renderer(system, job.prompt.user, constraint)
-
-
-class TemplateAnswer:
-    """A rule's ``answer``: text, or an object whose texts are templates."""
-
-    def __init__(self, answer: str | Mapping[str, Any], where: str) -> None:
-        self._plain = isinstance(answer, str)
-        parts = {"": answer} if isinstance(answer, str) else answer
-        self._parts = {
-            key: Template(part if isinstance(part, str) else json.dumps(part), where)
-            for key, part in parts.items()
-        }
-
-    def render(self, record: Record) -> JSONValue:
-        values = {key: template.render(record) for key, template in self._parts.items()}
-        return values[""] if self._plain else values

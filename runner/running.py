@@ -64,7 +64,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         ledger.set_meta("certificate", json.dumps(trusted.stated()))
         audits = closed is not None and has_key(closed)
         half = LocalHalf(
-            build.answering(job, closed, trusted.calibration),
+            build.answering(job, closed, trusted.calibration, say),
             build.watch(job, trusted, ledger, say, audits=audits),
             records,
         )
@@ -198,7 +198,7 @@ def _unasked(ledger: Ledger, records: Sequence[Record], run_dir: Path) -> list[R
 
 
 def _mark(record: Record) -> str:
-    return digest(dict(record.fields))[:DIGEST_LENGTH]
+    return digest(dict(record.given))[:DIGEST_LENGTH]
 
 
 def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:

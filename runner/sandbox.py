@@ -20,6 +20,7 @@ from jinja2.filters import FILTERS
 from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment, safe_range
 
 from runner.sandbox_growth import BY_FILTER, BY_METHOD, MOST_BITS, STEP, TooMuch, filled, size
+from runner.sandbox_nulls import as_json, filters, there, there_for
 
 ALLOWANCE = 10_000_000
 """Characters that are made, and `STEP` for each step."""
@@ -77,6 +78,7 @@ class Filled(str):
 
 def _shown(value: Any) -> Filled:
     """What is about to become text."""
+    there(value)
     return Filled(value if type(value) is str else _admitted(value))
 
 
@@ -109,6 +111,7 @@ def _bits(count: int) -> None:
 
 def _remainder(left: Any, right: Any) -> Any:
     if isinstance(left, (str, bytes)):
+        there(*(right if isinstance(right, tuple) else (right,)))
         _charge(filled(left, right))
     return left % right
 
@@ -132,6 +135,7 @@ def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     def bounded(*args: Any, **kwargs: Any) -> Any:
         if name in ("join", "sum") and isinstance(args[at], Iterator):
             args = (*args[:at], list(args[at]), *args[at + 1 :])
+        there_for(name, args[at:], kwargs)
         if growth is not None:
             _charge(_grown(growth, args[at:], kwargs))
         made = filter_(*args, **kwargs)
@@ -201,8 +205,12 @@ class Environment(ImmutableSandboxedEnvironment):
             keep_trailing_newline=True,
             finalize=_shown,
         )
-        self.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
-        self.filters = {name: _bounded(name, each) for name, each in FILTERS.items()}
+        self.policies["json.dumps_kwargs"] = {
+            "ensure_ascii": False,
+            "sort_keys": False,
+            "default": as_json,
+        }
+        self.filters = {name: _bounded(name, each) for name, each in filters(FILTERS).items()}
         self.filters["counted"] = _counted
         self.binop_table |= {"+": _plus, "*": _times, "**": _power, "%": _remainder}
         self.globals["range"] = _range
@@ -223,6 +231,7 @@ class Environment(ImmutableSandboxedEnvironment):
     @staticmethod
     def together(join: Callable[[Iterable[Any]], str], parts: Sequence[Any]) -> str:
         """``~``."""
+        there(*parts)
         for part in parts:
             _admitted(part)
         return join(parts)
@@ -233,6 +242,7 @@ class Environment(ImmutableSandboxedEnvironment):
         if isinstance(owner, (str, bytes, int)) and (growth := BY_METHOD.get(called.__name__)):
             if called.__name__ == "join":
                 args = tuple(list(each) for each in args)
+                there(*(item for each in args for item in each))
             _charge(_grown(growth, (owner, *args), own))
         _charge(size((*args, *own.values()), _left.work))
         return _admitted(super().call(context, called, *args, **kwargs))
@@ -243,6 +253,7 @@ class Environment(ImmutableSandboxedEnvironment):
             return None
 
         def bounded(*args: Any, **kwargs: Any) -> str:
+            there(*args, *kwargs.values())
             _charge(filled(value.__self__, (args, kwargs), braces=True))
             return wrapped(*args, **kwargs)
 

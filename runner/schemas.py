@@ -55,7 +55,8 @@ class Schema:
     def parts(self) -> dict[str, Schema]:
         """Of each top-level property."""
         made = {}
-        for name, rule in (self._validator.schema.get("properties") or {}).items():  # type: ignore[union-attr]
+        rules = self._validator.schema
+        for name, rule in ((isinstance(rules, dict) and rules.get("properties")) or {}).items():
             made[name] = object.__new__(Schema)
             made[name]._validator = self._validator.evolve(schema=rule)
         return made

@@ -50,7 +50,8 @@ class Record:
     """One input record. ``position`` counts from 0 in input order; ``line`` from 1 in the file.
 
     A record that could not be read has a ``problem`` (one sentence) and whatever fields were
-    legible; it still has its place in the results.
+    legible; it still has its place in the results. ``raw``: the fields as they stood there, where
+    `records.types` made others of them.
     """
 
     position: int
@@ -58,6 +59,12 @@ class Record:
     fields: Mapping[str, Any]
     line: int
     problem: str | None = None
+    raw: Mapping[str, Any] | None = None
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What the record is known by: its fields as they stood there."""
+        return self.fields if self.raw is None else self.raw
 
 
 @frozen

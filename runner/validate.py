@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+
+from jinja2 import TemplateSyntaxError
 
 from escalation.prices import price_of
 from runner import build
+from runner.column_kinds import Kind, kind_mistakes
 from runner.errors import JobError, UsageError
 from runner.job import Job
 from runner.job_file import JobFile, Location, line_number
 from runner.prompts import template_mistakes
-from runner.records.rows import listed
-from runner.records.source import job_columns
+from runner.records.rows import likely, listed
+from runner.records.source import job_columns, job_kinds
 from runner.results.table import table_problem
+from runner.template_answers import TemplateAnswer
 
 Mistake = tuple[Location, str]
 
 
-def check_job(file: JobFile, *, calibrated: bool = True, served: bool = False) -> None:
+def check_job(
+    file: JobFile, *, calibrated: bool = True, served: bool = False, answers: bool = True
+) -> None:
     """Raises `JobError` with every mistake, each with its line; needs the records, no model. Those
     that reading the file found are among them; what follows from one of these alone is not.
 
     ``calibrated``: whether a job with a target error must have its calibration already.
-    ``served``: requests are its records, and the job's own are not looked at.
+    ``served``: requests are its records, and the job's own are not looked at. ``answers``: whether
+    a rule's answer that is none of the job's is a mistake already; in a run it is its records'.
     """
     found = list(_mistakes(file.job, file.broken, served=served))
     if calibrated and not file.mistakes:
         found += _calibration(file.job)
+    if answers and not {"answer", "routes"}.intersection(file.broken):
+        found += _answers(file.job)
     mistakes = [*file.mistakes, *(file.at(location, message) for location, message in found)]
     if mistakes:
         raise JobError(str(file.path), sorted(mistakes, key=line_number))
@@ -34,12 +45,16 @@ def check_job(file: JobFile, *, calibrated: bool = True, served: bool = False) -
 
 def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mistake]:
     columns: list[str] | None = None
+    kinds: Mapping[str, Kind] = {}
     try:
         if not served and "records" not in broken:
             columns = job_columns(job)
+            kinds = job_kinds(job)
             next(build.records(job), None)
     except UsageError as error:
         yield ("records",), str(error)
+    yield from _types(job, columns)
+    yield from _kinds(job, kinds)
     yield from _templates(job, columns)
     yield from _privacy(job, columns)
     yield from _confidence(job, columns, broken)
@@ -70,6 +85,47 @@ def _calibration(job: Job) -> Iterator[Mistake]:
             build.trust(job)
         except UsageError as error:
             yield ("confidence", "calibration"), f"`confidence.calibration`: {error}"
+
+
+def _answers(job: Job) -> Iterator[Mistake]:
+    for n, rule in enumerate(job.routes):
+        if rule.answer is None:
+            continue
+        with suppress(TemplateSyntaxError, SyntaxError, ValueError, RecursionError):
+            made = TemplateAnswer(rule.answer, f"routes[{n}].answer", job.answer.constraint())
+            if mistake := made.mistake():
+                yield ("routes", n, "answer"), mistake
+
+
+def _types(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
+    for name in job.records.types:
+        if columns is not None and name not in columns:
+            near = likely(name, columns)
+            hint = f"did you mean `{near}`?" if near else f"they have: {listed(columns)}"
+            yield (
+                ("records", "types", name),
+                f"`records.types` names the column `{name}`, which the records lack; {hint}",
+            )
+
+
+def _kinds(job: Job, kinds: Mapping[str, Kind]) -> Iterator[Mistake]:
+    """What the columns' kinds alone make pointless."""
+    decide: list[tuple[Location, str | None]] = [
+        (("privacy", "keep_local"), job.privacy.keep_local)
+    ]
+    decide += [(("routes", n, "when"), rule.when) for n, rule in enumerate(job.routes)]
+    fill: list[tuple[Location, str | None]] = [
+        (("confidence", name), value and "{{ " + value + " }}")
+        for name in ("stakes", "strata")
+        if (value := getattr(job.confidence, name)) is not None
+    ]
+    fill += [(("prompt", name), getattr(job.prompt, name, None)) for name in ("system", "user")]
+    for at, text in decide + fill:
+        name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, at)))
+        for mistake in (
+            kind_mistakes(text or "", name, kinds, decides=(at, text) in decide) if text else ()
+        ):
+            yield at, mistake
 
 
 def _templates(job: Job, columns: list[str] | None) -> Iterator[Mistake]:

@@ -27,7 +27,8 @@ def write_job(folder: Path, records: str | bytes, name: str = "records.csv", **k
     """A job whose records all end by template unless ``keys`` say otherwise: no engine loads."""
     data = records.encode() if isinstance(records, str) else records
     (folder / name).write_bytes(data)
-    job = {**JOB, "records": {"path": name}, "routes": [ECHO], **keys}
+    answer = "text" if keys.get("routes", [ECHO]) else JOB["answer"]  # an echo is no label
+    job = {**JOB, "answer": answer, "records": {"path": name}, "routes": [ECHO], **keys}
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job, sort_keys=False), encoding="utf-8")
     return path

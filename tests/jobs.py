@@ -40,7 +40,7 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 ROUTES: list[dict[str, Any]] = [
-    {"when": "kind == 'template'", "to": "template", "answer": {"intent": "by template"}},
+    {"when": "kind == 'template'", "to": "template", "answer": {"intent": "lost_card"}},
     {"when": "kind == 'closed'", "to": "closed", "reason": "high_stakes"},
 ]
 

@@ -142,7 +142,7 @@ def test_a_job_without_mistakes(tmp_path: Path) -> None:
         (
             "\n  path: records.csv",
             " records.csv",
-            "line 2: `records` is a mapping of: path, id, format, delimiter",
+            "line 2: `records` is a mapping of: path, id, format, types, delimiter",
         ),
         ('  user: "{{ message }}"', '  system: "x"', "line 4: `prompt.user` is missing"),
         ("name: small", "", "`name` is missing"),

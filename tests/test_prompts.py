@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from runner.errors import RecordError
-from runner.prompts import Expression, Renderer, Template, TemplateAnswer, template_mistakes
+from runner.prompts import Expression, Renderer, Template, template_mistakes
+from runner.template_answers import TemplateAnswer
 from runner.types import Constraint, Record
 
 COLUMNS = ["id", "message", "first_name"]

@@ -272,7 +272,8 @@ def test_an_id_that_no_record_has_is_a_sentence_with_a_near_one(done: Path) -> N
 
 
 def test_a_mended_record_keeps_the_history_of_its_error(tmp_path: Path) -> None:
-    template = [{"when": "true", "to": "template", "answer": {"intent": "{{ message }}"}}]
+    answer = {"intent": "{{ message and 'lost_card' }}"}
+    template = [{"when": "true", "to": "template", "answer": answer}]
     records = jobs.records(["T-1"], "template")
     job = jobs.write_job(tmp_path, "http://localhost:1", records, routes=template)
     good = (tmp_path / "records.jsonl").read_text()

@@ -18,7 +18,7 @@ answer:
 local: {model: nobody/no-model}
 routes:
   - {when: "plan == 'pro'", to: closed, reason: paying}
-  - {when: "not plan", to: review}
+  - {when: "plan == ''", to: review}
 confidence: {threshold: 0.9}
 escalation: {budget_usd: 1}
 privacy: {redact: [plan]}
@@ -53,7 +53,7 @@ def test_unknown_keys_hide_neither_templates_nor_columns(tmp_path: Path) -> None
         tmp_path,
         ("reason: paying", "reson: paying"),
         ("record['Customer message']", "message"),
-        ("not plan", "not plan ="),
+        ("plan == ''", "plan == '' ="),
         ("redact: [plan]", "redact: [name]"),
     )
     assert [line.split(":")[0] for line in found] == ["line 3", "line 8", "line 9", "line 12"]
@@ -104,7 +104,7 @@ def test_what_only_follows_from_a_mistake_is_none(
 
 
 def test_a_run_says_all_of_them_too(tmp_path: Path) -> None:
-    said(tmp_path, ("threshold: 0.9", "treshold: 0.9"), ("not plan", "not pln"))
+    said(tmp_path, ("threshold: 0.9", "treshold: 0.9"), ("plan == ''", "pln == ''"))
     ran = localfirst("run", tmp_path / "job.yaml", "--run-dir", tmp_path / "run")
     assert ran.exit_code == 2 and "2 mistakes" in ran.stderr
     assert not (tmp_path / "run").exists()

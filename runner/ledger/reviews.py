@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from runner.json_text import compact
 from runner.ledger.columns import shown_reason
 from runner.ledger.trail import OUTCOME, REVIEW, Trail
+from runner.typed_json import read
 from runner.types import DecidedBy, JSONValue, Outcome, Reason, Record, Status
 
 
@@ -74,7 +75,7 @@ class Reviews:
         for p, i, line, fields, why, words, problem, confidence, answer in rows:
             reason = shown_reason(why, words)
             kept = json.loads(answer or "null") or {}
-            record = Record(p, i, json.loads(fields), line)
+            record = Record(p, i, read(fields), line)
             yield Queued(record, reason, problem, confidence, kept.get("value"), kept.get("closed"))
 
     def unaudited(self) -> Iterator[tuple[int, str]]:

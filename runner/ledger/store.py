@@ -23,6 +23,7 @@ from runner.ledger.proof import Proof, prove
 from runner.ledger.queue import Queue
 from runner.ledger.reviews import Reviews
 from runner.ledger.trail import META, OUTCOME, Trail
+from runner.typed_json import read, written
 from runner.types import DecidedBy, Outcome, Reason, Record, Status
 
 # A commit writes every page of the index of ids that was touched, and ids come in no order: the
@@ -117,7 +118,7 @@ class Ledger(Queue):
         start = (outcome.position, outcome.record_id, digest, *values[:4])
         kept: tuple[Any, ...] = (None,) * 4
         if held is not None:
-            kept = (held.line, compact(dict(held.fields)), compact(answer), real(expected_loss))
+            kept = (held.line, written(held.fields), compact(answer), real(expected_loss))
         with self.trail.writing():
             self._db.execute(
                 "INSERT INTO outcomes VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -182,7 +183,7 @@ class Ledger(Queue):
         )
         return [
             Held(
-                Record(p, i, json.loads(f), line), reason or Reason.RULE, c, json.loads(fc),
+                Record(p, i, read(f), line), reason or Reason.RULE, c, json.loads(fc),
                 from_pico(e), json.loads(local) if local else None, own,
             )
             for p, i, line, f, why, c, fc, e, local, words in rows

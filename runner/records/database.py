@@ -16,7 +16,8 @@ from typing import Any
 
 from runner.database import Database
 from runner.errors import InputError, RunFailed
-from runner.records.rows import check_header, make_record
+from runner.records.rows import check_header, make_record, native
+from runner.sandbox_nulls import Unusable
 from runner.types import Record
 
 PART_ROWS = 1000
@@ -76,6 +77,8 @@ def _asked(database: Database, query: str) -> Iterator[Any]:
         options["postgresql_readonly"] = True
     with database.errors(InputError, f"read {WHERE} from"), engine.connect() as connection:
         asked = connection.execution_options(**options)
+        if engine.dialect.driver == "psycopg":
+            _bear_odd_times(connection.connection.driver_connection)
         # Whoever stops reading half-way leaves it to the collector of garbage, and then the pool
         # would close what is still in use.
         connection.detach()
@@ -85,15 +88,29 @@ def _asked(database: Database, query: str) -> Iterator[Any]:
             yield rows
 
 
+def _bear_odd_times(connection: Any) -> None:
+    """A time that Python lacks (infinity, before Christ, behind 9999) costs no other row."""
+    from psycopg import DataError
+    from psycopg.types import datetime as types
+
+    def bearing(loader: Any) -> Any:
+        def load(self: Any, data: Any) -> Any:
+            try:
+                return loader.load(self, data)
+            except (DataError, OverflowError):
+                return Unusable(f"the time {bytes(data).decode('ascii', 'replace')}")
+
+        return type(loader.__name__, (loader,), {"load": load})
+
+    names = {"date": "DateLoader", "timestamp": "TimestampLoader", "interval": "IntervalLoader"}
+    names["timestamptz"] = "TimestamptzLoader"
+    for name, loader in names.items():
+        connection.adapters.register_loader(name, bearing(getattr(types, loader)))
+
+
 def _record(position: int, columns: Sequence[str], row: Sequence[Any], id_column: str) -> Record:
-    fields, problem = {}, None
-    for name, value in zip(columns, row, strict=True):
-        try:
-            fields[name] = plain(value)
-        except ValueError as error:
-            problem = problem or f"row {position + 1}: {error} (column `{name}`)"
-            fields[name] = None
-    made = make_record(position, position + 1, fields, id_column, problem)
+    fields = {name: plain(value) for name, value in zip(columns, row, strict=True)}
+    made = make_record(position, position + 1, fields, id_column)
     if made.problem is not None:
         made = replace(made, problem=made.problem.replace("line ", "row ", 1))
     return made
@@ -101,17 +118,17 @@ def _record(position: int, columns: Sequence[str], row: Sequence[Any], id_column
 
 def plain(value: Any) -> Any:
     """A value of a database as a template can show it, and as JSON can hold it. Numbers with a
-    fixed number of digits stay as they are written there, as text: 12.50.
-
-    Raises:
-        ValueError: bytes.
-    """
+    fixed number of digits stay as they are written there, as text: 12.50."""
     if value is None or isinstance(value, bool | int | str):
         return value
+    if isinstance(value, float | Decimal) and math.isnan(value):
+        return None
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        raise ValueError("bytes, which no prompt can show; decode them in the query, or leave out")
+        return native(bytes(value))
+    if isinstance(value, Unusable):
+        return value
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

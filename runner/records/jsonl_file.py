@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +17,9 @@ _ONE_A_LINE = (
     'python -c "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]" '
     "< {path} > records.jsonl"
 )
+
+_CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
+"""What is none of JSON's, and yet written: pandas' null, among others."""
 
 
 def jsonl_records(path: Path, file: Iterable[str], id_column: str) -> Iterator[Record]:
@@ -37,7 +41,7 @@ def jsonl_records(path: Path, file: Iterable[str], id_column: str) -> Iterator[R
 def _value(line: int, text: str) -> tuple[dict[str, Any], str | None]:
     """A line's object, or an empty one and why."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_CONSTANTS.get)
     except (ValueError, RecursionError) as error:
         return {}, f"line {line}: not JSON ({_why(error)})"
     if not isinstance(value, dict):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.records.rows import check_header, make_record
+from runner.records.rows import check_header, make_record, native
+from runner.sandbox_nulls import Unusable
 from runner.types import Record
 
 BATCH_ROWS = 1024
@@ -28,6 +29,17 @@ def parquet_columns(path: Path) -> list[str]:
         return list(file.schema_arrow.names)
 
 
+def parquet_texts(path: Path) -> list[str]:
+    """The columns that hold text."""
+    import pyarrow as pa
+
+    with _open(path) as file:
+        schema = file.schema_arrow
+        return [
+            f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+        ]
+
+
 def parquet_records(path: Path, id_column: str) -> Iterator[Record]:
     """One `Record` per row; ``line`` is the row's number from 1."""
     with _open(path) as file:
@@ -42,10 +54,37 @@ def parquet_records(path: Path, id_column: str) -> Iterator[Record]:
 def _batches(path: Path, file: Any) -> Iterator[list[dict[str, Any]]]:
     try:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield batch.to_pylist()
-    except ValueError as error:  # pyarrow's own and Python's, for values that Python lacks
+            columns = [list(map(native, _cells(column))) for column in batch.columns]
+            names = batch.schema.names
+            yield [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    except ValueError as error:  # pyarrow's own
         why = str(error).splitlines()[0]
         raise InputError(f"{path} holds what cannot be read: {why}") from None
+
+
+def _cells(column: Any) -> list[Any]:
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except (ValueError, OverflowError):  # of one value that Python lacks
+        return [_cell(value) for value in column]
+
+
+def _cell(value: Any) -> Any:
+    """The value, or what stands for it where Python has none such: a year behind 9999, say."""
+    import pyarrow as pa
+
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        pass
+    try:
+        if pa.types.is_timestamp(value.type):
+            return value.cast(pa.timestamp("us", value.type.tz), safe=False).as_py()
+        if pa.types.is_duration(value.type):
+            return value.cast(pa.duration("us"), safe=False).as_py()
+    except (ValueError, OverflowError):
+        pass
+    return Unusable(f"a {value.type} that is none of Python's")
 
 
 def parquet_count(path: Path) -> int:

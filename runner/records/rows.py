@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.sandbox_nulls import Unusable
 from runner.types import Record
 
 # Undecodable bytes (as the readers mark them), and halves of characters from a text cut in two.
 _UNWRITABLE = re.compile(r"[\ud800-\udfff]")
 _SHOWN, _COMPARED = 20, 1000
+_EXACT = 2**53
 
 
 def make_record(
@@ -23,7 +26,12 @@ def make_record(
 ) -> Record:
     """A record whose id is its own, or its line where it has none (then with a problem)."""
     raw = fields.get(id_column)
-    record_id = "" if raw is None else str(raw).strip()
+    record_id = "" if raw is None else _id(raw).strip()
+    if isinstance(raw, float) and abs(raw) > _EXACT and problem is None:
+        problem = (
+            f"line {line}: the id {raw} is a number with decimals, too large to be exact; have the "
+            "export write ids as text or as whole numbers"
+        )
     if not record_id:
         record_id = f"line-{line}"
         problem = problem or f"line {line}: the id column `{id_column}` is empty; give it an id"
@@ -36,9 +44,38 @@ def make_record(
     return Record(position, _legible(record_id), fields, line, problem)
 
 
+def _id(raw: Any) -> str:
+    """Its text; a table with a gap has whole numbers as 1001.0."""
+    if isinstance(raw, float):
+        return "" if math.isnan(raw) else str(int(raw)) if raw.is_integer() else str(raw)
+    return str(raw)
+
+
+def native(value: Any) -> Any:
+    """A table's value as Python's own: no NaN, which is how tables write nulls; bytes as the text
+    that they are; no time of pandas', which it makes where it is installed."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is float:
+        return None if math.isnan(value) else value
+    if kind is bytes:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return Unusable("bytes that are no text")
+    if kind is list or kind is tuple:
+        return kind(map(native, value))
+    if kind is dict:
+        return {name: native(each) for name, each in value.items()}
+    if hasattr(value, "to_pydatetime"):
+        return value.to_pydatetime(warn=False)
+    return value.to_pytimedelta() if hasattr(value, "to_pytimedelta") else value
+
+
 def unwritable(value: Any) -> str | None:
     """What keeps a value from being written as UTF-8, with the mend."""
-    if isinstance(value, (dict, list)):
+    if isinstance(value, (dict, list, tuple)):
         value = json.dumps(value, ensure_ascii=False, default=str)
     if not isinstance(value, str) or value.isascii():
         return None

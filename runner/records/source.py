@@ -9,10 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runner.column_kinds import OF_TYPE, Kind
 from runner.database import Database
 from runner.job import Job, digest
-from runner.records import Note, column_names, count_records, read_records
+from runner.records import Note, column_names, count_records, file_format, read_records
 from runner.records.database import query_columns, query_records
+from runner.records.parquet_file import parquet_texts
+from runner.typed_cells import with_types
 from runner.types import Record
 
 
@@ -31,7 +34,8 @@ def job_records(
     else:
         rows = read_records(job.records_path(), source.id, note=note, **_how(job))
     with closing(rows):  # type: ignore[type-var]
-        yield from islice(rows, limit)
+        first = islice(rows, limit)
+        yield from (with_types(row, source.types) for row in first) if source.types else first
 
 
 def job_columns(job: Job) -> list[str] | None:
@@ -39,6 +43,19 @@ def job_columns(job: Job) -> list[str] | None:
     if job.records.query is not None:
         return query_columns(_database(job), job.records.query)
     return column_names(job.records_path(), job.records.id, **_how(job))
+
+
+def job_kinds(job: Job) -> dict[str, Kind]:
+    """What is known of the columns' values before any record."""
+    source = job.records
+    known: dict[str, Kind] = {}
+    if source.query is None:
+        fmt = file_format(job.records_path(), source.format)
+        if fmt == "csv":
+            known = dict.fromkeys(job_columns(job) or (), "cell")
+        elif fmt == "parquet":
+            known = dict.fromkeys(parquet_texts(job.records_path()), "text")
+    return known | {name: OF_TYPE[given] for name, given in source.types.items()}
 
 
 def job_count(job: Job) -> int | None:
@@ -54,7 +71,7 @@ def job_digest(job: Job) -> str | None:
         return file_digest(job.records_path()) if job.records_path().is_file() else None
     seen = hashlib.sha256()
     for record in job_records(job):
-        seen.update(digest([record.id, dict(record.fields)]).encode())
+        seen.update(digest([record.id, dict(record.given)]).encode())
     return seen.hexdigest()
 
 

@@ -15,6 +15,7 @@ from runner.ledger.columns import shown_reason
 from runner.records.source import job_records
 from runner.report.texts import Shown, Texts
 from runner.slowest import slowest
+from runner.typed_json import read
 from runner.types import Reason, Record
 
 MOST = 20
@@ -100,14 +101,14 @@ def _reread(ledger: Ledger, job: Job, rows: Iterable[tuple[Any, ...]]) -> dict[i
 
 
 def _is(record: Record, record_id: str, mark: str) -> bool:
-    return record.id == record_id and digest(dict(record.fields))[: len(mark)] == mark
+    return record.id == record_id and digest(dict(record.given))[: len(mark)] == mark
 
 
 def _sample(row: tuple[Any, ...], again: Mapping[int, Record], texts: Texts) -> Sample:
     position, name, _, status, by, why, confidence, value, line, fields, held, words = row
     record = again.get(position)
     if fields is not None:
-        record = Record(position, name, json.loads(fields), line)
+        record = Record(position, name, read(fields), line)
     kept = json.loads(held or "null") or {}
     # What is done has one answer, the one that stands; whoever gave it.
     answer = json.loads(value) if by else kept.get("value")

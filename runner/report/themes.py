@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from runner.ledger import Ledger
 from runner.report.texts import Texts
+from runner.typed_json import read
 from runner.types import Record
 
 FEWEST = 30
@@ -80,6 +80,6 @@ def _texts(ledger: Ledger, texts: Texts) -> Iterator[str]:
         (-(-count // MOST), MOST),
     )
     for position, name, line, fields in rows:
-        shown = texts.shown(Record(position, name, json.loads(fields), line))
+        shown = texts.shown(Record(position, name, read(fields), line))
         if shown.text is not None:
             yield _PLACEHOLDER.sub(" ", shown.text)

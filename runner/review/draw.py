@@ -114,7 +114,7 @@ def _same(ledger: Ledger, record: Record) -> Record:
             f"the run has not come to {record.id} (line {record.line}) yet: a sample of all is "
             "drawn from a whole run; let it run to its end first"
         )
-    if known.record_id != record.id or not digest(dict(record.fields)).startswith(known.digest):
+    if known.record_id != record.id or not digest(dict(record.given)).startswith(known.digest):
         mend = "put the file back as it was"
         if known.status is Status.ERROR:
             mend = (
