@@ -13,6 +13,7 @@ from runner.prompts import template_mistakes
 from runner.records.rows import listed
 from runner.records.source import job_columns
 from runner.results.table import table_problem
+from runner.schema_sense import senseless
 
 Mistake = tuple[Location, str]
 
@@ -43,6 +44,8 @@ def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mi
     yield from _templates(job, columns)
     yield from _privacy(job, columns)
     yield from _confidence(job, columns, broken)
+    if "answer" not in broken:
+        yield from _answer(job)
     if not {"output", "records"}.intersection(broken):
         yield from _output(job)
     path_of_model = job.model_path() if "local" not in broken else None
@@ -53,6 +56,18 @@ def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mi
             price_of(job.escalation)
         except UsageError as error:
             yield ("escalation", "model"), f"`escalation.model`: {error}"
+
+
+def _answer(job: Job) -> Iterator[Mistake]:
+    for place, said in senseless(job.answer.json_schema or {}):
+        named = f" at `{'.'.join(map(str, place[:-1]))}`" if place[:-1] else ""
+        yield ("answer", "schema", *place), f"`answer.schema`{named}: {said}"
+    for n, label in enumerate(job.answer.labels or ()):
+        if label != label.strip():
+            yield (
+                ("answer", "labels", n),
+                f"`answer.labels` has {label!r}, with white space around it: take it away",
+            )
 
 
 def _output(job: Job) -> Iterator[Mistake]:
