@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from escalation.prices import price_of
 from runner import build
-from runner.errors import JobError, UsageError
+from runner.errors import JobError, MissingExtra, UsageError
 from runner.job import Job
 from runner.job_file import JobFile, Location, line_number
 from runner.prompts import template_mistakes
@@ -33,6 +33,29 @@ def check_job(file: JobFile, *, calibrated: bool = True, served: bool = False) -
         raise JobError(str(file.path), sorted(mistakes, key=line_number))
 
 
+def check_thoroughly(file: JobFile) -> str:
+    """What takes the engine's and the provider's own libraries, which is seconds; for a job that
+    `check_job` lets pass. Returns what could not be looked at.
+
+    Raises:
+        JobError: what they would refuse.
+    """
+    found: list[Mistake] = []
+    try:
+        refused, unseen = build.refused_by_engine(file.job)
+    except MissingExtra as missing:
+        refused, unseen = "", str(missing)
+    if refused:
+        ours = refused.startswith("local.sampling")
+        found.append((("local", "sampling") if ours else ("answer",), refused))
+    if refusal := build.refused_by_closed(file.job):
+        found.append((("answer",), refusal))
+    if found:
+        mistakes = [file.at(location, message) for location, message in found]
+        raise JobError(str(file.path), sorted(mistakes, key=line_number))
+    return unseen
+
+
 def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mistake]:
     columns: list[str] | None = None
     try:
@@ -56,6 +79,10 @@ def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mi
             price_of(job.escalation)
         except UsageError as error:
             yield ("escalation", "model"), f"`escalation.model`: {error}"
+        # Anthropic's rules are in its package, which takes seconds.
+        cheap = job.escalation.provider != "anthropic" and "answer" not in broken
+        if cheap and (refusal := build.refused_by_closed(job)):
+            yield ("answer", "schema"), refusal
 
 
 def _answer(job: Job) -> Iterator[Mistake]:
