@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from escalation.closed import Sender
@@ -250,21 +250,13 @@ class Pipeline:
             cost = self._cost(prompt, answer.output_tokens)
             self._settling.answered(record, mark, answer, routed, cost)
         except RecordError as error:
-            if error.reason is Reason.TOO_LONG and self._do.too_long != "error":
-                self._elsewhere(record, mark, replace(routed, reason=error.reason, words=None))
+            if error.reason is Reason.TOO_LONG and (to := self._do.too_long) != "error":
+                self._settling.too_long(record, mark, routed, self._estimate(record), to)
             else:
                 self._settling.failed(record, mark, str(error), error.reason)
         finally:
             del self._flying[record.id]
             slots.release()
-
-    def _elsewhere(self, record: Record, mark: str, routed: Routed) -> None:
-        """A record that the local model cannot hold, to where the job says."""
-        cost = self._estimate(record)
-        if self._do.too_long == "escalate" and routed.may_leave:
-            self._settling.route_closed(record, mark, routed, cost)
-        else:
-            self._settling.set_aside(record, mark, routed, cost)
 
     async def _judged(
         self, engine: Engine, record: Record, prompt: Prompt, answer: Answer, rule: Acceptance

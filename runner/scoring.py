@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-WHITESPACE = 4
+WHITESPACE = 2
 """So many spaces, line feeds or tabs may stand between two tokens of a JSON answer."""
 SCORING = f"numbers' ends count; white space to {WHITESPACE}; control tokens in texts are text"
 """Changed with whatever changes the score of an answer: `runner.signals`, what an answer is held to
