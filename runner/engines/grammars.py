@@ -32,9 +32,12 @@ def ebnf(schema: Mapping[str, Any]) -> str:
 
 
 def guided(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with the bound as llguidance reads it; xgrammar passes it over."""
-    bound = {"whitespace_flexible": True, "whitespace_pattern": rf"[ \n\t]{{1,{WHITESPACE}}}"}
-    return {**schema, "x-guidance": bound}
+    """The schema with the bound as llguidance reads it; xgrammar passes it over. Its own pattern
+    for white space may come any number of times, but the separators' only once: so there is some
+    about commas and colons, and none within the brackets' edges."""
+    some = rf"[ \n\t]{{0,{WHITESPACE}}}"
+    separators = {"item_separator": f"{some},{some}", "key_separator": f"{some}:{some}"}
+    return {**schema, "x-guidance": {"whitespace_flexible": False, **separators}}
 
 
 def choice_grammar(labels: Sequence[str]) -> str:
