@@ -15,8 +15,9 @@ from escalation.support import Support
 from runner.errors import UsageError
 from runner.foreign_json import parse
 from runner.private import made
+from runner.scoring import SCORING
 
-VERSION, FORMER = 3, 2
+VERSION = 4
 
 
 def save(calibration: Calibration, path: Path) -> None:
@@ -24,6 +25,7 @@ def save(calibration: Calibration, path: Path) -> None:
     support = calibration.support
     whole = asdict(replace(calibration, support=None, combiners={}, platt={})) | {
         "version": VERSION,
+        "scoring": SCORING,
         "combiners": apart({name: asdict(one) for name, one in calibration.combiners.items()}),
         "platt": apart({name: asdict(one) for name, one in calibration.platt.items()}),
         "support": support.as_json() if support is not None else None,
@@ -42,12 +44,8 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
     """
     try:
         data: dict[str, Any] = parse(path.read_bytes())
-        version = data.pop("version")
-        if version == FORMER:
-            _now(data)
-        elif version != VERSION:
-            raise ValueError("it is of another version of localfirst; calibrate again")
-        calibration = _read(data)
+        version, scoring = data.pop("version"), data.pop("scoring", None)
+        calibration = _read(data) if (version, scoring) == (VERSION, SCORING) else None
     except FileNotFoundError:
         raise UsageError(
             f"there is no calibration at {path} yet; make it with `localfirst calibrate JOB.yaml "
@@ -55,6 +53,11 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not a calibration: {error}") from None
+    if calibration is None:
+        raise UsageError(
+            f"{path} is of another version of localfirst, which made scores in another way "
+            f"(now: {SCORING}); run `localfirst calibrate` again"
+        )
     differs = [name for name in IDENTITY if calibration.identity.get(name) != identity.get(name)]
     if differs:
         raise UsageError(
@@ -62,16 +65,6 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
             "run `localfirst calibrate` again"
         )
     return calibration
-
-
-def _now(data: dict[str, Any]) -> None:
-    """A calibration of the former version as one of this: there the whole answer was called ``""``,
-    and so could a field be."""
-    holders = [data, data, *([data["support"]] if data["support"] is not None else [])]
-    for holder, key in zip(holders, ("combiners", "platt", "values"), strict=False):
-        fields = dict(holder[key])
-        whole = {"whole": fields.pop("")} if "" in fields else {}
-        holder[key] = {**whole, "fields": fields}
 
 
 def _read(data: dict[str, Any]) -> Calibration:

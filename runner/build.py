@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from decimal import Decimal
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escalation.anthropic import Anthropic
@@ -24,6 +25,7 @@ from escalation.request_bytes import body_bytes
 from escalation.trust import Trust
 from runner.check import Checker
 from runner.errors import UsageError
+from runner.foreign_json import parse
 from runner.job import Escalation, Job
 from runner.loading import await_server, load
 from runner.loading import engine_name as engine_name
@@ -35,7 +37,7 @@ from runner.prompts import Expression, Renderer, renderer_of
 from runner.records import Note
 from runner.records.source import job_digest, job_records
 from runner.settling import Stakes
-from runner.types import Engine, Prompt, Record, Sampling
+from runner.types import Engine, Message, Prompt, Record, Sampling
 from runner.watch import Auditing, Say, Watch
 
 if TYPE_CHECKING:
@@ -118,6 +120,37 @@ def closed_side(job: Job) -> ClosedSide | None:
         patience=PATIENCE,
         batches=partial(_batches, job.escalation),
     )
+
+
+def refused_by_closed(job: Job) -> str | None:
+    """Why the closed model's API would take no request of the job's."""
+    if job.escalation is None:
+        return None
+    provider = _PROVIDERS[job.escalation.provider](job.escalation)
+    try:
+        provider.request(Prompt((Message("user", "-"),), job.answer.constraint()))
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def refused_by_engine(job: Job) -> tuple[str, str]:
+    """What the local engine would refuse of the job, and what of that cannot be told; no model is
+    loaded, and seconds go by."""
+    from runner.engines.accepting import asked
+
+    name = engine_name(job.local)
+    if name == "openai_server":
+        return "", "only the server itself can tell whether it takes the answer and the settings"
+    return asked(name, job.local, job.answer.constraint(), sampling(job), _vocabulary(job))
+
+
+def _vocabulary(job: Job) -> int:
+    try:
+        config = parse(((job.model_path() or Path()) / "config.json").read_bytes())
+        return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
 
 
 def _batches(settings: Escalation) -> BatchApi:
@@ -204,6 +237,7 @@ def answering(
         estimate=_estimate(closed),
         engine=lambda say: _heard_engine(job, say),
         can_escalate=closed is not None,
+        too_long=job.local.too_long,
     )
 
 

@@ -105,8 +105,13 @@ def run(  # noqa: PLR0913
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
 def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
     """Says every mistake in the job at once; needs no model."""
-    _load(job_file, overrides, None)
+    file = _load(job_file, overrides, None)
+    from runner.validate import check_thoroughly
+
+    unseen = check_thoroughly(file)
     echo(f"{job_file} is fine", err=True)
+    if unseen:
+        echo(f"not checked: {unseen}", err=True)
 
 
 @main.command()

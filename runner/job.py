@@ -33,7 +33,9 @@ from runner.urls import showable
 # Of ``confidence``, what no answer and no threshold depends on.
 _PACE = ("audit", "reference", "looks", "strata")
 # And of ``local``.
-_NO_PART_IN_ANSWERS = ("base_url", "window", "gpu_usd_per_hour", "keep_loaded", "server_wait_s")
+_NO_PART_IN_ANSWERS = (
+    "base_url", "window", "gpu_usd_per_hour", "keep_loaded", "server_wait_s", "too_long",
+)  # fmt: skip
 
 
 def _as_a_file(schema: dict[str, Any]) -> None:

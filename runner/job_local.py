@@ -69,6 +69,9 @@ class Local(Part):
     keep_loaded: float | None = Field(default=None, gt=0, le=MOST_MINUTES)
     """Minutes for which the engine stays loaded after the run, for another with the same model and
     engine settings that names this key too."""
+    too_long: Literal["error", "escalate", "review"] = "error"
+    """Where a record goes that is too long for the local model: it is an error, the closed model is
+    asked (where it may leave the machine, else a person is), or a person."""
     server_wait_s: float = Field(default=300.0, ge=0, le=86_400)
     """Seconds for which a server that went away, restarts or is full is waited for."""
     gpu_usd_per_hour: Decimal | None = Field(default=None, ge=0)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from escalation.policy import Router
 from runner import keys
@@ -30,7 +31,7 @@ from runner.types import Engine, Route
 
 _PEEK = 64
 # Of ``local``, what each request brings along, or nothing that is loaded depends on.
-_NOT_LOADED = {"sampling", "keep_loaded", "gpu_usd_per_hour", "engine", "server_wait_s"}
+_NOT_LOADED = {"sampling", "keep_loaded", "gpu_usd_per_hour", "engine", "server_wait_s", "too_long"}
 
 Make = Callable[[int], Engine]
 
@@ -60,6 +61,8 @@ def load(job: Job) -> Engine:
 
         return OpenAIServerEngine(job.local)
     make = partial(_maker(name), model, job.local)
+    if name == "vllm":
+        make = partial(make, held_to=job.answer.constraint())
     if job.cluster is not None:
         if job.local.keep_loaded is not None:
             raise UsageError(
@@ -141,6 +144,7 @@ def _keep(job: Job, name: str, model: str) -> Keep | None:
     settings = {
         "engine": name,
         "model": model,
+        "grammars": _own_grammars(name, job),
         "local": job.local.model_dump(mode="json", exclude=_NOT_LOADED),
         "files": [job.identity()["local.model files"], *_files(job.model_path())],
     }
@@ -149,6 +153,34 @@ def _keep(job: Job, name: str, model: str) -> Keep | None:
     return Keep(
         made_folder(), name_of(settings), minutes, model, devices, owner, files_digest(model)
     )
+
+
+# What every grammar backend of vLLM's holds an answer to.
+_PLAIN = {
+    "$defs", "$ref", "additionalProperties", "anyOf", "const", "definitions", "description",
+    "enum", "items", "maxItems", "maximum", "minItems", "minimum", "properties", "required",
+    "title", "type",
+}  # fmt: skip
+
+
+def _own_grammars(name: str, job: Job) -> Any:
+    """A schema that may need another of vLLM's grammar backends than others need: a process has
+    but one."""
+    schema = job.answer.json_schema
+    return schema if name == "vllm" and schema and not _is_plain(schema) else None
+
+
+def _is_plain(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return all(map(_is_plain, schema))
+    if not isinstance(schema, dict):
+        return True
+    if not _PLAIN.issuperset(schema):
+        return False
+    named = [schema.get(name) for name in ("properties", "$defs", "definitions")]
+    rules = [rule for each in named if isinstance(each, dict) for rule in each.values()]
+    rules += [schema.get(name) for name in ("items", "anyOf", "additionalProperties")]
+    return all(map(_is_plain, rules))
 
 
 def _files(model: Path | None) -> list[list[str | int]]:

@@ -55,6 +55,8 @@ class Answering:
     engine: Callable[[Say], Engine]
     """Loads it; the argument hears of its deaths."""
     can_escalate: bool
+    too_long: str = "error"
+    """`runner.job_local.Local.too_long`."""
 
 
 class Pipeline:
@@ -220,7 +222,10 @@ class Pipeline:
             cost = self._cost(prompt, answer.output_tokens)
             self._settling.answered(record, mark, answer, routed, cost)
         except RecordError as error:
-            self._settling.failed(record, mark, str(error), error.reason)
+            if error.reason is Reason.TOO_LONG and (to := self._do.too_long) != "error":
+                self._settling.too_long(record, mark, routed, self._estimate(record), to)
+            else:
+                self._settling.failed(record, mark, str(error), error.reason)
         finally:
             del self._flying[record.id]
             slots.release()

@@ -128,8 +128,12 @@ class Reason(StrEnum):
     """The record cannot be read. No id, an id twice, broken columns or bytes. Mend: the records
     file, then run the same command again."""
     BAD_PROMPT = "bad_prompt"
-    """No prompt can be made of it. A template or an expression fails on it, or it is too long for
-    the model. Mend: the record, then run the same command again."""
+    """No prompt can be made of it. A template or an expression fails on it. Mend: the record, then
+    run the same command again."""
+    TOO_LONG = "too_long"
+    """Too long for the local model. Its prompt and `max_tokens` pass what the model can hold. Mend:
+    shorten it; or say with `local.too_long` that such records go to the closed model, or to a
+    person."""
     ENGINE_DIED = "engine_died"
     """The local engine died of it. Asked alone, it killed the engine again and again. Mend: change
     or shorten the record, then run the same command again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -151,6 +151,14 @@ class Settling:
     def set_aside(self, record: Record, mark: str, routed: Routed, cost: Decimal) -> None:
         """To a person's queue, by rule."""
         self._by_rule(record, mark, routed, Status.REVIEW, cost)
+
+    def too_long(
+        self, record: Record, mark: str, routed: Routed, cost: Decimal, where: str
+    ) -> None:
+        """A record that the local model cannot hold, to where the job says."""
+        routed = replace(routed, reason=Reason.TOO_LONG, words=None)
+        leaves = where == "escalate" and routed.may_leave
+        (self.route_closed if leaves else self.set_aside)(record, mark, routed, cost)
 
     def _by_rule(
         self, record: Record, mark: str, routed: Routed, status: Status, cost: Decimal

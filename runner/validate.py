@@ -11,13 +11,14 @@ from jinja2 import TemplateSyntaxError
 from escalation.prices import price_of
 from runner import build
 from runner.column_kinds import Kind, kind_mistakes
-from runner.errors import JobError, UsageError
+from runner.errors import JobError, MissingExtra, UsageError
 from runner.job import Job
 from runner.job_file import JobFile, Location, line_number
 from runner.prompts import template_mistakes
 from runner.records.rows import likely, listed
 from runner.records.source import job_columns, job_kinds
 from runner.results.table import table_problem
+from runner.schema_sense import senseless
 from runner.template_answers import TemplateAnswer
 
 Mistake = tuple[Location, str]
@@ -43,6 +44,29 @@ def check_job(
         raise JobError(str(file.path), sorted(mistakes, key=line_number))
 
 
+def check_thoroughly(file: JobFile) -> str:
+    """What takes the engine's and the provider's own libraries, which is seconds; for a job that
+    `check_job` lets pass. Returns what could not be looked at.
+
+    Raises:
+        JobError: what they would refuse.
+    """
+    found: list[Mistake] = []
+    try:
+        refused, unseen = build.refused_by_engine(file.job)
+    except MissingExtra as missing:
+        refused, unseen = "", str(missing)
+    if refused:
+        ours = refused.startswith("local.sampling")
+        found.append((("local", "sampling") if ours else ("answer",), refused))
+    if refusal := build.refused_by_closed(file.job):
+        found.append((("answer",), refusal))
+    if found:
+        mistakes = [file.at(location, message) for location, message in found]
+        raise JobError(str(file.path), sorted(mistakes, key=line_number))
+    return unseen
+
+
 def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mistake]:
     columns: list[str] | None = None
     kinds: Mapping[str, Kind] = {}
@@ -58,6 +82,8 @@ def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mi
     yield from _templates(job, columns)
     yield from _privacy(job, columns)
     yield from _confidence(job, columns, broken)
+    if "answer" not in broken:
+        yield from _answer(job)
     if not {"output", "records"}.intersection(broken):
         yield from _output(job)
     path_of_model = job.model_path() if "local" not in broken else None
@@ -68,6 +94,22 @@ def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mi
             price_of(job.escalation)
         except UsageError as error:
             yield ("escalation", "model"), f"`escalation.model`: {error}"
+        # Anthropic's rules are in its package, which takes seconds.
+        cheap = job.escalation.provider != "anthropic" and "answer" not in broken
+        if cheap and (refusal := build.refused_by_closed(job)):
+            yield ("answer", "schema"), refusal
+
+
+def _answer(job: Job) -> Iterator[Mistake]:
+    for place, said in senseless(job.answer.json_schema or {}):
+        named = f" at `{'.'.join(map(str, place[:-1]))}`" if place[:-1] else ""
+        yield ("answer", "schema", *place), f"`answer.schema`{named}: {said}"
+    for n, label in enumerate(job.answer.labels or ()):
+        if label != label.strip():
+            yield (
+                ("answer", "labels", n),
+                f"`answer.labels` has {label!r}, with white space around it: take it away",
+            )
 
 
 def _output(job: Job) -> Iterator[Mistake]:

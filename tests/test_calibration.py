@@ -31,8 +31,10 @@ from escalation.calibration import (
 from escalation.calibration_file import load, save
 from escalation.combiner import PROBABILITY, Combiner, Platt, fit_combiner
 from escalation.support import Support
+from runner.engines.grammars import json_options
 from runner.errors import InputError, UsageError
 from runner.labels import read_labels
+from runner.scoring import SCORING
 from runner.types import WHOLE, Constraint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,12 +183,33 @@ def test_another_jobs_calibration_is_refused(tmp_path: Path, part: str) -> None:
         load(path, OURS | {part: "changed"})
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 9}', "no json"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "no json"])
 def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "calibration.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"calibration\.json is not a calibration"):
         load(path, OURS)
+
+
+@pytest.mark.parametrize("change", [{"version": 3}, {"version": 9}, {"scoring": "another"}, None])
+def test_scores_made_in_another_way_certify_nothing(
+    tmp_path: Path, change: dict[str, object] | None
+) -> None:
+    path = tmp_path / "calibration.json"
+    save(made(200), path)
+    data = json.loads(path.read_text())
+    if change is None:
+        del data["scoring"]
+    path.write_text(json.dumps(data | (change or {})))
+    with pytest.raises(
+        UsageError, match=r"made scores in another way .*calibrate` again"
+    ) as raised:
+        load(path, OURS)
+    assert "\n" not in str(raised.value)
+
+
+def test_how_an_answer_is_held_is_part_of_how_scores_are_made() -> None:
+    assert f"white space to {json_options()['max_whitespace_cnt']};" in SCORING
 
 
 def test_a_missing_calibration_names_the_command(tmp_path: Path) -> None:

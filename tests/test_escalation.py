@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from escalation.anthropic import Anthropic
-from runner.errors import RunDirError, UsageError
+from runner.errors import RecordError, RunDirError, UsageError
 from runner.job import Escalation
-from runner.types import Completion, Constraint, Message, Prompt
+from runner.types import Completion, Constraint, Message, Prompt, Reason
 from tests.jobs import (
     DEMO_MODEL,
     KEY,
@@ -250,6 +250,32 @@ def test_what_must_stay_stays(
     run(job, again=True)
     (sent,) = api.bill.requests()
     assert "<local-us>" in sent.text
+
+
+@pytest.mark.parametrize("where", [None, "error", "escalate", "review"])
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_is_too_long_goes_where_the_job_says(
+    tmp_path: Path, api: StandIn, monkeypatch: pytest.MonkeyPatch, where: str | None, closed: bool
+) -> None:
+    def answer(text: str) -> Completion:
+        raise RecordError("the prompt is 9 tokens", Reason.TOO_LONG)
+
+    use_engine(monkeypatch, Scripted(answer))
+    rows = [*records(["eu"], "local", region="EU"), *records(["us"], "local", region="US")]
+    local = {"model": str(DEMO_MODEL)} | ({"too_long": where} if where else {})
+    keys: dict[str, Any] = {"privacy": {"keep_local": "region == 'EU'"}, "local": local}
+    job = write_job(tmp_path / "job", api.url, rows, **keys)
+    overrides = [] if closed else ["escalation=null"]
+    ends = run(job, *overrides).ends()
+    away = "done" if closed else "review"
+    status = {"escalate": ("review", away), "review": ("review", "review")}
+    expected = status.get(where or "error", ("error", "error"))
+    assert ends == {
+        name: (end, "too_long") for name, end in zip(("eu", "us"), expected, strict=True)
+    }
+    sent = [request.text for request in api.bill.requests()]
+    assert len(sent) == (where == "escalate" and closed)
+    assert not any("<eu>" in text for text in sent)
 
 
 ALIKE: list[dict[str, Any]] = [

@@ -336,17 +336,6 @@ def test_a_calibration_knows_such_a_field_from_the_whole_answer(
     }
 
 
-def test_a_calibration_of_before_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test_a_calibration_knows_such_a_field_from_the_whole_answer(tmp_path, monkeypatch, NEUTRAL)
-    job = tmp_path / "job" / "job.yaml"
-    path, identity = job.parent / "calibration.json", load_job(job).job.identity()
-    now, data = load(path, identity), json.loads(path.read_text())
-    for key in ("combiners", "platt"):
-        data[key] = {"": data[key]["whole"], **data[key]["fields"]}
-    path.write_text(json.dumps(data | {"version": 2}))
-    assert load(path, identity) == now
-
-
 # -- labels, texts, columns and ids -------------------------------------------------------------
 
 

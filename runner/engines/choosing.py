@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -122,11 +121,6 @@ def warpers(library: Any, sampling: Sampling) -> list[Any]:
         return [warper(value) for warper, value in wanted]
     except (TypeError, ValueError) as error:
         raise UsageError(f"local.sampling: {first_line(error)}") from None
-
-
-def choice_grammar(labels: Sequence[str]) -> str:
-    """One of the labels, in xgrammar's EBNF (as vLLM's ``choice_as_grammar``)."""
-    return "root ::= " + " | ".join(json.dumps(label, ensure_ascii=False) for label in labels)
 
 
 def near(name: str, known: Iterable[str]) -> str:

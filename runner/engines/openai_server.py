@@ -124,7 +124,7 @@ class OpenAIServerEngine:
         except Trouble as trouble:
             if trouble.status in (400, 413, 422) and _TOO_LONG.search(trouble.words):
                 raise RecordError(
-                    f"the server refuses the prompt: {trouble.words}", Reason.BAD_PROMPT
+                    f"the server refuses the prompt: {trouble.words}", Reason.TOO_LONG
                 ) from None
             raise
 

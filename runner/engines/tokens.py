@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,18 +20,21 @@ class Tokens:
         self._template_args = dict(template_args)
         self._pieces: dict[tuple[int, bool], str] = {}
         self._inner_pieces: dict[int, str] = {}
+        self._control = _control(tokenizer)
 
     def encode(self, prompt: Prompt, limit: int, max_tokens: int) -> list[int]:
-        """The prompt's token ids by the model's own chat template.
+        """The prompt's token ids by the model's own chat template. What a message holds is text,
+        be it the name of a control token.
 
         Raises:
             RecordError: it and ``max_tokens`` do not fit into the model's ``limit`` positions.
         """
         messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
+        named = self._control is not None and any(
+            self._control.search(m.content) for m in prompt.messages
+        )
         try:
-            token_ids: list[int] = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False, **self._template_args
-            )
+            token_ids = self._as_text(messages) if named else self._templated(messages)
         except ValueError as error:
             if getattr(self._tokenizer, "chat_template", None) is None:
                 raise UsageError(
@@ -40,10 +44,27 @@ class Tokens:
         if len(token_ids) + max_tokens > limit:
             raise RecordError(
                 f"the prompt is {len(token_ids):,} tokens, and with max_tokens {max_tokens} passes "
-                f"the model's {limit:,}; shorten the record or the prompt",
-                Reason.BAD_PROMPT,
+                f"the model's {limit:,}; shorten the record or the prompt, or say with "
+                "`local.too_long` where such records go",
+                Reason.TOO_LONG,
             )
         return token_ids
+
+    def _templated(self, messages: list[dict[str, str]], **how: Any) -> Any:
+        settings = {"add_generation_prompt": True, "return_dict": False} | self._template_args | how
+        return self._tokenizer.apply_chat_template(messages, **settings)
+
+    def _as_text(self, messages: list[dict[str, str]]) -> list[int]:
+        """The same where a message names control tokens: each name is cut in two behind its first
+        character, and the parts become tokens by themselves."""
+        assert self._control is not None
+        said = "".join(message["content"] for message in messages)
+        cut = next(mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in said)
+        for message in messages:
+            message["content"] = self._control.sub(rf"\g<0>{cut}", message["content"])
+        parts = self._templated(messages, tokenize=False).split(cut)
+        encode = self._tokenizer.encode
+        return [token for part in parts for token in encode(part, add_special_tokens=False)]
 
     def pieces(
         self, token_ids: Sequence[int], text: str, *, keep_special: bool = False
@@ -112,6 +133,20 @@ class Tokens:
                 clean_up_tokenization_spaces=False,
             )
         )
+
+
+def _control(tokenizer: Any) -> re.Pattern[str] | None:
+    """Finds the first character of each control token's name: of the special ones, and those that
+    the chat template itself writes. Others, such as runs of spaces, are how text is written."""
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    names = [
+        token.content
+        for token in getattr(tokenizer, "added_tokens_decoder", {}).values()
+        if len(token.content.strip()) > 1 and (token.special or token.content in template)
+    ]
+    if not names:
+        return None
+    return re.compile("|".join(f"{re.escape(n[0])}(?={re.escape(n[1:])})" for n in names))
 
 
 def remembering(tokenizer: Any) -> Any:

@@ -15,14 +15,14 @@ import contextlib
 import json
 import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.engines.checkpoint import end_tokens, load, packages
-from runner.engines.choosing import CLOSED, Chooser, Row, choice_grammar, first_line, warpers
+from runner.engines.choosing import CLOSED, Chooser, Row, first_line, warpers
+from runner.engines.grammars import choice_grammar, json_options, without_place
 from runner.engines.tokens import Tokens, split_reasoning
 from runner.errors import EngineError, MissingExtra, UsageError
 from runner.job import Local
@@ -221,12 +221,12 @@ class TransformersEngine:
     def _grammar(self, constraint: Constraint) -> Any:
         try:
             if constraint.schema is not None:
-                return self._compiler.compile_json_schema(json.dumps(constraint.schema))
+                schema = json.dumps(constraint.schema)
+                return self._compiler.compile_json_schema(schema, **json_options())
             if constraint.labels:
                 return self._compiler.compile_grammar(choice_grammar(constraint.labels))
         except (RuntimeError, TypeError, ValueError) as error:
-            # Before the sentence stand the time and a line of C++.
-            said = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", first_line(error))
+            said = without_place(first_line(error))
             raise UsageError(f"answer: xgrammar cannot hold a model to this: {said}") from None
         return None
 

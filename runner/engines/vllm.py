@@ -18,16 +18,20 @@ from typing import Any
 from runner.engines.choosing import first_line
 from runner.engines.tokens import Tokens, remembering, split_reasoning
 from runner.engines.vllm_cpu import SEEDED_DRAWS
+from runner.engines.vllm_holding import client_errors, refused, sampling_params, verify
 from runner.engines.vllm_setup import arguments, check_arguments, classes, environment, offline
 from runner.engines.vllm_thrift import asks_for, fitting, thrifty
 from runner.errors import EngineError, RecordError, UsageError
 from runner.job import Local
 from runner.types import Alternatives, Completion, Constraint, Prompt, Reason, Sampling, Usage
 
+NOTHING = Constraint()
+
 
 @dataclass(slots=True)
 class _Request:
     token_ids: list[int]
+    constraint: Constraint
     params: Any
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
@@ -46,9 +50,13 @@ class VllmEngine:
         model: a folder or a hub id.
         local: the job's ``local`` part; ``engine_args`` go to vLLM's ``EngineArgs`` unchanged.
         thrift: how often memory was short so far; each time, less of it is asked for.
+        held_to: what the job's answers are held to. vLLM has one grammar backend for all that its
+            process answers, and it is the one for these.
     """
 
-    def __init__(self, model: str, local: Local, thrift: int = 0) -> None:
+    def __init__(
+        self, model: str, local: Local, thrift: int = 0, *, held_to: Constraint = NOTHING
+    ) -> None:
         own_cache = environment(local)
         EngineArgs, LLMEngine = classes()
         check_arguments(local, EngineArgs)
@@ -69,16 +77,31 @@ class VllmEngine:
             raise EngineError(f"vLLM cannot load {model}: {first_line(error)}") from error
         self.window = local.window or 2 * config.scheduler_config.max_num_seqs
         self.asks_for = asks_for(given)
+        self._config, self._held_to = config, held_to
         self._limit: int = config.model_config.max_model_len
+        self._tokenizer = tokenizer
         self._tokens = Tokens(tokenizer, local.chat_template_args)
         self._parser = self._reasoning_parser(tokenizer)
         self._ends = _end_tokens(tokenizer, config.model_config)
         self._params: list[tuple[Constraint, Sampling, Any]] = []
+        self._choose_backend()
         self._requests: queue.SimpleQueue[_Request | _Renewal | None] = queue.SimpleQueue()
         self._death: str | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
         self._thread.start()
+
+    def _choose_backend(self) -> None:
+        params = self._sampling_params(self._held_to, Sampling())
+        if params.structured_outputs is None:
+            return
+        try:
+            verify(params, self._config, self._tokenizer)
+        except client_errors() as error:
+            self._engine.engine_core.shutdown()
+            raise refused(error, self._held_to, shared=True) from None
+        # Else the first request, whatever it is, would choose for all.
+        self._config.structured_outputs_config.backend = params.structured_outputs._backend
 
     def _reasoning_parser(self, tokenizer: Any) -> Any:
         if self._parser_name is None:
@@ -98,7 +121,7 @@ class VllmEngine:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         params = self._sampling_params(prompt.constraint, sampling)
-        self._requests.put(_Request(token_ids, params, future, loop))
+        self._requests.put(_Request(token_ids, prompt.constraint, params, future, loop))
         if self._closed:  # perhaps too late for the thread's last look at the queue
             raise EngineError(self._death or "vLLM was closed")
         return self._completion(await future, sampling)
@@ -118,30 +141,12 @@ class VllmEngine:
         for known in self._params:
             if known[:2] == (constraint, sampling):
                 return known[2]
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-        structured = None
-        if constraint.schema is not None:
-            structured = StructuredOutputsParams(json=dict(constraint.schema))
-        elif constraint.labels:
-            structured = StructuredOutputsParams(choice=list(constraint.labels))
-        try:
-            params = SamplingParams(
-                temperature=sampling.temperature,
-                max_tokens=sampling.max_tokens,
-                seed=sampling.seed,
-                # vLLM takes no `n` without temperature: the answers would all be the same.
-                n=sampling.n if sampling.temperature > 0 else 1,
-                logprobs=sampling.top_logprobs,
-                flat_logprobs=True,
-                structured_outputs=structured,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-                skip_special_tokens=self._parser is None,
-                **sampling.extra,
-            )
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"local.sampling: {first_line(error)}") from None
+        params = sampling_params(
+            constraint,
+            sampling,
+            self._config.structured_outputs_config,
+            keep_special=self._parser is not None,
+        )
         # A job has few kinds of requests: its prompt, and what else it asks about the answer.
         self._params = [(constraint, sampling, params), *self._params[:7]]
         return params
@@ -231,6 +236,9 @@ class VllmEngine:
         from vllm.inputs import tokens_input
 
         prompt: Any = tokens_input(request.token_ids)
+        if not self._may(request):
+            del flying[name]
+            return
         try:
             if self._parser is not None:
                 # What holds the answer to its schema has a parser of its own: for one that is not
@@ -240,22 +248,23 @@ class VllmEngine:
                 )
                 prompt.reasoning_parser_kwargs = self._parser_args
             self._engine.add_request(name, prompt, request.params)
-            _verified(request.params)
-        except (ValueError, TypeError) as error:
+            request.params.skip_clone = True  # it was found good, and its kind shares it
+        except client_errors() as error:
             del flying[name]
             problem = f"vLLM refuses the prompt: {first_line(error)}"
             _fail([request], RecordError(problem, Reason.BAD_PROMPT))
 
-
-def _verified(params: Any) -> None:
-    """They were found good, and all requests of their kind share them: to verify each again, vLLM
-    would make the schema's grammar anew every time, which took a fifteenth of its time."""
-    if not params.skip_clone:
-        params.skip_clone, params.verify = True, _nothing
-
-
-def _nothing(*given: Any, **named: Any) -> None:
-    return None
+    def _may(self, request: _Request) -> bool:
+        """Whether vLLM takes what all requests of its kind share; else it has failed."""
+        if request.params.skip_clone:
+            return True
+        try:
+            verify(request.params, self._config, self._tokenizer)
+        except client_errors() as error:
+            shared = request.constraint == self._held_to
+            _fail([request], refused(error, request.constraint, shared=shared))
+            return False
+        return True
 
 
 def _hand_out(flying: dict[str, _Request], outputs: Sequence[Any]) -> None:

@@ -42,6 +42,7 @@ _REASONS: dict[str, str] = {
     Reason.REDACTION: "its redaction would not be complete",
     Reason.BAD_RECORD: "the record cannot be read",
     Reason.BAD_PROMPT: "no prompt can be made of it",
+    Reason.TOO_LONG: "too long for the local model",
     Reason.ENGINE_DIED: "the local engine died of it",
     Reason.SERVER_FAILED: "the local server could not answer it",
 }

@@ -106,7 +106,7 @@ def test_a_prompt_too_long_spoils_its_record_alone(engine: Engine) -> None:
 
     refused, answered = asyncio.run(both())
     assert isinstance(refused, RecordError)
-    assert refused.reason == Reason.BAD_PROMPT
+    assert refused.reason == Reason.TOO_LONG
     assert "512" in str(refused)
     assert "tokens" in str(refused)
     assert isinstance(answered, Completion)
