@@ -137,6 +137,7 @@ def test_a_template_cannot_leave_its_box(tmp_path: Path, attack: str) -> None:
     assert row["error"].startswith("routes[0].answer failed: ")
 
 
+@pytest.mark.process
 def test_a_model_is_asked_only_for_what_needs_one_and_one_failure_is_one_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

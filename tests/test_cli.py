@@ -57,6 +57,7 @@ def one_sentence(ran: subprocess.CompletedProcess[str]) -> str:
 # -- exit statuses and what goes where ----------------------------------------------------------
 
 
+@pytest.mark.process
 def test_done_is_0_and_json_is_one_object_on_stdout(tmp_path: Path) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n2,b\n")
     ran = spawned("run", job, "--run-dir", tmp_path / "run", "--json")
@@ -180,6 +181,7 @@ def test_a_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
     assert f"cannot use {job / 'run'} as a run directory: Not a directory" in result.stderr
 
 
+@pytest.mark.process
 def test_a_run_directory_that_is_in_use(tmp_path: Path) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n")
     (tmp_path / "run").mkdir()
@@ -200,6 +202,7 @@ def test_a_ledger_that_is_none(tmp_path: Path) -> None:
         assert (result.exit_code, "file is not a database" in result.stderr) == (1, True)
 
 
+@pytest.mark.process
 def test_a_full_disk_for_the_results_loses_nothing(tmp_path: Path) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n")
     (tmp_path / "full.jsonl").symlink_to("/dev/full")
@@ -212,6 +215,7 @@ def test_a_full_disk_for_the_results_loses_nothing(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "r.jsonl")[0]["value"] == "a"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("size", [2_000, 300_000])
 def test_a_full_disk_for_the_ledger_and_then_room_again(tmp_path: Path, size: int) -> None:
     job = many(tmp_path, 3000)
@@ -245,6 +249,7 @@ def recorded(run: Path) -> int:
         return 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("cut", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_run_that_is_cut_short_goes_on_where_it_stopped(
     tmp_path: Path, cut: signal.Signals, status: int

@@ -124,6 +124,7 @@ def text_of(page: str) -> str:
 # -- numbers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("which", ["audited", "uncalibrated"])
 def test_every_figure_is_what_status_says(which: str, request: pytest.FixtureRequest) -> None:
     run_dir = request.getfixturevalue(which)

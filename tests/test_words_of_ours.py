@@ -358,6 +358,7 @@ def test_a_text_is_not_unwrapped_for_what_it_looks_like(
     assert ran.rows["C-1"]["value"] == text
 
 
+@pytest.mark.process
 def test_labels_ids_and_columns_may_be_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
