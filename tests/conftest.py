@@ -73,8 +73,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def _audit(event: str, arguments: object) -> None:
     if event in _UNQUICK and _running_quick:
-        # A BaseException: no test and no product code takes it for a failure of its own.
-        pytest.exit(
+        # A BaseException: neither the test nor the product takes it for a failure of its own.
+        pytest.fail(
             f"{_running_quick[-1]} {_UNQUICK[event]}: mark it `process`, and it is left out of "
             "`make quick`"
         )
