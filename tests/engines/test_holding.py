@@ -42,7 +42,7 @@ SCHEMAS = {
     "formats": of(
         d={"type": "string", "format": "date"},
         p={"type": "string", "pattern": "^[A-Z]{2}[0-9]{3}$"},
-        n={"type": "number", "minimum": 0, "maximum": 1},
+        n={"type": "integer", "minimum": 0, "maximum": 1},
     ),
     "reference": of(intent={"$ref": "#/$defs/I"}, ok={"type": "boolean"})
     | {"$defs": {"I": INTENT}},
