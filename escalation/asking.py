@@ -112,8 +112,7 @@ class Asker:
             self._waits(call)
             return
         if reply is not None and reply.verdict == "retry":
-            self._halt.now(*self._trouble.end(reply))
-            self._pace.forget()
+            self._stop(*self._trouble.end(reply))
 
     def _left_s(self, call: _Call) -> float:
         return self._settings.retry_for_s - (time.monotonic() - call.since)
@@ -164,6 +163,11 @@ class Asker:
             await self._day.settle(attempt, cost)
         return reply
 
+    def _stop(self, reason: Reason, problem: str | None) -> None:
+        """No more is sent, and what was known of the provider's limits is old by the next start."""
+        self._halt.now(reason, problem)
+        self._pace.forget()
+
     async def _turn(self, call: _Call) -> _Turn | None:
         """When the provider is well and will take it; ``None`` where sending stopped before."""
         while self._halt.reason is None:
@@ -173,7 +177,7 @@ class Asker:
                 return _Turn(self._pace.begin(size), self._breaker.begin())
             if (busy := self._pace.refused_for(size)) > self._settings.retry_for_s:
                 problem = f"the provider's rate limit is used up for another {busy:,.0f} s"
-                self._busy(problem)
+                self._stop(Reason.PROVIDER_BUSY, problem)
             await self._halt.sleep(pause)
         return None
 
@@ -217,7 +221,7 @@ class Asker:
         elif (
             self._breaker.given_up and reply.overloaded
         ):  # a probe that may be billed is not tried again by itself
-            self._halt.now(*self._trouble.end(reply))
+            self._stop(*self._trouble.end(reply))
         return reply, booked
 
     def _over(self, call: _Call, turn: _Turn | None, reply: Reply | None, booked: Booked) -> None:

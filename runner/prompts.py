@@ -65,7 +65,7 @@ class Template:
             if piece in self._own and type(piece) is str:
                 own.append((at, at + len(piece)))
             at += len(piece)
-        made = [piece for piece in pieces if isinstance(piece, Filled)]
+        made: list[str] = [piece for piece in pieces if isinstance(piece, Filled)]
         return Message(role, text, own=tuple(own)), made
 
     def _pieces(self, record: Record) -> list[str]:

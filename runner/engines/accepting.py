@@ -121,7 +121,8 @@ def _tokenizer() -> Any:
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+    made: Any = PreTrainedTokenizerFast
+    return made(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
 
 
 def _compiled(grammar: str) -> None:

@@ -33,6 +33,8 @@ def sampling_params(
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    wrong: Any = msgspec.MsgspecError
+    refusals = (*client_errors(), wrong, AttributeError, AssertionError)
     try:
         # It looks at a value's range and not always at its type, which the engine would die of.
         msgspec.convert(dict(sampling.extra), SamplingParams)
@@ -49,7 +51,7 @@ def sampling_params(
             skip_special_tokens=not keep_special,
             **sampling.extra,
         )
-    except (*client_errors(), msgspec.MsgspecError, AttributeError, AssertionError) as error:
+    except refusals as error:
         raise UsageError(f"local.sampling: {_said(error)}") from None
 
 

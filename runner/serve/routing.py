@@ -26,14 +26,14 @@ class ServedRouter(Router):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         keep = job.privacy.keep_local
-        self._looked_at = _names(rule.when for rule in job.routes)
-        self._looked_at |= _names([keep] if keep else [])
+        self._asked_for = _names(rule.when for rule in job.routes)
+        self._asked_for |= _names([keep] if keep else [])
         self._keeping = _names([keep] if keep else [])
         self._keeping |= _names(rule.when for rule in job.routes if rule.keep_local)
 
     def route(self, record: Record) -> Routed:
         given = record.fields
-        empty = dict.fromkeys(self._looked_at - given.keys(), "")
+        empty = dict.fromkeys(self._asked_for - given.keys(), "")
         routed = super().route(replace(record, fields={**empty, **given}))
         if not (self._keeping - given.keys() or most_usd(given) == 0):
             return routed
