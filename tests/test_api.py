@@ -78,6 +78,7 @@ def test_where_an_event_loop_runs(job: Path) -> None:
     assert asyncio.run(notebook()) == 3
 
 
+@pytest.mark.process
 def test_importing_it_is_cheap() -> None:
     heavy = "sorted({'torch', 'vllm', 'anthropic', 'openai', 'pyarrow'} & set(sys.modules))"
     told = subprocess.run(

@@ -190,6 +190,7 @@ def test_a_storm_that_passes_is_sat_out(tmp_path: Path, api: StandIn) -> None:
     assert ran.spent == api.bill.total_usd()
 
 
+@pytest.mark.process
 def test_nobody_there_is_an_overload_too(tmp_path: Path) -> None:
     with StandIn(tmp_path) as gone:
         url = gone.url

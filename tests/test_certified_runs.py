@@ -88,6 +88,7 @@ def test_a_field_has_a_target_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     assert certificate["accepted"] < stated(alone.stdout)[0]["accepted"]
 
 
+@pytest.mark.process
 def test_each_stratum_stands_by_itself_and_an_unseen_one_accepts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_each_stratum_stands_by_itself_and_an_unseen_one_accepts_nothing(
     assert result.exit_code == 2 and "`strata` differ" in result.stderr
 
 
+@pytest.mark.process
 def test_a_calibration_of_other_looks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ def test_labels_of_one_class_and_answers_without_a_probability(
     assert {row["reason"] for row in ran.rows.values()} == {"invalid_answer", "nothing_certified"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("closed_errors", [0, 60])
 def test_all_that_is_delivered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_errors: int
@@ -202,6 +205,7 @@ def test_all_that_is_delivered(
             assert name != "certificate" or math.isfinite(stated(value)[0]["closed_upper"])
 
 
+@pytest.mark.process
 def test_the_mixture_is_certified_where_either_model_alone_would_not_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

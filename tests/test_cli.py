@@ -137,6 +137,7 @@ def test_a_mistake_in_what_was_asked_is_2(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.process
 def test_init_gives_a_job_that_validates_and_is_never_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "job"
     assert localfirst("init", folder).exit_code == 0

@@ -48,6 +48,7 @@ def states(run_dir: Path) -> dict[str, int]:
     return dict(query(run_dir, "SELECT state, COUNT(*) FROM attempts GROUP BY state"))
 
 
+@pytest.mark.process
 def test_a_killed_courier_loses_only_what_was_under_way(tmp_path: Path) -> None:
     with StandIn(tmp_path) as api:
         api.latency = 0.2

@@ -135,6 +135,7 @@ def test_results_go_into_a_table_and_a_rerun_leaves_the_same_rows(
     assert run(path, at="other") == rows and table(base, "*") == first
 
 
+@pytest.mark.process
 def test_what_a_run_says_of_its_table(tmp_path: Path, base: Base) -> None:
     fill(base)
     path = job(tmp_path, base, output={"table": "answers"})
@@ -208,6 +209,7 @@ def test_some_of_the_rows_and_then_the_rest_with_results_beside_them(
     assert "the records have changed since this run directory was begun" in refused(path)
 
 
+@pytest.mark.process
 def test_values_as_templates_show_them(tmp_path: Path, pg: Base) -> None:
     columns = {
         "number": "12.50::numeric", "big": "1e30::numeric", "whole": "7::bigint", "real": "0.5",
@@ -259,6 +261,7 @@ def test_text_that_is_no_utf8_spoils_its_own_row(tmp_path: Path) -> None:
     assert "byte 0xc3 is not UTF-8" in rows[1]["error"]
 
 
+@pytest.mark.process
 def test_the_password_is_written_down_nowhere(tmp_path: Path, pg: Base) -> None:
     fill(pg)
     path = job(tmp_path, pg, output={"table": "answers"})
@@ -270,6 +273,7 @@ def test_the_password_is_written_down_nowhere(tmp_path: Path, pg: Base) -> None:
     assert PASSWORD_ENV.encode() in (tmp_path / "run" / "ledger.sqlite").read_bytes()
 
 
+@pytest.mark.process
 def test_the_whole_address_from_the_environment(
     tmp_path: Path, pg: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +295,7 @@ def test_the_whole_address_from_the_environment(
     assert "secret" not in said
 
 
+@pytest.mark.process
 def test_a_wrong_password_and_one_that_is_not_set(
     tmp_path: Path, pg: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_without_a_terminal_it_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -
         assert fact in line
 
 
+@pytest.mark.process
 def test_a_run_on_a_terminal_leaves_its_summary_and_what_others_wrote(tmp_path: Path) -> None:
     """By a real terminal; a line that a library writes to stderr meanwhile is not torn."""
     job = write_job(tmp_path, "id,message\n" + "".join(f"{n},x\n" for n in range(300)))

@@ -48,6 +48,7 @@ def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 # -- the machine ----------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     lines = "0, NVIDIA H200, 143771, 143000, 570.1, 9.0\\n1, NVIDIA H200, 143771, 9, 570.1, 9.0\\n"
@@ -59,6 +60,7 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
     assert [each.index for each in this_machine().gpus] == [1]
 
 
+@pytest.mark.process
 def test_a_driver_that_fails_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, monkeypatch, "echo 'NVML: Driver/library version mismatch'; exit 18")
     report = examine(this_machine(), deep=False)
@@ -88,6 +90,7 @@ def test_nothing_installed_is_a_problem_with_its_mend() -> None:
     assert "run `make setup`" in said
 
 
+@pytest.mark.process
 def test_an_engine_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     (said,) = examine(machine(gpu()), deep=True).problems

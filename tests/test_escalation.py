@@ -111,6 +111,7 @@ def test_each_fault_of_a_single_call_has_its_end(tmp_path: Path, api: StandIn) -
     assert ran.spent == sure >= api.bill.total_usd()
 
 
+@pytest.mark.process
 def test_what_no_later_call_can_mend_stops_the_sending(tmp_path: Path) -> None:
     def halted(name: str) -> tuple[Ran, int]:
         folder = tmp_path / name
@@ -136,6 +137,7 @@ def test_what_no_later_call_can_mend_stops_the_sending(tmp_path: Path) -> None:
             assert ran.waits_for() == dict.fromkeys(waiting, "provider_halted")
 
 
+@pytest.mark.process
 def test_a_provider_that_stays_overloaded_is_left_alone(tmp_path: Path) -> None:
     def storm(retry_after: float) -> tuple[Ran, int]:
         folder = tmp_path / f"{retry_after:g}"
@@ -164,6 +166,7 @@ def test_a_halt_wakes_those_that_wait_to_try_again(tmp_path: Path, api: StandIn)
     assert len(api.bill.requests()) == 2
 
 
+@pytest.mark.process
 def test_nobody_there_costs_nothing(tmp_path: Path) -> None:
     with StandIn(tmp_path) as gone:
         url = gone.url

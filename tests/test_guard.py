@@ -227,6 +227,7 @@ def test_the_summary_says_why_records_were_escalated(
     }  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_server_holds_it_back_and_says_so_to_whoever_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,8 @@ from runner.types import Completion, Message, Prompt, Sampling
 from tests.fakes import localfirst
 from tests.jobs import NO_KEY, ROOT, start, wait_until, write_job
 
+pytestmark = pytest.mark.process
+
 DEMO = ROOT / "configs" / "demo"
 
 

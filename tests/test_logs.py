@@ -69,6 +69,7 @@ def test_a_run_in_events(tmp_path: Path) -> None:
     assert found[2]["exit_status"] == 0 and found[2]["seconds"] >= 0
 
 
+@pytest.mark.process
 def test_progress_comes_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display_log, "EVERY_S", 0.02)
     use(monkeypatch, Echo(pause_s=0.3))
@@ -118,6 +119,7 @@ def test_a_key_is_cut_out_wherever_it_stands(
     assert "401: [key] is no key" in text and "and more" not in text
 
 
+@pytest.mark.process
 def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     job = write_job(tmp_path, "id,message\n" + "".join(f"{n},{n:0300}\n" for n in range(20_000)))
     command = [sys.executable, "-m", "runner.cli", JSON, "run", str(job)]
@@ -161,6 +163,7 @@ def test_a_mistake_is_one_event(
         assert any("did you mean" in one for one in error["mistakes"])
 
 
+@pytest.mark.process
 def test_a_format_that_there_is_not_is_a_mistake(tmp_path: Path) -> None:
     job = write_job(tmp_path, RECORDS)
     result = localfirst("run", job, "--log-format", "xml")
@@ -199,6 +202,7 @@ def test_a_mistake_of_our_own_has_its_traceback_in_one_line(
 # --- what others write ----------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_what_an_engine_or_a_library_writes_becomes_events(tmp_path: Path) -> None:
     """In a process of its own: from Python, past Python, and from a child."""
     code = (
@@ -230,6 +234,7 @@ def test_what_an_engine_or_a_library_writes_becomes_events(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+@pytest.mark.process
 def test_an_engines_death_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, World(kills=(2, 5)).engine())
     given = records([f"R-{n}" for n in range(9)], "local")
@@ -253,6 +258,7 @@ def test_a_library_user_hears_the_same_by_logging(caplog: pytest.LogCaptureFixtu
 # --- a server -------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_server_tells_of_each_request_by_figures_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

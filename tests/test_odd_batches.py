@@ -583,6 +583,7 @@ def test_a_batch_whose_id_was_lost_is_found_in_an_odd_list(
     assert made(api) == 3
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("drops", ["\n", " ", "x", '{"custom_id": "nobody"}\n'])
 def test_a_stream_that_drips_for_ever_has_an_end(
     tmp_path: Path, side: Side, drops: str, monkeypatch: pytest.MonkeyPatch

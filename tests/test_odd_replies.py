@@ -91,6 +91,7 @@ def sent(provider: str, api: OddApi, timeout_s: float = 20.0) -> Reply:
 # --- where it goes --------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
 def test_no_text_goes_where_a_redirect_points(provider: str, status: int) -> None:
@@ -140,6 +141,7 @@ def test_a_body_without_end_is_not_read_to_its_end(
         )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     "words", ["x" * 10_000, "\x1b[31m\n\u2028\ud800\x00 no", 5, ["a"], {}, None]
@@ -181,6 +183,7 @@ def test_whatever_the_rate_limit_headers_say_is_finite(data: st.DataObject) -> N
         assert all(math.isfinite(each) for row in found.values() for each in row)
 
 
+@pytest.mark.process
 def test_no_pause_blocks_a_server_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for_ever = (
         ("retry-after", b"inf"),
@@ -208,6 +211,7 @@ def bill(number: int, **usage: Any) -> bytes:
     return json.dumps(body).encode()
 
 
+@pytest.mark.process
 def test_what_is_served_elsewhere_or_otherwise_is_never_booked_too_low(tmp_path: Path) -> None:
     given: list[dict[str, Any]] = [
         {}, {"inference_geo": "us"}, {"inference_geo": "mars"}, {"service_tier": "priority"},
@@ -299,6 +303,7 @@ def poisoned(folder: Path, api: OddApi, lines: list[bytes], patch: pytest.Monkey
     return job
 
 
+@pytest.mark.process
 def test_a_poisoned_run_directory_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with OddApi(replying(json.dumps(sound("anthropic", 1)).encode())) as api:
         lines = [line.replace(b"%d", b"%d" % n) for n, (line, _) in enumerate(LEFT, start=1)]

@@ -237,6 +237,7 @@ def refusals(folder: Path, *, told: bool) -> tuple[int, Ran]:
         return sum(request.status == 429 for request in api.bill.requests()), ran
 
 
+@pytest.mark.process
 def test_requests_keep_to_the_limits_that_they_are_told(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         blind = pool.submit(refusals, tmp_path / "blind", told=False)

@@ -91,6 +91,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
+@pytest.mark.process
 def test_no_command_lets_one_through(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     for command in COMMANDS:

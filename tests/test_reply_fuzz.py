@@ -9,6 +9,7 @@ import pytest
 from tests.reply_fuzz import fuzz
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", ["live", "serve", "journal", "batch"])
 @pytest.mark.parametrize(("provider", "kind"), [("anthropic", "schema"), ("openai", "text")])
 def test_an_odd_reply_is_one_record_s(

@@ -155,6 +155,7 @@ def shown(text: str) -> float:
     return float(text.replace("$", "").replace(",", "").replace("< ", ""))
 
 
+@pytest.mark.process
 def test_calls_and_spend_are_the_books(made: tuple[Path, Books]) -> None:
     audited, (billed, requests) = made
     facts = facts_of(audited)
@@ -176,6 +177,7 @@ def test_calls_and_spend_are_the_books(made: tuple[Path, Books]) -> None:
     assert (blind.wrong or 0) < (local.wrong or 0)
 
 
+@pytest.mark.process
 def test_confidences_and_labels_are_the_certificates(audited: Path) -> None:
     facts = facts_of(audited)
     labels, [certificate] = facts.evidence.labels, facts.evidence.certificates
@@ -245,6 +247,7 @@ def test_uncalibrated_is_said_plainly(uncalibrated: Path) -> None:
     assert ">uncalibrated confidence</text>" in page
 
 
+@pytest.mark.process
 def test_a_calibrated_page_draws_everything(audited: Path) -> None:
     page = page_of(audited)
     for name in ("reliability", "risk", "histogram", "spend"):
@@ -252,6 +255,7 @@ def test_a_calibrated_page_draws_everything(audited: Path) -> None:
     assert "uncalibrated confidence" not in text_of(page)
 
 
+@pytest.mark.process
 def test_a_calibration_that_is_gone_or_new_is_not_used(audited: Path) -> None:
     path = audited.parent / "calibration.json"
     kept = path.read_text("utf-8")
@@ -266,6 +270,7 @@ def test_a_calibration_that_is_gone_or_new_is_not_used(audited: Path) -> None:
 # -- texts --------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("which", ["audited", "uncalibrated"])
 def test_no_text_that_is_to_be_redacted(which: str, request: pytest.FixtureRequest) -> None:
     run_dir = request.getfixturevalue(which)
@@ -356,6 +361,7 @@ def test_what_is_unsettled_is_grouped_by_its_words(
     assert "20 records, 33.3%" in text_of(page_of(run_dir))
 
 
+@pytest.mark.process
 def test_a_run_in_batches_is_compared_with_live_prices(audited: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(audited, copy)
@@ -371,6 +377,7 @@ def test_a_run_in_batches_is_compared_with_live_prices(audited: Path, tmp_path: 
 # -- the file -----------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("which", ["audited", "uncalibrated"])
 def test_the_page_needs_nothing_else(which: str, request: pytest.FixtureRequest) -> None:
     page = page_of(request.getfixturevalue(which))
@@ -391,6 +398,7 @@ def test_the_page_needs_nothing_else(which: str, request: pytest.FixtureRequest)
     assert not re.search(r"#0102\d\d", page)
 
 
+@pytest.mark.process
 def test_the_same_ledger_gives_the_same_page(audited: Path) -> None:
     assert page_of(audited) == page_of(audited)
 
@@ -412,6 +420,7 @@ def test_mistakes_are_sentences(tmp_path: Path, uncalibrated: Path) -> None:
     assert other.exit_code == 0 and (tmp_path / "other.html").stat().st_size > 20_000
 
 
+@pytest.mark.process
 def test_the_command_line_loads_no_plots() -> None:
     script = "import sys, runner.cli; print({'matplotlib', 'sklearn'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -453,6 +462,7 @@ def grown(run_dir: Path, folder: Path, copies: int) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_memory_does_not_grow_with_the_records(audited: Path, tmp_path: Path) -> None:
     def peak(run_dir: Path) -> int:
         tracemalloc.start()
@@ -468,6 +478,7 @@ def test_memory_does_not_grow_with_the_records(audited: Path, tmp_path: Path) ->
     assert peaks[2] - peaks[1] < 2_000_000, peaks
 
 
+@pytest.mark.process
 def test_it_can_be_written_while_a_run_goes_on(audited: Path, tmp_path: Path) -> None:
     writer = sqlite3.connect(audited / "ledger.sqlite")
     writer.execute("BEGIN IMMEDIATE")

@@ -137,16 +137,19 @@ def reported(run_dir: Path) -> Path:
     return run_dir / "report.html"
 
 
+@pytest.mark.process
 def test_a_certified_run_with_everything(audited: Path, browser: Browser, tmp_path: Path) -> None:
     looked_at(browser, reported(audited), tmp_path)
 
 
+@pytest.mark.process
 def test_an_uncalibrated_run_with_a_queue(
     uncalibrated: Path, browser: Browser, tmp_path: Path
 ) -> None:
     looked_at(browser, reported(uncalibrated), tmp_path)
 
 
+@pytest.mark.process
 def test_a_run_without_any_model(browser: Browser, tmp_path: Path) -> None:
     run_rows(write_job(tmp_path, "id,message\n1,a\n,b\n"), status=3)
     looked_at(browser, reported(tmp_path / "run"), tmp_path)
@@ -171,6 +174,7 @@ def test_what_is_ugly_is_found(uncalibrated: Path, browser: Browser, style: str)
             everything_can_be_read(page)
 
 
+@pytest.mark.process
 def test_words_without_a_space_and_very_long_ones(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

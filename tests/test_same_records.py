@@ -16,6 +16,8 @@ from tests.fakes import localfirst, read_rows, write_job
 from tests.jobs import DEMO_MODEL, Scripted, query, spent_usd, use_engine
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.process
+
 Row = tuple[str, str]
 MOST_OTHERS = "add --new-records, else take a new --run-dir: nothing was sent"
 

@@ -26,6 +26,7 @@ ASIDE = {"when": "kind == 'closed'", "to": "closed", "reason": "by_rule"}
 TEMPLATE = {"when": "kind == 'template'", "to": "template", "answer": "{{ last }}"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", scale.KINDS)
 def test_memory_does_not_grow_with_the_records(tmp_path: Path, kind: str) -> None:
     peaks = {}
@@ -52,6 +53,7 @@ def write(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
         writer.writerows(rows)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("large", [WIDE, {"message": LONG}], ids=["wide", "long"])
 def test_a_large_record_goes_the_whole_way(

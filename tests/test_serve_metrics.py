@@ -17,6 +17,8 @@ from tests.serving import Echo, Served, body, serving, write
 from tests.stand_in import StandIn
 from tests.test_engine_death import World
 
+pytestmark = pytest.mark.process
+
 Key = tuple[str, frozenset[tuple[str, str]]]
 ROUTES = [
     {"when": "kind == 'greeting'", "to": "template", "answer": "Hello."},

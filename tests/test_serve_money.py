@@ -326,6 +326,7 @@ def test_told_to_stop_it_finishes_what_was_begun(tmp_path: Path, api: StandIn) -
 # --- with a certificate ---------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_certified_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = scripted.cases(400, sure_wrong=0.0)
     extra = [scripted.case("sure-and-wrong", 0.999, wrong=True), scripted.case("odd", 0.3)]

@@ -129,6 +129,7 @@ for attempt in range(10_000):
 """
 
 
+@pytest.mark.process
 def test_four_processes_at_once_do_not_pass_it_by_a_pico_dollar(tmp_path: Path) -> None:
     path, cap = tmp_path / "spend.sqlite", 60_000
     workers = [

@@ -183,6 +183,7 @@ def test_many_at_once(api: StandIn) -> None:
     assert len({request.sha256 for request in api.bill.billed()}) == 64
 
 
+@pytest.mark.process
 def test_stopping_bills_what_has_begun(tmp_path: Path) -> None:
     with StandIn(tmp_path) as api:
         api.faults.push("slow", seconds=60)
@@ -209,6 +210,7 @@ server.getresponse().read()
 """
 
 
+@pytest.mark.process
 def test_the_bill_outlives_a_killed_client_and_a_process_of_its_own(tmp_path: Path) -> None:
     bill, oracle = Bill(tmp_path / "bill.jsonl"), tmp_path / "oracle.json"
     oracle.write_text('{"T-1": "yes"}')

@@ -164,6 +164,7 @@ def test_a_change_reaches_a_batch_that_is_under_way(api: StandIn) -> None:
     assert [part.fault for part in api.bill.requests("batch")] == ["expired", None]
 
 
+@pytest.mark.process
 def test_stopping_ends_and_bills_what_is_under_way(tmp_path: Path) -> None:
     with StandIn(tmp_path) as api:
         api.batch_seconds = 60
@@ -172,6 +173,7 @@ def test_stopping_ends_and_bills_what_is_under_way(tmp_path: Path) -> None:
     assert [part.usd > 0 for part in api.bill.requests("batch")] == [True, True]
 
 
+@pytest.mark.process
 def test_an_oracle_that_fails_fails_the_test(tmp_path: Path) -> None:
     def broken(text: str) -> None:
         raise LookupError(text)

@@ -257,6 +257,7 @@ def test_each_endpoint_has_a_mix_of_its_own() -> None:
     assert drawn[0] == drawn[1] and 25 < drawn[0].count("500") < 75
 
 
+@pytest.mark.process
 def test_a_process_of_its_own_takes_seconds_and_mixes(tmp_path: Path) -> None:
     bill = Bill(tmp_path / "bill.jsonl")
     flags = ["--bill", str(bill.path), "--batch-seconds", "60", "--part-faults", "1:1:refusal_late"]

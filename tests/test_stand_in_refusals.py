@@ -110,6 +110,7 @@ def test_schemas_are_filled_and_checked() -> None:
             check(refused)
 
 
+@pytest.mark.process
 def test_an_oracle_that_breaks_the_schema_fails_the_test(tmp_path: Path) -> None:
     with (
         pytest.raises(Misfit),

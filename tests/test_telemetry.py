@@ -177,6 +177,7 @@ def test_an_escalation_is_a_span_with_what_was_paid(
     assert SECRET.encode() not in collector.raw and KEY.encode() not in collector.raw
 
 
+@pytest.mark.process
 def test_texts_are_in_no_span_not_even_where_things_go_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +206,7 @@ def test_texts_are_in_no_span_not_even_where_things_go_wrong(
         assert SECRET not in span.to_json() and not span.events
 
 
+@pytest.mark.process
 def test_a_run_is_one_span(tmp_path: Path, collector: Collector) -> None:
     job = write_job(tmp_path, f"id,message\n1,{SECRET}\n2,b\n,c\n")
     result = localfirst("run", job, "--run-dir", tmp_path / "run")
@@ -219,6 +221,7 @@ def test_a_run_is_one_span(tmp_path: Path, collector: Collector) -> None:
     assert SECRET.encode() not in collector.raw
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("variables", "on"),
     [
@@ -267,6 +270,7 @@ def test_another_protocol_and_missing_packages_are_a_sentence_and_it_goes_on(
     assert "localfirst[otel]" in warning["message"] and collector.requests == []
 
 
+@pytest.mark.process
 def test_nobody_who_asks_for_none_loads_it(tmp_path: Path) -> None:
     import subprocess
 

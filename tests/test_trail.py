@@ -292,6 +292,7 @@ def test_a_mended_record_keeps_the_history_of_its_error(tmp_path: Path) -> None:
 # -- proof --------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_ledger_that_nobody_touched_is_whole(done: Path) -> None:
     told = whole(done)
     assert told["entries"] > 20 and told["problem"] is None
@@ -339,12 +340,14 @@ def test_a_change_of_any_field_of_any_row_is_found(mine: Path, table: str) -> No
     whole(mine)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("table", TABLES)
 def test_a_row_taken_out_is_found(mine: Path, table: str) -> None:
     tamper(mine, f"DELETE FROM {table} WHERE rowid = (SELECT MAX(rowid) FROM {table})")
     assert found(mine)
 
 
+@pytest.mark.process
 def test_the_first_change_is_named_with_its_record(mine: Path) -> None:
     tamper(mine, "UPDATE outcomes SET value='\"x\"' WHERE record_id='T-1'")
     tamper(mine, "UPDATE attempts SET cost=1 WHERE record_id='C-2'")

@@ -44,6 +44,7 @@ def said(folder: Path, *changes: tuple[str, str]) -> list[str]:
     return [line.strip() for line in lines]
 
 
+@pytest.mark.process
 def test_a_job_without_mistakes(tmp_path: Path) -> None:
     assert said(tmp_path) == []
 

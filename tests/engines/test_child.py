@@ -20,6 +20,8 @@ from runner.errors import EngineDied, EngineError, RecordError, UsageError
 from runner.types import Completion, Constraint, Message, Prompt, Reason, Sampling
 from tests.jobs import ROOT, wait_until
 
+pytestmark = pytest.mark.process
+
 
 class Echo:
     """What an engine may do, at the word of its prompt. It has a process of its own besides."""
