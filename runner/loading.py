@@ -85,6 +85,8 @@ def await_server(job: Job, say: Callable[[str], None]) -> None:
     """
     if job.local.base_url is None or engine_name(job.local) != "openai_server":
         return
+    if job.cluster is not None:
+        return  # that is refused, and nothing to wait for
     from runner.engines.openai_server import OpenAIServerEngine
 
     async def there() -> None:

@@ -17,6 +17,7 @@ from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Ledger
 from runner.ledger.money import from_pico
+from runner.plain import one_line
 from runner.types import DecidedBy, Status
 from runner.words import audit_words, looks_words, trust_words
 
@@ -236,7 +237,7 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
         causes = ", ".join(CAUSES.get(c, c) for c in summary.waits_for) or "not sent yet"
         out.append((f"waiting for {summary.closed_model} ({causes})", _share(waiting, of)))
     out += [
-        (f"escalated: {why}{one.words}", _share(one.records, of))
+        (f"escalated: {one_line(why)}{one_line(one.words)}", _share(one.records, of))
         for why, one in summary.escalated.items()
     ]
     if summary.batches is not None:

@@ -359,14 +359,6 @@ def test_labels_and_text_say_what_they_take(tmp_path: Path) -> None:
     assert "`decision` is no text; write it as one" in refused(run, path)
 
 
-def test_a_schema_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
-    schema = {"type": "object", "properties": {"intent": {"$ref": "#/$defs/gone"}}}
-    run, path = queue_job(tmp_path, answer={"schema": schema}), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
-    rows = [row | {"decision.intent": "x"} for row in sheet(path)]
-    assert "line 2: the job's schema cannot be used: " in refused(run, save(path, rows))
-
-
 def test_an_export_never_overwrites_decisions(tmp_path: Path) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
     path.write_text("my work")

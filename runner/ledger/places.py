@@ -30,6 +30,7 @@ CREATE TEMP TABLE given (
 CREATE INDEX given_by_id ON given (record_id, digest);
 """
 _CHUNK = 2000
+_SAME = "(o.digest = g.digest AND o.record_id = g.record_id)"
 Digest = Callable[[Record], str]
 
 
@@ -137,9 +138,10 @@ class Places:
         if not total and not self.gone():
             return None
         if not self._stretches:
-            known, count = self._as_before(records(), digest)
-            if known is not None:
-                return Change(known, count - known, 0, 0, decided, decided)
+            same = self._as_before(records(), digest)
+            if same is not None:
+                known, fixed, count = same
+                return Change(known, count - known - fixed, fixed, 0, decided, decided)
         self._fill(records(), digest)
         self._match()
         return self._change(decided)
@@ -148,25 +150,33 @@ class Places:
         row: tuple[int, ...] = self._db.execute(sql).fetchone()
         return row
 
-    def _as_before(self, records: Iterable[Record], digest: Digest) -> tuple[int | None, int]:
-        """(how many of the records have an outcome, how many there are); None for the first where
-        any record of before is not at its first place."""
-        rows, known, place = iter(records), 0, 0
+    def _as_before(self, records: Iterable[Record], digest: Digest) -> tuple[int, int, int] | None:
+        """(how many of the records are known, how many were in error and have changed, how many
+        there are); None where any other record of before is not at its first place."""
+        rows, known, fixed, place = iter(records), 0, 0, 0
         while chunk := list(islice(rows, _CHUNK)):
             found = self._outcomes(place, place + len(chunk))
             for at, record in enumerate(chunk, start=place):
-                if at in found and found[at] != (record.id, digest(record)):
-                    return None, 0
-            known, place = known + len(found), place + len(chunk)
+                if at not in found:
+                    continue
+                name, mark, in_error = found[at]
+                if (name, mark) == (record.id, digest(record)):
+                    known += 1
+                elif name == record.id and in_error:
+                    fixed += 1
+                else:
+                    return None
+            place += len(chunk)
         (present,) = self._one("SELECT COUNT(*) FROM present")
-        return (known if known == present else None), place
+        return (known, fixed, place) if known + fixed == present else None
 
-    def _outcomes(self, first: int, behind: int) -> dict[int, tuple[str, str]]:
+    def _outcomes(self, first: int, behind: int) -> dict[int, tuple[str, str, bool]]:
         rows = self._db.execute(
-            "SELECT position, record_id, digest FROM outcomes WHERE position >= ? AND position < ?",
+            "SELECT position, record_id, digest, status = 'error' FROM outcomes "
+            "WHERE position >= ? AND position < ?",
             (first, behind),
         )
-        return {position: (record_id, digest) for position, record_id, digest in rows}
+        return {position: (name, mark, bool(error)) for position, name, mark, error in rows}
 
     def _fill(self, records: Iterable[Record], digest: Digest) -> None:
         self._db.executescript(f"DROP TABLE IF EXISTS temp.given;{_GIVEN}")
@@ -176,7 +186,8 @@ class Places:
 
     def _match(self) -> None:
         """Gives each record its position: that of the same record, of several equal ones in their
-        order; a new one's is its place where that is free, else the next behind all others."""
+        order; else that of a former one of its id which was in error, and goes on with its history;
+        a new one's is its place where that is free, else the next behind all others."""
         self._db.execute(
             "WITH mine AS (SELECT place, record_id, digest, ROW_NUMBER() OVER "
             "(PARTITION BY record_id, digest ORDER BY place) AS nth FROM given), "
@@ -184,6 +195,13 @@ class Places:
             "(PARTITION BY record_id, digest ORDER BY position) AS nth FROM outcomes) "
             "UPDATE given SET position = pair.position FROM (SELECT place, position FROM mine "
             "JOIN theirs USING (record_id, digest, nth)) AS pair WHERE given.place = pair.place"
+        )
+        self._db.execute(
+            "UPDATE given SET position = (SELECT o.position FROM outcomes o WHERE "
+            "o.record_id = given.record_id AND o.status = 'error' AND o.position NOT IN "
+            "(SELECT position FROM given WHERE position IS NOT NULL) ORDER BY o.position LIMIT 1) "
+            "WHERE position IS NULL AND place = (SELECT MIN(place) FROM given other WHERE "
+            "other.record_id = given.record_id AND other.position IS NULL)"
         )
         self._db.execute(
             "UPDATE given SET position = place WHERE position IS NULL AND place NOT IN "
@@ -203,12 +221,12 @@ class Places:
 
     def _change(self, decided: int) -> Change:
         given = "FROM given g LEFT JOIN outcomes o ON o.position = g.position"
-        (count, known) = self._one(f"SELECT COUNT(*), COUNT(o.position) {given}")
+        (count, known) = self._one(f"SELECT COUNT(*), COUNT(*) FILTER (WHERE {_SAME}) {given}")
         missing = "FROM present WHERE position NOT IN (SELECT position FROM given)"
         (lost,) = self._one(f"SELECT COUNT(*) {missing} AND status != 'error'")
         (changed,) = self._one(
-            f"SELECT COUNT(*) {given} WHERE o.position IS NULL AND g.record_id IN "
-            f"(SELECT record_id {missing})"
+            f"SELECT COUNT(*) {given} WHERE NOT COALESCE({_SAME}, 0) AND (o.position NOTNULL "
+            f"OR g.record_id IN (SELECT record_id {missing}))"
         )
         (gone,) = self._one(
             f"SELECT COUNT(*) {missing} AND record_id NOT IN (SELECT record_id FROM given)"

@@ -33,10 +33,10 @@ TABLES = {
     "reviews": said(reviews.__doc__, "runner.ledger.reviews"),
     "attempts": said(calls.__doc__, "runner.ledger.attempts"),
     "batches": said(batches.__doc__, "runner.ledger.batches"),
+    "trail": said((trail.__doc__ or "").partition("\n\n")[0], "runner.ledger.trail"),
     "places": "The order of the records file that was given last, where it is not that of the "
     "positions: from each `place` on, `length` records have the positions from `position` on.",
     "gone": "Positions of records that the file which was given last has no longer.",
-    "trail": said((trail.__doc__ or "").partition("\n\n")[0], "runner.ledger.trail"),
 }
 _REASONS = """## reason
 
