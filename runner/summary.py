@@ -22,6 +22,7 @@ from runner.types import DecidedBy, Status
 from runner.words import audit_words, looks_words, trust_words
 
 ENOUGH_BILLS = 20
+MOST_REASON = 32
 MOST_FIELDS = 5
 CAUSES = {
     "no_key": "no API key in the environment",
@@ -210,6 +211,12 @@ def _escalated(ledger: Ledger) -> dict[str, Escalated]:
     }
 
 
+def _short(reason: str) -> str:
+    """A rule's own reason may be of any length, and a table's cell would be wrapped."""
+    text = one_line(reason)
+    return text if len(text) <= MOST_REASON else f"{text[:MOST_REASON]}…"
+
+
 def _counts(ends: list[tuple[Any, ...]], column: int) -> dict[str, int]:
     """Of a column's values, the most frequent first."""
     found: Counter[str] = Counter()
@@ -237,7 +244,7 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
         causes = ", ".join(CAUSES.get(c, c) for c in summary.waits_for) or "not sent yet"
         out.append((f"waiting for {summary.closed_model} ({causes})", _share(waiting, of)))
     out += [
-        (f"escalated: {one_line(why)}{one_line(one.words)}", _share(one.records, of))
+        (f"escalated: {_short(why)}{one.words}", _share(one.records, of))
         for why, one in summary.escalated.items()
     ]
     if summary.batches is not None:
