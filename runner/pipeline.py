@@ -193,17 +193,18 @@ class Pipeline:
             routed = self._do.router.route(record)
             if routed.route is Route.LOCAL:
                 return routed
-            prompt = None if routed.route is Route.TEMPLATE else self._do.renderer.render(record)
+            # Only what is to be sent must make a prompt; a person may have what makes none.
+            sent = routed.route is Route.CLOSED
+            prompt = self._do.renderer.render(record) if sent else None
         except RecordError as error:
             self._settling.failed(record, mark, str(error), error.reason)
             return None
-        cost = self._cost(prompt)
         if routed.route is Route.TEMPLATE:
             self._settling.by_template(record, mark, routed, self._estimate(record))
         elif routed.route is Route.CLOSED:
-            self._settling.route_closed(record, mark, routed, cost)
+            self._settling.route_closed(record, mark, routed, self._cost(prompt))
         else:
-            self._settling.set_aside(record, mark, routed, cost)
+            self._settling.set_aside(record, mark, routed, self._estimate(record))
         return None
 
     async def _with_model(

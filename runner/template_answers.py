@@ -2,7 +2,8 @@
 
 What is no text stays as it is; texts are templates. Where the schema asks for no text, one that is
 a single ``{{ … }}`` gives its value, and not that value as text. Only words of the rule's own, in
-place of a schema's whole object, are none of the schema's: a greeting, say.
+place of a schema's whole object or, with a record's in them, of a label, are no answer of that
+kind: a greeting, say.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class TemplateAnswer:
         self._whole_text = isinstance(answer, str)
         self._constant = True
         self._fill = self._filling(answer, None if isinstance(answer, str) else self._schema)
+        self._greets = isinstance(answer, str) and not (
+            self._constant or _alone(answer, where) is not None
+        )
 
     def render(self, record: Record) -> JSONValue:
         """Raises `RecordError` for what no answer may be, or where a template fails."""
@@ -48,6 +52,8 @@ class TemplateAnswer:
             value = _read(value)
             if isinstance(value, str):
                 return value
+        if self._labels is not None and self._greets:
+            return value
         if (problem := self._problem(value)) is not None:
             raise RecordError(f"{self._where} {problem}", Reason.BAD_PROMPT)
         return value

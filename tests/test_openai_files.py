@@ -217,7 +217,7 @@ USER = {"role": "user", "content": "x"}
         ({"url": "x"}, "the object has no `custom_id`"),
         ({**ask(""), "custom_id": " "}, "the id column `custom_id` is empty; give it an id"),
         ("{", "not JSON"),
-        (ask("a"), "the id a is already an earlier record's"),
+        (ask("a"), "the id a is already another record's"),
     ],
 )
 def test_what_cannot_be_done_is_an_error_of_its_line(

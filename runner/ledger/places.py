@@ -106,13 +106,18 @@ class Places:
             yield replace(record, position=self.position(record.position))
 
     def gone(self) -> int:
-        """How many records that were given once are no longer."""
-        (count,) = self._one("SELECT COUNT(*) FROM gone")
+        """How many records that were given once, and decided, are no longer."""
+        (count,) = self._one(
+            "SELECT COUNT(*) FROM gone JOIN outcomes USING (position) WHERE status != 'error'"
+        )
         return count
+
+    def _any_gone(self) -> bool:
+        return self._one("SELECT COUNT(*) FROM gone") != (0,)
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """(first, behind the last) of the positions, in the file's order."""
-        if not self._stretches and not self.gone():
+        if not self._stretches and not self._any_gone():
             yield 0, 1 << 62
         for each in self._stretches:
             yield each.position, each.position + each.length
@@ -135,7 +140,7 @@ class Places:
         nothing is kept of it until `keep`. None where there is nothing yet to compare with."""
         (decided,) = self._one("SELECT COUNT(*) FROM present WHERE status != 'error'")
         (total,) = self._one("SELECT COUNT(*) FROM present")
-        if not total and not self.gone():
+        if not total and not self._any_gone():
             return None
         if not self._stretches:
             same = self._as_before(records(), digest)

@@ -31,7 +31,9 @@ def write_table(outcomes: Iterable[Outcome], job: Job) -> int:
         RunFailed: the database does not take them; then it has the former ones.
     """
     database = _database(job)
-    rows = ({"job": job.name, "position": one.position, **_stored(row(one))} for one in outcomes)
+    rows = (
+        {"job": job.name, "position": at, **_stored(row(one))} for at, one in enumerate(outcomes)
+    )
     count = 0
     doing = f"write the table {job.output.table} to"
     with database.errors(RunFailed, doing, "; the run itself is safe: run the same command again"):
