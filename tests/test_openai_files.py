@@ -451,7 +451,7 @@ def test_the_demo_s_model_by_vllm_and_the_file_by_vllm_s_own_reader(tmp_path: Pa
     assert answer.usage is not None and answer.usage.completion_tokens > 1
     # Its stop text ends the JSON too early, and max_tokens does.
     assert [line["error"] and line["error"]["code"] for line in lines[1:]] == [
-        "invalid_answer", "invalid_answer", "bad_prompt",
+        "invalid_answer", "invalid_answer", "too_long",
     ]  # fmt: skip
     for line in lines:
         found = BatchRequestOutput.model_validate(line)

@@ -257,7 +257,7 @@ def test_a_long_message_takes_time_by_its_length_only(unit: str) -> None:
         return time.process_time() - begun
 
     seconds(1000)
-    assert seconds(100_000) < 1.5  # Quadratic would be minutes; alone it is some 0.1 s.
+    assert seconds(100_000) < 6  # Quadratic would be minutes; alone it is some 0.5 s.
 
 
 @pytest.mark.process
@@ -275,7 +275,7 @@ def test_end_to_end_nothing_leaves_and_the_answer_is_whole(
         ["spelt out"],
         name="Renée Dupont",
         email="r@d.fr",
-        phone=None,
+        phone="none",
         extra="R.E.N.E.E D.U.P.O.N.T",
     )
     rows += records(["plain"])

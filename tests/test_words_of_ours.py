@@ -158,6 +158,7 @@ def as_version_4(run_dir: Path) -> None:
     trail that says so."""
     database = sqlite3.connect(run_dir / "ledger.sqlite")
     database.executescript(
+        "DROP VIEW present; DROP TABLE places; DROP TABLE gone;"
         "UPDATE outcomes SET reason=words WHERE words IS NOT NULL;"
         "UPDATE outcomes SET waits_for='choosing' WHERE reason='expected_loss';"
         "DROP INDEX outcomes_by_end; ALTER TABLE outcomes DROP COLUMN words;"
@@ -314,7 +315,7 @@ def test_a_calibration_knows_such_a_field_from_the_whole_answer(
     answering(monkeypatch, lambda _: {name: "x"}, lambda _: {name: "y"})
     confidence = {"target_error": 0.1, "reference": 0, "fields": {name: 0.1}}
     rows = jobs.records(ids, "local")
-    keys: dict[str, Any] = {"local": LOCAL, "answer": {"schema": schema_of(name)}}
+    keys: dict[str, Any] = {"local": LOCAL, "answer": {"schema": schema_of(name)}, "routes": []}
     job = jobs.write_job(tmp_path / "job", "http://x", rows, confidence=confidence, **keys)
     lines = [f"{i},{'x' if i[0] == 'S' or n % 4 == 3 else 'y'}" for n, i in enumerate(ids)]
     column = f"decision.{name}" if name == "id" else name
