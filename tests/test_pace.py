@@ -261,7 +261,8 @@ def test_a_limit_that_comes_back_tomorrow_is_not_waited_for(tmp_path: Path, api:
     ran = run(write_job(tmp_path / "job", api.url, records(f"R-{n}" for n in range(12)),
                         {"concurrency": 2, "retry_for_s": 20}))  # fmt: skip
     assert time.monotonic() - began < 15
-    assert ran.summary.status == {"waiting": 9, "done": 3}
+    # The last of the three may be kept back: what is left cannot be told while two are under way.
+    assert ran.summary.status in ({"waiting": 9, "done": 3}, {"waiting": 10, "done": 2})
     assert set(ran.waits_for().values()) == {"provider_busy"}
     assert len(api.bill.requests()) <= 4 and "rate limit" in (ran.summary.stopped or "")
 
