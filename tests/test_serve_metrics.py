@@ -76,7 +76,8 @@ def test_the_figures_are_the_ledgers(
         found = samples(served)
         rows = query(
             served.run_dir,
-            "SELECT COALESCE(decided_by, 'nobody'), COALESCE(words, reason), status, COUNT(*) FROM outcomes "
+            "SELECT COALESCE(decided_by, 'nobody'), COALESCE(words, reason), "
+            "status, COUNT(*) FROM outcomes "
             "GROUP BY 1, 2, 3",
         )
         calls = query(served.run_dir, "SELECT usage FROM attempts WHERE usage IS NOT NULL")
