@@ -17,7 +17,7 @@ demo: setup ## runs the demo job: a local model answers, and what it is unsure o
 	@$(BIN)/localfirst run configs/demo/job.yaml --run-dir runs/demo-$$(date -u +%Y%m%dT%H%M%SZ) \
 	  || { status=$$?; [ $$status -eq 3 ] || exit $$status; }
 
-quick: setup ## the tests that load no model and start nothing: under a minute
+quick: setup ## the tests that load no model and start nothing
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --quick
 
 test: setup check ## checks, then runs every test
