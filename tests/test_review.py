@@ -330,10 +330,11 @@ def test_a_row_that_cannot_be_used_leaves_all_as_it_was(
     ("name", "data", "sentence"),
     [
         ("r.csv", b"", "r.csv is empty: it has no header line"),
-        ("r.csv", b"id;decision.intent\nR-1;lost_card\n", "line 1: no column `id`"),
+        ("r.csv", b"nr;decision.intent\nR-1;lost_card\n", "line 1: no column `id`"),
         ("r.csv", "id,decision.intent,m\nR-1,lost_card,é\n".encode("latin-1"), "is not UTF-8"),
         ("r.csv", b'id,decision.intent\nR-1,"lost_card\n', "line 2: broken CSV quoting"),
         ("r.csv", b"id,decision.intent\nR-1,a,b\n", "line 2: 3 columns where the header has 2"),
+        ("r.csv", b"id,decision.intent\n" + b"R-1,a,b\n" * 9, "line 2: 3 columns where"),
         ("r.csv", "id\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("r.jsonl", b"R-1\n", "line 1: not JSON"),
         ("r.jsonl", b'{"id": "R-1", "decision": {}}', "`decision.intent` is empty"),

@@ -47,7 +47,8 @@ def csv_header(
         return _header_with(path, lines, delimiter, id_column)
     top = list(islice(rows(lines, delimiter), MOST_ABOVE))
     widths = Counter(len(row.cells) for row in top if row.problem is None)
-    usual = max(widths, key=lambda width: (widths[width], width), default=0)
+    # Of widths that are as frequent, the first one, but for a title's.
+    usual = max(widths, key=lambda width: (widths[width], width > 1), default=0)
     wide = (at for at, row in enumerate(top) if len(row.cells) >= usual and all(_names(row)))
     return _header(path, top[: next(wide, 0) + 1], delimiter)
 

@@ -117,7 +117,11 @@ def _unusable(path: Path, mistakes: list[str]) -> InputError:
 
 
 def _check_columns(path: Path, reading: Decisions) -> None:
-    names = column_names(path, delimiter=likely_delimiter(path, ID))
+    delimiter = likely_delimiter(path, ID)
+    try:
+        names = column_names(path, ID, delimiter=delimiter)
+    except InputError:  # of a file without that column, whose own names are told below
+        names = column_names(path, delimiter=delimiter)
     if names is None:
         return
     if ID not in names:
