@@ -25,8 +25,8 @@ for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
     os.environ.pop(name, None)
 
 
-# Fixtures that start a server, or a process.
-_STARTING = {"api"}
+# Fixtures that start a server or a process, or load a model.
+_STARTING = {"api", "base", "browser", "collector", "done", "server", "vllm"}
 # What no quick test does, by Python's own audit events.
 _UNQUICK = {
     "socket.bind": "starts a server",

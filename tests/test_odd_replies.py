@@ -118,6 +118,7 @@ def endless(head: bytes, piece: bytes) -> Callable[[Call], Iterable[bytes]]:
     return lambda call: pieces()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     ("head", "piece", "verdict"),

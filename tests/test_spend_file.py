@@ -200,6 +200,7 @@ def test_the_caps_are_exact_and_no_part_of_what_a_job_is() -> None:
 # --- killed in between ----------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_kill_between_file_and_ledger_reserves_too_much_until_the_next_start(
     tmp_path: Path,
 ) -> None:
