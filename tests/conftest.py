@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,22 @@ def _audit(event: str, arguments: object) -> None:
 
 
 sys.addaudithook(_audit)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_couriers() -> Iterator[None]:
+    """`tests.zygote`; a module that is about the courier's own process takes it back."""
+    from tests import zygote
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("escalation.courier_process.subprocess", zygote)
+        yield
+    zygote.close()
+
+
+@pytest.fixture
+def true_couriers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("escalation.courier_process.subprocess", subprocess)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tests.stand_in import StandIn
 
 
 @pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
+def key(monkeypatch: pytest.MonkeyPatch, true_couriers: None) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
 

@@ -16,6 +16,8 @@ from runner.job_file import make_job
 from runner.types import Completion, Prompt, Sampling
 from tests.fakes import JOB
 
+pytestmark = pytest.mark.usefixtures("true_couriers")
+
 SECRET = "sk-secret-of-the-test-0123456789"
 KNOWN = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 NAMED = ("MY_CLOSED_KEY", "MY_SERVERS_KEY")

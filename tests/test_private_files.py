@@ -16,6 +16,8 @@ from tests.fakes import write_job as write_plain_job
 from tests.jobs import records, run, write_job
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.usefixtures("true_couriers")
+
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids="umask {:o}".format)
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner import sandbox
 from runner.errors import RecordError
 from runner.prompts import Expression, Template, template_mistakes
 from runner.types import Record
@@ -85,7 +86,10 @@ def bounded_memory() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", BOMBS)
-def test_a_bomb_is_stopped_in_validate_and_in_a_run(text: str) -> None:
+def test_a_bomb_is_stopped_in_validate_and_in_a_run(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
     began = time.process_time()
     with pytest.raises(RecordError, match=r"^prompt\.user was stopped: it .*; a template makes"):
         Template(text + "{{ message }}", "prompt.user").render(RECORD)

@@ -26,7 +26,7 @@ from tests.jobs import NO_KEY, Ran, run, use_engine, wait_until
 from tests.scripted import LOCAL
 
 pytestmark = pytest.mark.slow
-QUICK = Rhythm(beat_s=0.1, silent_s=3.0, busy_s=30.0, load_s=20.0)
+QUICK = Rhythm(beat_s=0.1, silent_s=3.0, busy_s=30.0, load_s=10.0)
 RECORDS = 24
 
 
@@ -59,7 +59,7 @@ def deaths(run_: Ran) -> list[str]:
         ({"asked": hold}, "its process hangs, no sign of life for 3 s"),
         ({"loading": stop}, "its process was stopped from outside, no sign of life for 3 s"),
         ({"loading": hold}, "its process hangs, no sign of life for 3 s"),
-        ({"loading": partial(time.sleep, 600)}, "it was not loaded within 20 s"),
+        ({"loading": partial(time.sleep, 600)}, "it was not loaded within 10 s"),
     ],
 )
 def test_it_is_told_and_the_run_comes_to_the_same_rows(
@@ -73,7 +73,7 @@ def test_it_is_told_and_the_run_comes_to_the_same_rows(
 
 
 @pytest.mark.parametrize(
-    "odd", [{"asked": partial(time.sleep, 5)}, {"loading": partial(time.sleep, 5)}]
+    "odd", [{"asked": partial(time.sleep, 4)}, {"loading": partial(time.sleep, 4)}]
 )
 def test_a_slow_one_is_not_a_dead_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: dict[str, Any]
