@@ -1,6 +1,8 @@
 PYTHON ?= python3
 STACK ?= auto
 BIN := .venv/bin
+# Where it is set, each of the tests' hundreds of processes compiles everything again.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help setup demo quick test check format reference lock model records clean
 .DEFAULT_GOAL := help

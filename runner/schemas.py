@@ -6,6 +6,7 @@ step, would take longer than anybody waits: past its bound an answer does not fi
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,21 +37,9 @@ class Schema:
     """A schema, or a part of one. A ``$ref`` finds the schema's own definitions, never the web."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        usual = validator_for(schema)
-        keywords = {name: _counted(usual.VALIDATORS[name]) for name in _REFERENCES
-                    if name in usual.VALIDATORS}  # fmt: skip
-        keywords |= {
-            "pattern": _pattern,
-            "uniqueItems": _all_differ,
-            "patternProperties": _pattern_properties,
-            "additionalProperties": _additional_properties,
-            "unevaluatedProperties": _unevaluated(usual.VALIDATORS.get("unevaluatedProperties")),
-        }
         # By `$schema`, jsonschema would go back to its own keywords at a reference to the whole.
         bare = {name: rule for name, rule in schema.items() if name != "$schema"}
-        self._validator: Validator = extend(usual, keywords)(  # type: ignore[no-untyped-call]
-            bare, registry=Registry()
-        )
+        self._validator: Validator = _bounded(validator_for(schema))(bare, registry=Registry())
 
     def parts(self) -> dict[str, Schema]:
         """Of each top-level property."""
@@ -70,6 +59,22 @@ class Schema:
 
     def fits(self, value: Any) -> bool:
         return next(self.errors(value), None) is None
+
+
+@functools.cache
+def _bounded(usual: type[Validator]) -> type[Validator]:
+    """The class for a dialect of JSON Schema, with our keywords in the place of its own."""
+    keywords = {name: _counted(usual.VALIDATORS[name]) for name in _REFERENCES
+                if name in usual.VALIDATORS}  # fmt: skip
+    keywords |= {
+        "pattern": _pattern,
+        "uniqueItems": _all_differ,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+        "unevaluatedProperties": _unevaluated(usual.VALIDATORS.get("unevaluatedProperties")),
+    }
+    made: type[Validator] = extend(usual, keywords)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _found(pattern: str, text: str) -> bool | None:

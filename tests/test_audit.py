@@ -80,6 +80,7 @@ def test_the_lower_bound_agrees_with_the_alarm_and_never_falls(
     assert audit.lower_bound >= bound - 1e-5  # the bisection's resolution
 
 
+@pytest.mark.slow
 def test_false_alarms_at_exactly_the_target() -> None:
     # 2,000 runs of 2,000 checks gave 7.0 % for a δ of 10 %; fewer here, for the time it takes.
     draw, runs, alarms = random.Random(3), 800, 0
@@ -93,6 +94,7 @@ def test_false_alarms_at_exactly_the_target() -> None:
     assert 0.02 < alarms / runs <= DELTA
 
 
+@pytest.mark.slow
 def test_the_lower_bound_is_too_high_at_most_delta_of_the_time() -> None:
     draw, runs = random.Random(4), 150
     high = [after(TARGET, DELTA, checks(draw, (200, 0.2))).lower_bound for _ in range(runs)]
@@ -100,6 +102,7 @@ def test_the_lower_bound_is_too_high_at_most_delta_of_the_time() -> None:
     assert median(high) > TARGET
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "rate", "soon"),
     [

@@ -180,6 +180,7 @@ def audited_job(
     return job, {one.id: one for one in everything}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_alarm", ["stop", "tighten"])
 def test_a_batch_that_turns_bad_half_way_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_alarm: str
@@ -201,6 +202,7 @@ def test_a_batch_that_turns_bad_half_way_is_found_out(
     assert later.outcomes[:1500] == first.outcomes and len(later.closed.sent) == 100
 
 
+@pytest.mark.slow
 def test_errors_within_the_certificate_raise_no_alarm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from escalation.calibration import (
     IDENTITY,
@@ -131,6 +130,8 @@ def test_a_further_signal_is_learnt_from_labels_that_certify_nothing() -> None:
     assert len(found.sample) == 800
     fresh = telling(3000, seed=1)
     wrong = [not each.wrong for each in fresh]
+    from sklearn.metrics import roc_auc_score  # takes seconds to import
+
     learnt = roc_auc_score(wrong, [found.score(each.features) for each in fresh])
     alone = roc_auc_score(wrong, [each.features[WHOLE][PROBABILITY] for each in fresh])
     assert learnt > alone + 0.05

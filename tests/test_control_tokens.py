@@ -13,7 +13,7 @@ from runner.engines.tokens import Tokens
 from runner.errors import RecordError
 from runner.types import Message, Prompt, Reason
 
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
 DEMO = "configs/demo/model"
 SPECIAL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>", "<|im_"]
 TEXTS = st.lists(
@@ -25,7 +25,7 @@ TEXTS = st.lists(
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    made = transformers.AutoTokenizer.from_pretrained(DEMO)
+    made = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(DEMO)
     # As Qwen has them: no special tokens, but its template writes them.
     made.add_tokens([AddedToken("<think>"), AddedToken("</think>"), AddedToken("<b>")])
     made.chat_template += "{%- if thinks -%}{{- '<think>' + '</think>' -}}{%- endif -%}"

@@ -146,6 +146,7 @@ def test_nothing_measured_is_trained_on() -> None:
         assert trained.isdisjoint(question.text for question in data.split(name)), name
 
 
+@pytest.mark.slow
 def test_the_records_ask_test_questions_only(
     rows: list[list[str]], truth: list[dict[str, str]]
 ) -> None:
@@ -210,6 +211,7 @@ def test_training_builds_the_very_tokens_of_the_chat_template(tokenizer: Any) ->
             assert encoder.exact(question, system, form)[0] == tokenizer(text)["input_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["label", "json"])
 def test_the_model_answers_easy_questions(model: Any, form: str) -> None:
     prompts = _script("train_demo_model.prompts")

@@ -130,6 +130,7 @@ def test_killed_five_times_nothing_is_lost(
     assert len(said) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_killed_at_random(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: dict[str, dict[str, Any]], seed: int
@@ -186,6 +187,7 @@ def test_a_record_that_kills_it_twice_is_set_aside(
     assert len(world.thrifts) <= 1 + 5 * len(deadly)
 
 
+@pytest.mark.slow
 def test_of_many_in_flight_the_deadly_one_is_found_in_few_deaths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

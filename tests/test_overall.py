@@ -38,6 +38,7 @@ def test_the_error_of_all_delivered_is_broken_at_most_delta_of_the_time(closed: 
     assert broken / DRAWS <= 0.1 + SLACK
 
 
+@pytest.mark.slow
 def test_the_error_in_one_batch_is_broken_at_most_delta_of_the_time() -> None:
     random = np.random.default_rng(41)
     u = (np.arange(2000) + 0.5) / 2000

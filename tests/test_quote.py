@@ -118,6 +118,7 @@ def test_the_sample_is_random_the_same_each_time_and_knows_doubled_ids(tmp_path:
         assert all((r.problem is not None) == (r.position >= 400) for r in drawn)
 
 
+@pytest.mark.slow
 def test_with_labels_it_certifies_what_a_run_then_accepts(tmp_path: Path, model: Model) -> None:
     job = job_of(tmp_path, {"threshold": 0.9})
     labels = scripted.labels(job.parent, CASES[:200])

@@ -36,6 +36,7 @@ def test_a_count_is_no_less_than_seen_and_known_where_all_was() -> None:
     assert count_in(50, 50, 7) == Range(7, 7, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.95])
 @pytest.mark.parametrize("like", LIKE)
 def test_a_sums_interval_holds_in_over_90_of_100_draws(like: str, share: float) -> None:

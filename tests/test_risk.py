@@ -69,6 +69,7 @@ def test_the_gate_spends_delta_and_no_more(alpha: float, delta: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("n", [200, 1000])
 def test_certificates_are_broken_at_most_delta_of_the_time(name: str, n: int) -> None:
@@ -151,6 +152,7 @@ BATCHES: dict[str, Curve] = CURVES | {
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize(("size", "n"), [(600, 300), (3000, 800)])
 def test_the_share_of_wrong_answers_in_the_batch_is_broken_at_most_delta_of_the_time(
@@ -184,6 +186,7 @@ def test_the_walk_of_a_batch_is_exact(size: int, n: int, steps: list[int]) -> No
     assert walk.backwards(boundary)[0, 0] == pytest.approx(1 - met, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "n"), [(500, 200), (3000, 800), (60_000, 900)])
 def test_no_single_chain_place_spends_more_than_delta(size: int, n: int) -> None:
     rules = plan(size, n, 0.05, 0.1)
@@ -221,6 +224,7 @@ def test_a_small_batch_keeps_more_than_the_traffic_would() -> None:
     assert np.mean(batch) > 1.15 * np.mean(traffic)
 
 
+@pytest.mark.slow
 def test_in_a_huge_batch_the_exact_test_is_close_to_the_binomial_one() -> None:
     random = np.random.default_rng(10)
     scores = np.arange(60_000, 0, -1) / 60_000
@@ -273,6 +277,7 @@ def _fields(random: np.random.Generator, u: np.ndarray) -> dict[str, np.ndarray]
     return {k: random.random(len(u)) < np.where(u < q, a, 0.6) for k, (a, q) in near.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_a_batch", [False, True])
 def test_one_threshold_keeps_every_target_at_once(of_a_batch: bool) -> None:
     targets = {"whole": 0.1, "amount": 0.05, "date": 0.05}
@@ -311,6 +316,7 @@ def test_all_targets_cost_no_more_than_the_hardest_alone() -> None:
     assert strict.threshold is None and strict.labels_needed is not None
 
 
+@pytest.mark.slow
 def test_the_strata_hold_together() -> None:
     random = np.random.default_rng(32)
     n, broken = 400, 0

@@ -93,6 +93,7 @@ def test_wealth_is_positive_and_the_samples_order_is_nothing(
     assert one.observed == len(scores)
 
 
+@pytest.mark.slow
 def test_false_alarms_without_a_shift() -> None:
     # 500 runs of 3,000 records gave 7.0 % for a δ of 10 %; fewer here, for the time it takes.
     runs = 150
@@ -110,6 +111,7 @@ def test_false_alarms_where_all_scores_are_equal() -> None:
     assert alarms / 100 <= DELTA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "other", "share", "soon"),
     [

@@ -86,6 +86,7 @@ def test_room_is_awaited_of_calls_under_way_and_not_of_the_dead(tmp_path: Path) 
     assert file.reserve("b", 2, 1, CENT, NOON + 61, 60) is Room.NO
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.randoms(use_true_random=False), st.integers(1, 400))
 def test_spent_and_reserved_never_pass_the_cap(

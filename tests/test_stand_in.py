@@ -21,6 +21,8 @@ from anthropic.types import Message
 from tests.clients import FORMAT, create, marked, text_of, with_client
 from tests.stand_in import Bill, StandIn, price_usd
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[StandIn]:

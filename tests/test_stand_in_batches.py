@@ -17,6 +17,8 @@ from anthropic.types.messages import MessageBatch, MessageBatchIndividualRespons
 from tests.clients import FORMAT, create, marked, with_client
 from tests.stand_in import StandIn
 
+pytestmark = pytest.mark.process
+
 MODEL = "claude-sonnet-5-5"
 
 

@@ -17,6 +17,8 @@ from tests.clients import with_client
 from tests.stand_in import FATES, StandIn
 from tests.test_stand_in_batches import asked, counts, params, results
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[StandIn]:

@@ -20,6 +20,8 @@ from tests.clients import create, with_client
 from tests.stand_in import FAULTS, ROW_FAULTS, STEADY, STEADY_BATCH, Bill, Faults, StandIn
 from tests.test_stand_in_batches import asked, counts, results
 
+pytestmark = pytest.mark.process
+
 Step = Callable[[AsyncAnthropic, str], Awaitable[Any]]
 
 

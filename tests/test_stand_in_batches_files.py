@@ -14,6 +14,8 @@ from openai import AsyncOpenAI
 from tests.stand_in import StandIn
 from tests.test_stand_in_batches_openai import URL, lines, make, read, upload, with_openai
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[StandIn]:

@@ -17,6 +17,8 @@ from openai.types import Batch
 
 from tests.stand_in import FATES, StandIn
 
+pytestmark = pytest.mark.process
+
 T = TypeVar("T")
 MODEL = "gpt-6.1-sol"
 URL: Any = "/v1/chat/completions"

@@ -16,6 +16,8 @@ from anthropic import AsyncAnthropic
 from tests.clients import create, text_of, with_client
 from tests.stand_in import FAULTS, STEADY, Faults, StandIn
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[StandIn]:

@@ -15,6 +15,8 @@ from tests.stand_in import StandIn
 from tests.stand_in.problems import Problem
 from tests.stand_in.schema import Misfit, check, fill
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[StandIn]:
