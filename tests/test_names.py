@@ -236,12 +236,12 @@ def test_the_jobs_own_words_stay(name: str) -> None:
 
 
 def test_what_was_looked_through_is_not_taken_for_what_has_other_words_of_its_own() -> None:
-    text = "Mark: thanks, Mark"
-    record = Record(0, "R-1", {"name": "Mark"}, 1)
+    text = "Anna: thanks, Anna"
+    record = Record(0, "R-1", {"name": "Anna"}, 1)
     seen = Prompt((Message("user", text, own=((0, 4),)),))
     redactor = Redactor(("name",), (), lambda record: seen)
     placeholders = redactor.placeholders(record)
-    for own, left in (((0, 4),), "Mark: thanks, [NAME]"), ((), "[NAME]: thanks, [NAME]"):
+    for own, left in (((0, 4),), "Anna: thanks, [NAME]"), ((), "[NAME]: thanks, [NAME]"):
         other = Prompt((Message("user", text, own=own),))
         assert redactor.redact(other, placeholders).messages[0].content == left
 
