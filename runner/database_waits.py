@@ -5,12 +5,12 @@ A query may take hours, and a lock may be held for good: nobody can tell which i
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runner import logs
+from runner.interrupts import heard_while_blocked
 from runner.terminal import echo
 
 SAY_AFTER_S, SAY_EVERY_S = 10.0, 60.0
@@ -23,7 +23,7 @@ def waited_for(what: str) -> Iterator[None]:
     telling = threading.Thread(target=_tell, args=(what, answered), name="database", daemon=True)
     telling.start()
     try:
-        with _interruptible():
+        with heard_while_blocked():
             yield
     finally:
         answered.set()
@@ -46,18 +46,3 @@ def _say(sentence: str) -> None:
         logs.say(sentence)
     else:
         echo(sentence, err=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """asyncio hears of Ctrl-C between two steps, of which waiting for a database is one."""
-    usual = signal.getsignal(signal.SIGINT)
-    of_asyncio = getattr(getattr(usual, "func", None), "__name__", "") == "_on_sigint"
-    if not of_asyncio or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)

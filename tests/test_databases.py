@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import json
@@ -25,6 +24,7 @@ import pytest
 import yaml
 
 from runner.errors import JobError, RunFailed
+from runner.interrupts import run_to_its_end
 from runner.job_file import load_job
 from runner.records.source import job_digest, job_records
 from tests import jobs, scripted
@@ -456,7 +456,7 @@ def test_ctrl_c_ends_the_wait_for_a_database_at_once(tmp_path: Path, pg: Base) -
     stop.start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        asyncio.run(read())
+        run_to_its_end(read(), print)
     assert time.monotonic() - began < 20
     wait = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     jobs.wait_until(lambda: not pg.ask(wait), 10)  # the server does not go on either
