@@ -8,7 +8,7 @@ anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -41,7 +41,7 @@ BREATH = 64
 MOST_ASKED = 20
 """So often, and for as long, what should be there is asked for in vain before it counts as lost."""
 
-Prepare = Callable[[Held], Mapping[str, Any] | None]
+Prepare = Callable[[Held], Awaitable[Mapping[str, Any] | None]]
 """A held record's request; None where it went to review instead."""
 Then = Callable[[int, Reply], None]
 """What becomes of the record at a position after such a reply."""
@@ -117,7 +117,7 @@ class BatchSender:
         for n, held in enumerate(taken):
             if n % BREATH == 0:
                 await asyncio.sleep(0)
-            request = self._prepare(held)
+            request = await self._prepare(held)
             if request is None:
                 continue
             body = body_bytes(request)

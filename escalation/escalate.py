@@ -38,6 +38,8 @@ from runner.types import Outcome, Reason
 CUT_OFF_POLL_S = 10.0
 BROKE = (Reason.BUDGET, Reason.DAILY_BUDGET)
 RING_S = 0.5
+Redacted = tuple[Mapping[str, Any], Placeholders]
+"""A request as it may leave, and what its placeholders stand for."""
 """How often at most a run looks whether a whole batch waits."""
 
 
@@ -230,15 +232,20 @@ class Escalator:
             self._api = await asyncio.to_thread(self._closed.batches)
         return self._api
 
-    def _request(self, held: Held) -> Mapping[str, Any] | None:
+    async def _request(self, held: Held) -> Mapping[str, Any] | None:
         """The record's request, redacted; None where it cannot leave, and a person has it."""
         try:
-            return self._redacted(held)[0]
+            return (await self._redacting_of(held))[0]
         except RecordError as error:
             self._unsendable(held, error)
             return None
 
-    def _redacted(self, held: Held) -> tuple[Mapping[str, Any], Placeholders]:
+    def _redacting_of(self, held: Held) -> asyncio.Future[Redacted]:
+        """In a thread: a text may be long, and nothing else is to wait for its redaction."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._redacting, self._redacted, held)
+
+    def _redacted(self, held: Held) -> Redacted:
         prompt = self._renderer.render(held.record)
         placeholders = self._redactor.placeholders(held.record)
         redacted = self._redactor.redact(prompt, placeholders)
@@ -255,11 +262,9 @@ class Escalator:
         if self.guard.holds(held.reason):
             self._ledger.set_waits_for(held.record.position, Reason.GUARDED)
             return
-        loop, position = asyncio.get_running_loop(), held.record.position
+        position = held.record.position
         try:
-            # A text may be long, and nothing else is to wait for its redaction.
-            redacting = loop.run_in_executor(self._redacting, self._redacted, held)
-            request, self._booker.placeholders[position] = await redacting
+            request, self._booker.placeholders[position] = await self._redacting_of(held)
         except RecordError as error:
             self._unsendable(held, error)
             return

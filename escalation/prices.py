@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -35,7 +36,8 @@ _SECTIONS = {"anthropic": ("anthropic",), "openai": ("openai", "gemini")}
 @dataclass(frozen=True, slots=True)
 class Price:
     """US dollars per million tokens. A prompt above ``long_above`` tokens costs ``long``;
-    ``batch`` is the share of it all that the same request costs in a provider's batch."""
+    ``batch`` is the share of it all that the same request costs in a provider's batch, and
+    ``most`` what the provider may multiply it all by, by where it serves the request."""
 
     input: Decimal
     output: Decimal
@@ -45,17 +47,21 @@ class Price:
     long_above: int | None = None
     long: Price | None = None
     batch: Decimal = Decimal(1)
+    most: Decimal = Decimal(1)
 
     def in_batch(self) -> Price:
         """The same, for requests that go into a batch."""
-        return Price(
-            input=self.input * self.batch,
-            output=self.output * self.batch,
-            cache_write_5m=self.cache_write_5m * self.batch,
-            cache_write_1h=self.cache_write_1h * self.batch,
-            cache_read=self.cache_read * self.batch,
-            long_above=self.long_above,
-            long=self.long and self.long.in_batch(),
+        return replace(self._scaled(self.batch), batch=Decimal(1))
+
+    def _scaled(self, factor: Decimal) -> Price:
+        return replace(
+            self,
+            input=self.input * factor,
+            output=self.output * factor,
+            cache_write_5m=self.cache_write_5m * factor,
+            cache_write_1h=self.cache_write_1h * factor,
+            cache_read=self.cache_read * factor,
+            long=self.long and self.long._scaled(factor),
         )
 
     def cost(self, usage: Usage) -> Decimal:
@@ -72,7 +78,7 @@ class Price:
         ) / MILLION
 
     def worst_case(self, request_bytes: int, max_tokens: int) -> Decimal:
-        """No reply to a request of this size can cost more, in US dollars.
+        """No reply to a request of this size can cost more, in US dollars, wherever it is served.
 
         Requests ask for the five-minute cache alone, so the one-hour price is none of theirs.
         """
@@ -80,7 +86,8 @@ class Price:
         # It may have fewer tokens than bytes, and fall into the lower tier.
         tiers = {self, self._tier(tokens)}
         prompt = max(max(p.input, p.cache_write_5m, p.cache_read) for p in tiers)
-        return (tokens * prompt + max_tokens * max(p.output for p in tiers)) / MILLION
+        usual = (tokens * prompt + max_tokens * max(p.output for p in tiers)) / MILLION
+        return usual * self.most
 
     def estimate(self, request_bytes: int, output_tokens: int) -> Decimal:
         """What such a request costs, roughly: nothing cached, `BYTES_A_TOKEN`."""
@@ -123,6 +130,24 @@ def times(provider: str, served: Mapping[str, str]) -> Decimal | None:
     return factor
 
 
+def _most_times(provider: str) -> Decimal:
+    """The largest that `times` can say."""
+    most = Decimal(1)
+    for known in _table()["served"].get(provider, {}).values():
+        most *= max(Decimal(1), *map(Decimal, known.values()))
+    return most
+
+
+def _region(escalation: Escalation) -> Decimal:
+    """What the listed prices are multiplied by at a regional address of the provider's; its
+    replies do not tell."""
+    for end, factor in _table()["regional"].get(escalation.provider, {}).items():
+        host = (urlsplit(escalation.base_url or "").hostname or "").rstrip(".")
+        if host.endswith(f".{end}"):
+            return Decimal(factor)
+    return Decimal(1)
+
+
 def price_of(escalation: Escalation, today: date | None = None) -> Price:
     """The job's own price, or the table's; nothing where the model runs on a server of one's own.
 
@@ -133,7 +158,8 @@ def price_of(escalation: Escalation, today: date | None = None) -> Price:
         given = {k: v for k, v in escalation.price.model_dump().items() if v is not None}
         if any(round(price, DECIMALS) != price for price in given.values()):
             raise UsageError(f"`escalation.price` takes prices of up to {DECIMALS} decimals")
-        return _price(given, given.pop("batch"))
+        own = _price(given, given.pop("batch"))
+        return replace(own, most=_most_times(escalation.provider))
     if escalation.provider == "local":
         return _price({"input": 0, "output": 0})
     sections = _SECTIONS[escalation.provider]
@@ -148,7 +174,8 @@ def price_of(escalation: Escalation, today: date | None = None) -> Price:
         until = date.fromisoformat(row["later"]["from"])
         if (today or datetime.now(UTC).date()) + LONGEST_RUN >= until:
             row = row["later"]
-    return _price(row, Decimal(_table()["batch"][section]))
+    listed = _price(row, Decimal(_table()["batch"][section]))._scaled(_region(escalation))
+    return replace(listed, most=_most_times(escalation.provider))
 
 
 def _price(row: dict[str, Any], batch: Decimal = Decimal(1)) -> Price:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -81,7 +81,7 @@ class Reader:
                 if name in attempts and reply.verdict == "unknown":
                     opened.odd[attempts[name]] = reply
                 elif name in attempts:
-                    self._book(attempts[name], reply, opened)
+                    await self._booked(attempts[name], reply, opened)
                 read += 1
                 if read % COMMIT_EVERY == 0:
                     self._ledger.commit()
@@ -102,6 +102,20 @@ class Reader:
     def _book_all(self, reply: Reply, opened: _Open) -> None:
         for attempt in list(opened.left):
             self._book(attempt, reply, opened)
+
+    async def _booked(self, attempt: int, reply: Reply, opened: _Open) -> None:
+        """What is put back is found in a thread: a text may be long, and nothing is to wait."""
+        position = opened.left.get(attempt, (None, None))[0]
+        held = self._ledger.held(position) if position is not None else None
+        if position is None or held is None or reply.verdict != "ok":
+            self._book(attempt, reply, opened)
+            return
+        known = self._desk.booker.placeholders
+        redactor = self._desk.closed.redactor
+        with suppress(Exception):  # whatever it is, booking meets it again, and bears it
+            known[position] = await asyncio.to_thread(redactor.placeholders, held.record)
+        self._book(attempt, reply, opened)
+        known.pop(position, None)
 
     def _book(self, attempt: int, reply: Reply, opened: _Open) -> None:
         """One result; a second one for the same request is none."""

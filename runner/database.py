@@ -10,17 +10,18 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import private
+from runner.database_waits import waited_for
 from runner.errors import InputError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
-CONNECT_S, GONE_S = 20, 60
+CONNECT_S, GONE_S, LOCKED_S = 20, 60, 30
 _NAME = re.compile(r"\$\{(\w+)\}")
 _LOGIN = re.compile(r"^[\w+]+://[^:/]*:(?P<password>[^@]*)@")
 _SECRETS = re.compile(r"[?&](?:\w*password|\w*secret|\w*token)=(?P<password>[^&#]*)", re.IGNORECASE)
@@ -144,7 +145,7 @@ class Database:
                 private.made(path)
 
         def connect() -> sqlite3.Connection:
-            made = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=30)
+            made = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=LOCKED_S)
             # One text that is not UTF-8 is then one record's trouble.
             made.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
             return made
@@ -171,6 +172,10 @@ class Database:
             raise UsageError(f"{self._key}: there is no folder {self._file().parent}")
         return True
 
+    def waited_for(self, doing: str) -> AbstractContextManager[None]:
+        """Says, where that takes long, what the database is to do."""
+        return waited_for(f"{self._key}: waiting for {self} to {doing}")
+
     @contextmanager
     def errors(self, kind: type[Exception], doing: str, mend: str = "") -> Iterator[None]:
         """Turns whatever the database or its driver raises into a ``kind`` with a sentence."""
@@ -179,7 +184,12 @@ class Database:
         try:
             yield
         except (SQLAlchemyError, OSError) as error:
-            raise kind(f"{self._key}: cannot {doing} {self}: {self.said(error)}{mend}") from None
+            said = self.said(error)
+            if "database is locked" in said:
+                said += (
+                    f" by another program, for over {LOCKED_S} s: end that, or let it end, first"
+                )
+            raise kind(f"{self._key}: cannot {doing} {self}: {said}{mend}") from None
 
     def said(self, error: BaseException) -> str:
         """The driver's first line, without secrets."""

@@ -6,7 +6,6 @@ made again from the ledger. Running again goes on where it stopped.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from escalation.policy import Acceptance
 from runner import build
 from runner.errors import RunDirError, UsageError
+from runner.interrupts import run_to_its_end
 from runner.job import Job, digest
 from runner.labels import Label, label_of
 from runner.ledger import Ledger, open_ledger
@@ -68,7 +68,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
             build.watch(job, trusted, ledger, say, audits=audits),
             records,
         )
-        asyncio.run(both_halves(ledger, half, request.run_dir, closed, progress, say))
+        run_to_its_end(both_halves(ledger, half, request.run_dir, closed, progress, say), say)
         _keep_sums(ledger, progress, began)
         ledger.set_meta("audit", half.watch.stated())
         deliver(ledger, job, request.output)
@@ -127,7 +127,7 @@ def escalate_run(
         watch = _watch_of(job, ledger, say)
         half = LocalHalf(build.answering(job, closed, None), watch, iter(()))
         stay = Stay(wait, tuple(give_up))
-        asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say, stay))
+        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say, stay), say)
         if stated := watch.stated():
             ledger.set_meta("audit", stated)
         deliver(ledger, job, output)
@@ -161,7 +161,7 @@ def ask_teacher(
             ledger.put(outcome, _mark(record), held=record)
         ledger.commit()
         half = LocalHalf(answering, Watch(ledger, Acceptance(None)), iter(()))
-        asyncio.run(both_halves(ledger, half, run_dir, closed, progress, say))
+        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say), say)
         wanted = {record.position for record in records}
         outcomes = [o for o in ledger.outcomes() if o.position in wanted]
         stopped = ledger.meta("stopped") or "the cap, most likely"

@@ -84,7 +84,10 @@ async def both_halves(
                 await pipeline.run(records, escalator if sends else None, sender)
             except BaseException:
                 if under_way := len(ledger.attempts.open_attempts()):
-                    say(f"stopping once the paid calls under way ({under_way}) are booked")
+                    say(
+                        f"stopping once the paid calls under way ({under_way}) are booked; "
+                        "a second Ctrl-C stops at once"
+                    )
                 raise
     finally:
         # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.

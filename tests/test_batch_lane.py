@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from escalation.batching import MOST_ASKED
+from escalation.redact import Redactor
 from runner.errors import UsageError
 from runner.job_file import load_job
 from runner.ledger import read_ledger
@@ -358,8 +360,17 @@ def test_without_a_deadline_the_cheaper_lane_is_taken(tmp_path: Path, api: Stand
 
 
 def test_nothing_kept_local_and_nothing_redacted_is_in_a_batch(
-    tmp_path: Path, api: StandIn, side: Side
+    tmp_path: Path, api: StandIn, side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    threads = set[str]()
+    for name in ("placeholders", "redact"):
+        at_work = getattr(Redactor, name)
+
+        def noted(*given: Any, at_work: Callable[..., Any] = at_work) -> Any:
+            threads.add(threading.current_thread().name)
+            return at_work(*given)
+
+        monkeypatch.setattr(Redactor, name, noted)
     rows = records(NAMES, name="Ada Lovelace")
     rows[3]["region"] = "EU"
     for row in rows:
@@ -373,6 +384,8 @@ def test_nothing_kept_local_and_nothing_redacted_is_in_a_batch(
     assert not any("lovelace" in part.raw.lower() or "<R-3>" in part.raw for part in parts)
     ran = collect(path)
     assert ran.ends()["R-3"] == ("review", "kept_local")
+    # A long text is redacted beside all else, which need not wait for it.
+    assert len(threads) > 1 and threading.main_thread().name not in threads
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,17 @@ def test_a_lost_reply_keeps_its_share_of_the_cap(tmp_path: Path, api: StandIn) -
     lost = [row for row in ran.rows.values() if row["reason"] == "reply_lost"]
     assert len(lost) == len(api.bill.requests()) < 20
     assert set(ran.waits_for().values()) == {"budget"}
+
+
+def test_the_cap_holds_to_the_cent_in_a_workspace_pinned_to_the_us(
+    tmp_path: Path, api: StandIn
+) -> None:
+    api.claude.geo = "us"  # billed 1.1 times
+    api.faults.push("max_tokens", times=100)  # each as dear as its output can be
+    # Two of the three would fit at the usual price, and be billed 8.7 cents.
+    dear = {"max_tokens": 4000, "budget_usd": "0.0865"}
+    ran = run(write_job(tmp_path / "job", api.url, records(["R-1", "R-2", "R-3"]), dear))
+    assert len(api.bill.requests()) == 1
+    assert CENT * 4 < api.bill.total_usd() == ran.spent <= Decimal("0.0865")
+    ran = run(tmp_path / "job" / "job.yaml", "escalation.budget_usd=0.15")
+    assert len(api.bill.requests()) == 3 and api.bill.total_usd() == ran.spent <= Decimal("0.15")

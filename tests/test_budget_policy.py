@@ -158,7 +158,7 @@ def test_what_has_no_usable_answer_waits_where_the_money_does_not_reach_for_it(
     bad = [case(f"X-{n:03}", None, amount=0) for n in range(30)]
     known = [*CASES[:20], *bad]
     api.claude.oracle = scripted.oracle(known)
-    job = job_of(tmp_path, api, monkeypatch, known, budget_usd=0.003, guard="off")
+    job = job_of(tmp_path, api, monkeypatch, known, budget_usd=0.0034, guard="off")
     ran = run(job)
     waiting = {name for name, row in ran.rows.items() if row["status"] == "waiting"}
     assert waiting and waiting < {one.id for one in bad}

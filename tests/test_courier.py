@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,26 @@ def test_ctrl_c_books_the_calls_under_way(tmp_path: Path, api: StandIn) -> None:
     api.latency = 0
     ran = run(job)
     assert ran.summary.unfinished == 0 and len(api.bill.requests()) == 12
+    assert ran.spent == api.bill.total_usd()
+
+
+def test_a_second_ctrl_c_waits_for_nothing_and_the_next_run_books_the_calls(
+    tmp_path: Path, api: StandIn
+) -> None:
+    api.latency = 4.0
+    job = write_job(tmp_path / "job", api.url, records(f"R-{n}" for n in range(6)))
+    process, stderr = start(job), job.parent / "stderr.txt"
+    wait_until(lambda: api.in_flight == 4)
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: "a second Ctrl-C stops at once" in stderr.read_text())
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert process.wait(60) == 130
+    assert time.monotonic() - began < 2
+    assert "ended at once; what is done is kept" in stderr.read_text()
+    assert states(job.parent / "run") == {"reserved": 4}
+    ran = run(job)
+    assert ran.summary.unfinished == 0 and len(api.bill.requests()) == 6
     assert ran.spent == api.bill.total_usd()
 
 

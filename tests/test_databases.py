@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import os
 import random
+import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +24,7 @@ import pytest
 import yaml
 
 from runner.errors import JobError, RunFailed
+from runner.interrupts import run_to_its_end
 from runner.job_file import load_job
 from runner.records.source import job_digest, job_records
 from tests import jobs, scripted
@@ -407,6 +415,69 @@ def test_a_server_that_dies_while_it_is_read(
         assert caplog.text == "", "what SQLAlchemy logs is no sentence"
     finally:
         server.start()
+
+
+@contextlib.contextmanager
+def locked(server: Server, seconds: float) -> Iterator[None]:
+    """Another session locks the table, and goes on after so long."""
+    sql = f"BEGIN; LOCK TABLE tickets; SELECT pg_sleep({seconds}); COMMIT"
+    holding = threading.Thread(target=server.query, args=("crm", sql))
+    holding.start()
+    held = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+    jobs.wait_until(lambda: server.query("crm", held))
+    yield
+    holding.join()
+
+
+@pytest.mark.process
+def test_a_database_that_does_not_answer_is_said_to_be_waited_for(
+    tmp_path: Path, pg: Base, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.database_waits.SAY_AFTER_S", 0.3)
+    fill(pg)
+    with locked(server, 1.5):
+        result = localfirst("run", job(tmp_path, pg), "--run-dir", tmp_path / "run")
+    assert result.exit_code == 0
+    said = (
+        r"records\.url: waiting for postgresql://127\.0\.0\.1:\d+/crm to answer records\.query, for"
+    )
+    assert len(re.findall(said, result.stderr)) == 1 and "holds a lock there" in result.stderr
+
+
+@pytest.mark.process
+def test_ctrl_c_ends_the_wait_for_a_database_at_once(tmp_path: Path, pg: Base) -> None:
+    query = "SELECT pg_sleep(60)::text AS id ORDER BY id"
+    loaded = load_job(job(tmp_path, pg, query)).job
+
+    async def read() -> None:
+        next(job_records(loaded))
+
+    stop = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
+    stop.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_to_its_end(read(), print)
+    assert time.monotonic() - began < 20
+    wait = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    jobs.wait_until(lambda: not pg.ask(wait), 10)  # the server does not go on either
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # the driver's cursor, which nobody could close
+
+
+def test_a_locked_sqlite_file_is_waited_for_and_then_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.database.LOCKED_S", 1)
+    monkeypatch.setattr("runner.database_waits.SAY_AFTER_S", 0.3)
+    base = sqlite(tmp_path)
+    fill(base)
+    holder = sqlite3.connect(tmp_path / "crm.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    said = refused(job(tmp_path, base))
+    holder.close()
+    assert "waiting for sqlite:///" in said
+    assert "database is locked by another program, for over 1 s: end that" in said
+    assert len(run(tmp_path / "job.yaml")) == 5
 
 
 MEMORY = """

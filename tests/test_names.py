@@ -172,6 +172,23 @@ def test_a_name_that_is_a_word_goes_where_it_names(first: str, last: str, letter
         assert first not in left and last not in left and last.lower() not in left
 
 
+@pytest.mark.parametrize("gap", [" ", ".", "-", "_", ". ", " - ", "*", ", ", "\u00b7", " </b>"])
+def test_a_name_spelt_out_goes_however_short(gap: str) -> None:
+    for name in ("Li", "Bo Xu", "An Do", "May", "Jane Wu", "Ng"):
+        for form in (str, str.upper, str.lower):
+            text = f"It is {' '.join(gap.join(form(word)) for word in name.split())}, at 5 p.m."
+            left = sent({"name": name}, text)
+            parts = left and re.fullmatch(r"It is ((\[NAME(_\d)?\]\W*)+), at 5 p\.m\.", left)
+            assert left is None or parts, (text, left)
+            assert left is not None or len(max(name.split(), key=len)) > 2
+
+
+@pytest.mark.parametrize("name", ["Im", "Na", "Ma", "La", "Pm", "Li"])
+def test_letters_that_stand_alone_by_custom_are_no_name(name: str) -> None:
+    text = "I'm here, n/a, il m'a dit, l'a vu; at 5 p.m., i.e. late. I\u2019m like you, list it."
+    assert sent({"name": name}, text) == text
+
+
 @pytest.mark.parametrize(
     ("name", "text", "left"),
     [
@@ -216,6 +233,17 @@ def test_the_jobs_own_words_stay(name: str) -> None:
     assert left[0].cacheable
     answer = restore(Completion("May", "m", "stop"), redactor.placeholders(record))
     assert answer.text == "May"
+
+
+def test_what_was_looked_through_is_not_taken_for_what_has_other_words_of_its_own() -> None:
+    text = "Anna: thanks, Anna"
+    record = Record(0, "R-1", {"name": "Anna"}, 1)
+    seen = Prompt((Message("user", text, own=((0, 4),)),))
+    redactor = Redactor(("name",), (), lambda record: seen)
+    placeholders = redactor.placeholders(record)
+    for own, left in (((0, 4),), "Anna: thanks, [NAME]"), ((), "[NAME]: thanks, [NAME]"):
+        other = Prompt((Message("user", text, own=own),))
+        assert redactor.redact(other, placeholders).messages[0].content == left
 
 
 @pytest.mark.parametrize(

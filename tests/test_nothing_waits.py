@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -238,7 +238,7 @@ def posted(
     replies: list[httpx2.Response] = []
 
     def one(body: dict[str, Any]) -> None:
-        with httpx2.Client(verify=False, timeout=60) as http:
+        with suppress(httpx2.RemoteProtocolError), httpx2.Client(verify=False, timeout=60) as http:
             replies.append(http.post(f"{url}/v1/chat/completions", json=body))
 
     threads = [threading.Thread(target=one, args=(body,), daemon=True) for body in bodies]
@@ -290,6 +290,22 @@ def test_sigterm_ends_a_server_whose_slots_are_all_stuck(tmp_path: Path) -> None
     assert spent_usd(job.parent / "run") == sum_reserved(job.parent / "run") > 0
     waits = dict(query(job.parent / "run", "SELECT waits_for, COUNT(*) FROM outcomes GROUP BY 1"))
     assert waits["stopped"] == 5
+
+
+def test_a_second_signal_ends_a_server_at_once(tmp_path: Path) -> None:
+    with Silent() as api:
+        job = closed_job(tmp_path, api.url, timeout_s=50)
+        with ended(serving.start(job, port := free_port())) as process:
+            threads, _ = asked(f"http://127.0.0.1:{port}", 4)
+            wait_until(lambda: api.connections == 4)
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout is not None
+            assert "a second signal ends it at once" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 128 + signal.SIGTERM
+            assert "ended at once; what is done is kept" in process.stdout.read()
+            joined(threads, 10)
+            os.kill(courier_of(job.parent / "run"), signal.SIGKILL)  # its calls take 50 s
 
 
 def test_a_server_goes_on_after_its_courier_was_stopped(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from escalation.redact import folding, patterns
 from escalation.redact.folding import fold, view
 from escalation.redact.patterns import FINDERS, key_of, same_phone
 from runner.job import Privacy
@@ -179,3 +180,21 @@ def test_a_view_leads_back_to_whole_characters(text: str) -> None:
 def test_a_job_can_name_the_patterns_that_there_are() -> None:
     annotation = Privacy.model_fields["patterns"].annotation
     assert set(get_args(get_args(annotation)[0])) == set(FINDERS) == set(Privacy().patterns)
+
+
+SCRAPS = st.sampled_from(
+    ["&amp;", "&lt;p&gt;", "<b>", "</b>", "<", "%41", "%", "=\n", "=C3=BC", "\\n", "\\u0041", "-\n",
+     "\u00ad", "\u200b", "**", "~~", "`", "tel. ", "hotel", "mobile ", "phone ", "+49 170 1234567",
+     "0170/1234567", "(415) 555-0100", "4111 1111 1111 1111", "4", "55", "(", "a", "é", " ", "."]
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(SCRAPS, max_size=9).map("".join))
+def test_looking_for_beginnings_first_finds_the_same(text: str) -> None:
+    for wanted, starts in (
+        (folding._ESCAPE, folding._ESCAPE_STARTS), (folding._ESCAPE_OR_TAG, folding._STARTS),
+        (patterns._PHONE, patterns._PHONE_STARTS), (patterns._CARD, patterns._DIGITS),
+    ):  # fmt: skip
+        there = [each.span() for each in folding.all_of(wanted, starts, text)]
+        assert there == [each.span() for each in wanted.finditer(text)]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.prices import OVERHEAD_TOKENS, price_date, price_of
+from escalation.prices import OVERHEAD_TOKENS, price_date, price_of, times
 from runner.errors import UsageError
 from runner.job import Escalation, Price
 from runner.types import Usage
@@ -67,9 +67,11 @@ def test_no_reply_costs_more_than_the_worst_case(
     output = int(max_tokens * parts[3])
     usage = Usage(total - written - read, output, cache_write_5m=written, cache_read=read)
     price = price_of(Escalation(model=model))
-    assert price.cost(usage) <= price.worst_case(request_bytes, max_tokens)
+    us = times("anthropic", {"inference_geo": "us"})
+    assert us == Decimal("1.1")
+    assert price.cost(usage) * us <= price.worst_case(request_bytes, max_tokens)
     dearest = Usage(0, max_tokens, cache_write_5m=request_bytes + OVERHEAD_TOKENS)
-    assert price.cost(dearest) == price.worst_case(request_bytes, max_tokens)
+    assert price.cost(dearest) * us == price.worst_case(request_bytes, max_tokens)
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:
@@ -113,6 +115,24 @@ def test_long_prompts_of_gpt_and_gemini_have_their_price(model: str) -> None:
     assert price.worst_case(size, most) >= price.cost(Usage(size, most))
 
 
+def test_a_regional_address_of_openai_costs_a_tenth_more() -> None:
+    plain, usage = price_of(chat_escalation("gpt-6.1-sol")), Usage(300_000, 7, cache_read=5)
+    own = {"price": {"input": 2, "output": 10}}
+    for host, more, given_ in (
+        ("eu.api.openai.com", "1.1", {}), ("US.API.OpenAI.com.", "1.1", {}),
+        ("api.openai.com", "1", {}), ("notapi.openai.com", "1", {}),
+        ("eu.api.openai.com", "1", own),
+    ):  # fmt: skip
+        job = {"provider": "openai", "model": "gpt-6.1-sol", "base_url": f"https://{host}/v1"}
+        price = price_of(Escalation.model_validate({**job, "api_key_env": "K", **given_}))
+        if given_:
+            assert price.cost(Usage(10**6, 10**6)) == 12
+            continue
+        assert price.cost(usage) == plain.cost(usage) * Decimal(more)
+        assert price.worst_case(9, 9) == plain.worst_case(9, 9) * Decimal(more)
+        assert price.in_batch().cost(usage) * 2 == price.cost(usage)
+
+
 def test_a_price_that_rises_counts_before_a_run_can_last_that_long() -> None:
     flash = chat_escalation("gemini-3.8-flash")
     costs = [
@@ -150,11 +170,11 @@ def test_an_unknown_model_is_refused_with_the_known_ones_named() -> None:
 
 def test_a_job_brings_its_own_prices() -> None:
     own = Price(input=Decimal("0.123456"), output=Decimal(3), cache_read=Decimal("0.5"))
-    price = price_of(Escalation(model="claude-9", price=own))
+    price, us = price_of(Escalation(model="claude-9", price=own)), Decimal("1.1")
     assert price.cost(Usage(1000, 100)) == Decimal("0.000423456")
     # What is left out counts as dear as caching gets; a read can even cost more than fresh input.
     assert price.cost(Usage(cache_write_5m=10)) == price.cost(Usage(20))
-    assert price.worst_case(9000, 0) == Decimal(9_500) * Decimal("0.5") / 1_000_000
+    assert price.worst_case(9000, 0) == Decimal(9_500) * Decimal("0.5") * us / 1_000_000
     known = price_of(Escalation(model="claude-sonnet-5-5", price=own))
     assert known.cost(Usage(1000)) == price.cost(Usage(1000))
 

@@ -6,16 +6,24 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from escalation.redact.folding import LETTER, View
-from escalation.redact.names import LONGEST_ENDING, Word, english, is_word
+from escalation.redact.names import LONGEST_ENDING, Word, english, is_word, listed
 
 # From here on a word is not part of another by chance: at its beginning or end, and anywhere.
 GLUED, INSIDE = 4, 7
 LONGEST_TOKEN = 40
 _LETTER = re.compile(LETTER)
 _RUN = re.compile(f"{LETTER}{{0,{LONGEST_TOKEN}}}")
-_SPELT = re.compile(rf"(?<!{LETTER}){LETTER}(?:[\s\-_*]{{1,3}}{LETTER}(?!{LETTER})){{2,}}")
+# From behind its first letter, as gaps are rarer.
+_SPELT = re.compile(
+    rf"[\s\-_*](?<={LETTER}[\s\-_*])(?<!{LETTER}{LETTER}[\s\-_*])"
+    rf"[\s\-_*]{{0,2}}{LETTER}(?!{LETTER})(?:[\s\-_*]{{1,3}}{LETTER}(?!{LETTER}))+"
+)
+# Two letters alone, with anything between: but not "I'm" of somebody called Im, or "n/a" of a Na.
+_APART = r"(?:[^\w'/\0]|_){1,20}"
+_NO_PAIRS = listed("a.m p.m i.e e.g u.s u.k p.s")
 Forms = Mapping[str, list[tuple["Known", frozenset[str] | None]]]
 
 
@@ -32,6 +40,13 @@ class Hit:
     end: int
     known: Known
     sure: bool
+
+
+@lru_cache(maxsize=512)
+def spelt_pair(name: str) -> re.Pattern[str]:
+    """A name of two letters, spelt out. It begins with a letter, so that it is found fast."""
+    one, other = map(re.escape, name)
+    return re.compile(f"{one}(?<!{LETTER}{one}){_APART}{other}(?!{LETTER})")
 
 
 def outer(hits: list[Hit]) -> list[Hit]:
@@ -115,14 +130,30 @@ class Finder:
                 yield Hit(start, end, known, sure=True)
 
     def _spelt(self) -> Iterator[Hit]:
-        """J a n e."""
+        """J a n e; L-i."""
+        for spelling, known in self._exact.items():
+            if len(spelling) == 2 and not known.word.together and spelling.isalpha():
+                for pair in spelt_pair(spelling).finditer(self._text):
+                    if pair[0] not in _NO_PAIRS:
+                        yield Hit(*pair.span(), known, sure=True)
         for run in _SPELT.finditer(self._text):
-            places = [n for n in range(*run.span()) if _LETTER.match(self._text, n)]
+            places = [n for n in range(run.start() - 1, run.end()) if _LETTER.match(self._text, n)]
             joined = "".join(self._text[n] for n in places)
             for spelling, known in self._exact.items():
                 for at in _places(spelling, joined) if len(spelling) > 2 else ():
                     end = places[at + len(spelling) - 1] + 1
                     yield Hit(places[at], end, known, sure=True)
+
+
+class _Letters(dict[str, bool]):
+    """Character → whether it is a letter; filled as characters are met."""
+
+    def __missing__(self, char: str) -> bool:
+        self[char] = letter = bool(_LETTER.match(char))
+        return letter
+
+
+_IS_LETTER = _Letters()
 
 
 class _Borders:
@@ -134,9 +165,9 @@ class _Borders:
         self._seams = frozenset(seen.seams)
 
     def __contains__(self, place: int) -> bool:
-        if place in self._seams or place <= 0:
+        if place <= 0 or place >= len(self._text) or place in self._seams:
             return True
-        return not (_LETTER.match(self._text, place - 1) and _LETTER.match(self._text, place))
+        return not (_IS_LETTER[self._text[place - 1]] and _IS_LETTER[self._text[place]])
 
     def around(self, start: int, end: int) -> tuple[int, int]:
         """Where the words that a span stands in begin and end, as far as words go."""

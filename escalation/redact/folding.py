@@ -19,7 +19,8 @@ TOGETHER = (
     "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 )
 LETTER = rf"[^\W\d_{TOGETHER}]"
-_TOKEN = re.compile(rf"[{TOGETHER}]+|\d+|{LETTER}+|\0")
+# Most words are of a to z once they are folded, and that is told faster.
+_TOKEN = re.compile(rf"[a-z]+(?!{LETTER})|\d+|{LETTER}+|[{TOGETHER}]+|\0")
 # Joiners, marks of direction, fillers: what stands in a text and is not seen there.
 _UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
 _UNSEEN += "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef"
@@ -36,6 +37,9 @@ _TAGS = r"</?[a-z!][^<>]{0,1000}>|&lt;/?[a-z](?:[^<>&]|&quot;){0,200}&gt;|(?<=\w
 _ESCAPE = re.compile(_ESCAPES, re.IGNORECASE)
 _ESCAPE_OR_TAG = re.compile(f"{_TAGS}|{_ESCAPES}", re.IGNORECASE)
 _TAG = re.compile(_TAGS, re.IGNORECASE)
+# What an escape begins with, and a tag: looked for first, as most of a text is neither.
+_ESCAPE_STARTS = re.compile(rf"[&%=\\\-\u2010{_UNSEEN}]")
+_STARTS = re.compile(rf"[<*~`&%=\\\-\u2010{_UNSEEN}]")
 _BLOCK = re.compile(
     r"(?:<|&lt;)/?(?:br|p|div|t[dhr]|li|[uo]l|h[1-6r]|table|tbody|body|pre|blockquote|option)\b",
     re.IGNORECASE,
@@ -112,20 +116,35 @@ class View:
 def views(text: str) -> Iterator[View]:
     """As it stands, and without its tags where it has some: a name can stand in one or across."""
     yield view(text)
-    if _TAG.search(text):
+    if next(all_of(_TAG, _STARTS, text), None):
         yield view(text, tags=False)
 
 
+def all_of(wanted: re.Pattern[str], starts: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """As `finditer`, tried only where ``starts`` is found, which a search is faster for."""
+    at = 0
+    while start := starts.search(text, at):
+        found = wanted.match(text, start.start())
+        if found:
+            yield found
+        at = found.end() if found else start.end()
+
+
 def view(text: str, *, tags: bool = True) -> View:
-    escapes = _ESCAPE if tags else _ESCAPE_OR_TAG
+    escapes, starts = (_ESCAPE, _ESCAPE_STARTS) if tags else (_ESCAPE_OR_TAG, _STARTS)
     capitals = [found.start() for found in _CAMEL.finditer(text)]
-    if text.isascii() and not escapes.search(text):
-        return View(text.lower(), seams=capitals)
+    escaped = [*all_of(escapes, starts, text)]
+    if not escaped:
+        if text.isascii():
+            return View(text.lower(), seams=capitals)
+        folded = [*map(_FOLDS.__getitem__, text)]
+        if {*map(len, folded)} <= {1}:
+            return View("".join(folded), seams=capitals)
     pieces: list[str] = []
     origins: list[int] = []
     seams: list[int] = []
     at = 0
-    for escape in escapes.finditer(text):
+    for escape in escaped:
         pieces += map(_FOLDS.__getitem__, text[at : escape.start()])
         pieces.append(_unescaped(escape[0]))
         if pieces[-1] in _SEAM:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
-from escalation.redact.folding import TOGETHER
+from escalation.redact.folding import TOGETHER, all_of
 
 
 class Found(NamedTuple):
@@ -38,7 +38,7 @@ _EMAIL = re.compile(
     rf"(?:(?:[^\W_]|-){{1,63}}+{_DOT}){{1,8}}"
     rf"(?:[^\W\d_{TOGETHER}](?:-{{0,2}}{_ALNUM}){{1,23}}+|[{TOGETHER}]{{2,12}})"
 )
-_ANY_AT = re.compile(_AT)
+_ANY_AT = re.compile(r"[@(\[{](?:(?<=@)|\s?at\s?[)\]}])")
 
 
 def _emails(text: str) -> Iterator[Found]:
@@ -71,6 +71,9 @@ _PHONE = re.compile(
     r"(?: (?:number|no|nr))?(?: is)?[\s:.()]{1,4}"
     rf"(?P<told>\d(?:{_GAP}\d){{6,12}})(?![\d:])"
 )
+_PHONE_STARTS = re.compile(
+    r"[\d+(cfhmptw](?:(?<=[\d+(])|(?=el|hone|one|ob|ax|andy|ov|ortable|hatsapp))"
+)
 _DATE = re.compile(r"(?:\d{4}([-./])\d\d?\1\d\d?|\d\d?([-./])\d\d?\2(?:\d{4}|\d\d))(?![\d./-])")
 _ROUND = re.compile(r"(?:[ .]000){2}$")
 
@@ -91,7 +94,7 @@ LOCAL_DIGITS = 7
 
 
 def _phones(text: str) -> Iterator[Found]:
-    for found in _PHONE.finditer(text):
+    for found in all_of(_PHONE, _PHONE_STARTS, text):
         group = "told" if found["told"] else 0
         number = found[group]
         if _DATE.match(number) or _ROUND.search(number):
@@ -112,8 +115,9 @@ _IBAN_LENGTHS = {
     }.items()
     for code in codes.split()
 }  # fmt: skip
+# From its check digits, which are rarer than letters.
 _IBAN = re.compile(
-    rf"(?=[a-z]{{2}}\d)(?:(?<=iban)|(?<!{_ALNUM}))([a-z]{{2}})\d\d(?=[ .\-]{{0,2}}[a-z0-9])"
+    rf"\d(?<=([a-z]{{2}})\d)(?:(?<=iban..\d)|(?<!{_ALNUM}..\d))\d(?=[ .\-]{{0,2}}[a-z0-9])"
 )
 
 
@@ -124,15 +128,17 @@ def _rest(length: int) -> re.Pattern[str]:
 
 def _ibans(text: str) -> Iterator[Found]:
     for found in _IBAN.finditer(text):
+        start = found.start() - 2
         length = _IBAN_LENGTHS.get(found[1])
         rest = _rest(length - 4).match(text, found.end()) if length else None
         if rest is None:
             continue
-        key = re.sub(r"[^a-z0-9]", "", found[0] + rest[0])
+        key = re.sub(r"[^a-z0-9]", "", text[start : rest.end()])
         if int("".join(str(int(c, 36)) for c in key[4:] + key[:4])) % 97 == 1:
-            yield Found(found.start(), rest.end(), "iban", key)
+            yield Found(start, rest.end(), "iban", key)
 
 
+_DIGITS = re.compile(r"\d+")
 _CARD_GAP = r"[ .\-\u2010-\u2015]{0,2}"
 _CARD = re.compile(
     r"(?<!\d)(?=2[2-7]|3[04-9]|4|5[0-8]|6)(?:"
@@ -142,7 +148,7 @@ _CARD = re.compile(
 
 
 def _cards(text: str) -> Iterator[Found]:
-    for found in _CARD.finditer(text):
+    for found in all_of(_CARD, _DIGITS, text):
         # The group after a card's sixteen digits may be of something else: "… 1111 12/27".
         for end in (found.end(), found.end("base")):
             key = re.sub(r"\D", "", text[found.start() : end]) if end > 0 else ""

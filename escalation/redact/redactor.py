@@ -15,18 +15,23 @@ from runner.types import JSONValue, Message, Prompt, Reason, Record
 
 # A name this long is looked for inside of e-mail addresses, where no space parts it from others.
 LEAST_IN_ADDRESS = 3
+Span = tuple[int, int, str]
+# What a message's spans follow from; messages are equal whatever in them is the job's own.
+Seen = tuple[str, bool, tuple[tuple[int, int], ...]]
 
 
 @dataclass(slots=True)
 class Placeholders:
     """Placeholder → the value it stands for: a named field's, or one that a pattern ``found``.
 
-    ``keys``: a found value's kind and key → its placeholder.
+    ``keys``: a found value's kind and key → its placeholder. ``spans``: what is replaced in the
+    messages that were looked through already.
     """
 
     named: dict[str, str] = field(default_factory=dict)
     found: dict[str, str] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
+    spans: dict[Seen, list[Span]] = field(default_factory=dict, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[str]:
         yield from self.named
@@ -69,7 +74,7 @@ class Redactor:
                     named[taken.field(path)] = value
         search = _Search(Placeholders(named), self._patterns, taken)
         for message in prompt.messages:
-            search.spans(message)
+            search.placeholders.spans[_seen(message)] = search.spans(message)
         return search.placeholders
 
     def redact(self, prompt: Prompt, placeholders: Placeholders) -> Prompt:
@@ -83,7 +88,8 @@ class Redactor:
         search = _Search(known, self._patterns, taken)
         messages, kept = list[Message](), list[str]()
         for message in prompt.messages:
-            spans = search.spans(message)
+            spans = placeholders.spans.get(_seen(message))
+            spans = search.spans(message) if spans is None else spans
             text = _replaced(message.content, spans)
             # Only what is the same for every record is worth keeping between calls.
             same = message.cacheable and not spans
@@ -91,6 +97,10 @@ class Redactor:
             kept += _between(message.content, [*spans, *((*own, "") for own in message.own)])
         search.refuse_what_shows(kept)
         return replace(prompt, messages=tuple(messages))
+
+
+def _seen(message: Message) -> Seen:
+    return message.content, message.cacheable, message.own
 
 
 def _texts(prompt: Prompt) -> Iterator[str]:
@@ -139,9 +149,6 @@ def _leaves(path: str, value: JSONValue) -> Iterator[tuple[str, str]]:
             yield from _leaves(f"{path}.{n}", inner)
     elif value is not None and not isinstance(value, bool):
         yield path, str(value).strip()
-
-
-Span = tuple[int, int, str]
 
 
 def _replaced(text: str, spans: list[Span]) -> str:
@@ -213,7 +220,7 @@ class _Search:
     def refuse_what_shows(self, kept: Sequence[str]) -> None:
         if not self.placeholders.named:
             return
-        leaving = Leaving("\0".join(view(each).text for each in kept))
+        leaving = Leaving(view("\0".join(kept)).text)
         shown = [p for p, value in self._values.items() if value.shows(leaving)]
         name = self._names.remain(leaving.words, leaving.spelt)
         for placeholder in [*shown, *([name] if name else [])]:

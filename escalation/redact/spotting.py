@@ -77,9 +77,10 @@ class Names:
     def remain(self, words: str, spelt: list[str]) -> str | None:
         """The field of a name that stands among a text's words, or is spelt out there."""
         for spelling, known in self._exact.items():
-            if known.word.doubtful or not spelling.isalpha():
+            if not spelling.isalpha():
                 continue
-            if f" {spelling} " in words or (
+            # Spelt out even May is no month; two letters were all found or are none.
+            if (not known.word.doubtful and f" {spelling} " in words) or (
                 len(spelling) > 2 and any(spelling in each for each in spelt)
             ):
                 return known.field

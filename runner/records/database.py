@@ -12,13 +12,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.database import Database
 from runner.errors import InputError, RunFailed
 from runner.records.rows import check_header, make_record, native
 from runner.sandbox_nulls import Unusable
 from runner.types import Record
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 PART_ROWS = 1000
 WHERE = "records.query"
@@ -51,7 +54,7 @@ def _parts(database: Database, result: Any) -> Iterator[Sequence[Sequence[Any]]]
     # The first rows are the query's first trial; what fails later is not its fault.
     problem: Callable[[], AbstractContextManager[None]] = nullcontext
     while True:
-        with problem():
+        with problem(), database.waited_for(f"go on with {WHERE}"):
             rows = next(parts, None)
         if rows is None:
             return
@@ -75,17 +78,33 @@ def _asked(database: Database, query: str) -> Iterator[Any]:
     engine = database.engine(read_only=True)
     if engine.dialect.name == "postgresql":
         options["postgresql_readonly"] = True
-    with database.errors(InputError, f"read {WHERE} from"), engine.connect() as connection:
+    with (
+        database.errors(InputError, f"read {WHERE} from"),
+        _connected(database, engine) as connection,
+    ):
         asked = connection.execution_options(**options)
         if engine.dialect.driver == "psycopg":
             _bear_odd_times(connection.connection.driver_connection)
         # Whoever stops reading half-way leaves it to the collector of garbage, and then the pool
         # would close what is still in use.
+        driver = connection.connection.driver_connection
         connection.detach()
-        with asked.exec_driver_sql(query.rstrip().rstrip(";")) as rows:
+        try:
+            with database.waited_for(f"answer {WHERE}"):
+                rows = asked.exec_driver_sql(query.rstrip().rstrip(";"))
+        except KeyboardInterrupt:
+            if driver is not None:
+                driver.close()  # SQLAlchemy only forgets it, and the server would go on
+            raise
+        with rows:
             if not rows.returns_rows:
                 raise InputError(f"{WHERE} gives no rows: it must be a SELECT")
             yield rows
+
+
+def _connected(database: Database, engine: Engine) -> Connection:
+    with database.waited_for("take a connection"):
+        return engine.connect()
 
 
 def _bear_odd_times(connection: Any) -> None:

@@ -36,16 +36,19 @@ def write_table(outcomes: Iterable[Outcome], job: Job) -> int:
     )
     count = 0
     doing = f"write the table {job.output.table} to"
-    with database.errors(RunFailed, doing, "; the run itself is safe: run the same command again"):
+    safe = "; the run itself is safe: run the same command again"
+    with database.errors(RunFailed, doing, safe):
         engine = database.engine(read_only=False)
-        if problem := _problem(engine, job):
+        if problem := _problem(database, engine, job):
             raise RunFailed(f"output.table: {problem}")
         table = _table(job)
         with engine.begin() as connection:
-            table.create(connection, checkfirst=True)
-            connection.execute(table.delete().where(table.c.job == job.name))
+            with database.waited_for(f"empty the table {job.output.table}"):
+                table.create(connection, checkfirst=True)
+                connection.execute(table.delete().where(table.c.job == job.name))
             while part := list(islice(rows, _AT_ONCE)):
-                connection.execute(table.insert(), part)
+                with database.waited_for(f"fill the table {job.output.table}"):
+                    connection.execute(table.insert(), part)
                 count += len(part)
     return count
 
@@ -60,14 +63,15 @@ def table_problem(job: Job) -> str | None:
     if database.to_be_made():
         return None
     with database.errors(UsageError, "reach"):
-        return _problem(database.engine(read_only=False), job)
+        return _problem(database, database.engine(read_only=False), job)
 
 
-def _problem(engine: Engine, job: Job) -> str | None:
+def _problem(database: Database, engine: Engine, job: Job) -> str | None:
     from sqlalchemy import inspect
 
     schema, name = _names(job)
-    with engine.connect() as connection:
+    looking = database.waited_for(f"say what the table {job.output.table} is")
+    with looking, engine.connect() as connection:
         seen = inspect(connection)
         if not seen.has_table(name, schema):
             return None

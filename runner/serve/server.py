@@ -1,7 +1,8 @@
 """A job and a run directory → a server: engine, ledger, courier and uvicorn, from start to stop.
 
-It ends by SIGTERM or Ctrl-C: nothing new is taken, what was begun is finished and settled. Killed,
-it is started again on the same run directory, and books what its courier brought meanwhile.
+It ends by SIGTERM or Ctrl-C: nothing new is taken, what was begun is finished and settled; by a
+second signal at once. Killed, it is started again on the same run directory, and books what its
+courier brought meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from escalation.escalate import Escalator
 from escalation.spend import day_cap
 from runner import build
 from runner.errors import LocalFirstError, RunDirError, UsageError
+from runner.interrupts import end_at_once
 from runner.job import Job
 from runner.job_records import BATCH, REQUESTS, Records
 from runner.ledger import Ledger, open_ledger
@@ -181,7 +183,7 @@ class Server:
                 server_header=False, timeout_keep_alive=KEEP_ALIVE_S, ws="none",
                 http=limited(options.limits),
             )  # fmt: skip
-            self._http = _Http(config, lambda: self._say(self._welcome()), serving.stop)
+            self._http = _Http(config, self._say, lambda: self._say(self._welcome()), serving.stop)
             await self._http.serve([listening])
         finally:
             serving.stop()
@@ -200,12 +202,18 @@ class Server:
 
 class _Http(uvicorn.Server):
     """uvicorn that leaves it to us what a signal means: it would raise it again at its end, and
-    SIGTERM would cut short what comes behind. A second signal waits for no client."""
+    SIGTERM would cut short what comes behind. A second signal waits for nothing."""
 
     def __init__(
-        self, config: uvicorn.Config, on_start: Callable[[], None], on_stop: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        say: Say,
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._say = say
+        self._signals = 0
         self._on_start = on_start
         self._on_stop = on_stop
 
@@ -216,15 +224,19 @@ class _Http(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Until the loop ends, not uvicorn: what was begun is waited for behind it."""
         loop = asyncio.get_running_loop()
-        heard = []
         for one in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
-                loop.add_signal_handler(one, self.stop)
-                heard.append(one)
+                loop.add_signal_handler(one, self._signal, one)
         yield
-        for one in heard:
-            loop.remove_signal_handler(one)
+
+    def _signal(self, signum: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            end_at_once(signum, self._say)
+        self._say("stopping once what was begun is answered; a second signal ends it at once")
+        self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

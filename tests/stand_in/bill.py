@@ -60,7 +60,8 @@ def price_usd(model: str, usage: Mapping[str, Any]) -> Decimal:
         row = _LONG[model][1]
     counts = (fresh, int(usage["output_tokens"]), short, hour, read)
     micro = sum((n * Decimal(p) for n, p in zip(counts, row.split(), strict=True)), Decimal(0))
-    return micro / 1_000_000 / (2 if usage.get("service_tier") == "batch" else 1)
+    where = Decimal("1.1") if usage.get("inference_geo") == "us" else 1
+    return micro * where / 1_000_000 / (2 if usage.get("service_tier") == "batch" else 1)
 
 
 @dataclass(frozen=True, slots=True)
