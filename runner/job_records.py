@@ -27,6 +27,7 @@ REQUESTS = "requests.jsonl"
 _ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
 # Far more than a message has; a line that is longer is no sign of a batch file.
 _LONGEST_LINE = 64 << 20
+_NO_DELIMITERS = '"\r\n\ufeff'
 _TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 
 
@@ -59,7 +60,11 @@ class Records(Part):
                 r"is a backslash and a t: YAML reads '\t' in single quotes as it stands; write "
                 r'`delimiter: tab`, or "\t" in double quotes'
             )
-        return "\t" if given == "tab" else given
+        if given == "tab":
+            return "\t"
+        if isinstance(given, str) and (len(given) != 1 or given in _NO_DELIMITERS):
+            raise ValueError('is one character, as ";" or "|" in quotes, or the word `tab`')
+        return given
 
     @field_validator("url")
     @classmethod
