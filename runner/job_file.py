@@ -110,7 +110,7 @@ def _job(
         whole = with_batch_file(whole)
     except ValueError as error:
         mistakes.append(_at(("records",), f"`records`: {error}", lines))
-        broken |= {"records", "answer"}
+        broken |= {"records", "prompt", "answer"}
     try:
         whole = resolved(whole)
     except ValueError as error:
@@ -125,6 +125,7 @@ def _job(
         errors: list[dict[str, Any]] = [dict(each) for each in error.errors()]
         # What is there by a name that is nearly right is not said to be missing besides.
         meant = {(*e["loc"][:-1], _nearest(e["loc"])) for e in errors if e["type"] == _UNKNOWN}
+        meant |= {(name,) for name in broken}
         told = [e for e in errors if e["type"] != "missing" or e["loc"] not in meant]
         mistakes += [_mistake(each, lines) for each in told]
     sound = sound_job(whole, errors)
