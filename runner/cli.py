@@ -106,9 +106,11 @@ def run(  # noqa: PLR0913
 def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
     """Says every mistake in the job at once; needs no model."""
     file = _load(job_file, overrides, None)
-    from runner.validate import check_thoroughly
+    from runner.validate import check_thoroughly, first_look
 
     unseen = check_thoroughly(file)
+    for said in first_look(file.job):
+        echo(said, err=True)
     echo(f"{job_file} is fine", err=True)
     if unseen:
         echo(f"not checked: {unseen}", err=True)

@@ -25,6 +25,8 @@ def init(folder: Path, records: Path | None) -> None:
         echo(f"wrote {path}", err=True)
     for guessed in started.guessed:
         echo(f"guessed {guessed}", err=True)
+    for said in started.notes:
+        echo(said, err=True)
     if records is not None:
         echo("mend what is wrong, and what is marked EXAMPLE", err=True)
     echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from jsonschema.exceptions import SchemaError
@@ -56,6 +58,8 @@ class AnswerSpec(Part):
     def schema_is_one(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
         if schema is None:
             return None
+        if (found := next(_not_json(schema, ""), None)) is not None:
+            raise ValueError(found)
         try:
             validator_for(schema).check_schema(schema)
         except SchemaError as error:
@@ -68,3 +72,23 @@ class AnswerSpec(Part):
         return Constraint(
             schema=self.json_schema, labels=tuple(self.labels) if self.labels else None
         )
+
+
+def _not_json(part: Any, at: str) -> Iterator[str]:
+    """What in a schema JSON could not hold as it stands: YAML reads more."""
+    where = f" at `{at}`" if at else ""
+    if isinstance(part, dict):
+        for key, each in part.items():
+            if not isinstance(key, str):
+                yield (
+                    f"has the name {key!r}{where}, which YAML reads as no text: put it in quotes, "
+                    "as 'no' and '1' are"
+                )
+            yield from _not_json(each, f"{at}.{key}" if at else str(key))
+    elif isinstance(part, list):
+        for n, each in enumerate(part):
+            yield from _not_json(each, f"{at}[{n}]")
+    elif isinstance(part, float) and not math.isfinite(part):
+        yield f"has {part}{where}, which is no number in JSON"
+    elif not isinstance(part, (str, int, float, type(None))):
+        yield f"has {type(part).__name__}{where}, which JSON does not have: put it in quotes"

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 DEFAULT_THRESHOLD = 0.9
 
@@ -25,6 +35,13 @@ Switch = Annotated[
 """`on` or `off`, however YAML reads it: for every key that takes the one or the other."""
 
 
+def _is_number(field: FieldInfo) -> bool:
+    """Whether a number may stand there, and no boolean."""
+    kinds = {field.annotation, *get_args(field.annotation)}
+    kinds |= {get_args(kind)[0] for kind in kinds if get_origin(kind) is Annotated}
+    return not kinds.isdisjoint((int, float, Decimal)) and bool not in kinds
+
+
 class Part(BaseModel):
     """Any part of a job: unknown keys are mistakes, and nothing changes after reading.
 
@@ -34,6 +51,14 @@ class Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_truth_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes as true, which would be taken for 1."""
+        if isinstance(given, bool) and _is_number(cls.model_fields[str(info.field_name)]):
+            raise ValueError(f"is a number, not {str(given).lower()}")
+        return given
 
 
 class Looks(Part):

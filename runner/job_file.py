@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def _job(
         whole = with_batch_file(whole)
     except ValueError as error:
         mistakes.append(_at(("records",), f"`records`: {error}", lines))
-        broken |= {"records", "answer"}
+        broken |= {"records", "prompt", "answer"}
     try:
         whole = resolved(whole)
     except ValueError as error:
@@ -124,6 +125,7 @@ def _job(
         errors: list[dict[str, Any]] = [dict(each) for each in error.errors()]
         # What is there by a name that is nearly right is not said to be missing besides.
         meant = {(*e["loc"][:-1], _nearest(e["loc"])) for e in errors if e["type"] == _UNKNOWN}
+        meant |= {(name,) for name in broken}
         told = [e for e in errors if e["type"] != "missing" or e["loc"] not in meant]
         mistakes += [_mistake(each, lines) for each in told]
     sound = sound_job(whole, errors)
@@ -152,6 +154,8 @@ def _yaml_mistake(error: Exception) -> str:
     if isinstance(error, bounded_yaml.TooMuch):
         return f"{where}: this is too much for a job file: {error.problem}; shorten it"
     problem = getattr(error, "problem", None) or str(error)
+    if problem.startswith("could not determine a constructor"):
+        problem = "a value that YAML keeps for itself; put it in quotes to make it text"
     if problem == "found unhashable key":
         problem += "; put a template that begins with {{ in quotes"
     return f"{where}: is not YAML: {problem}"
@@ -221,8 +225,27 @@ def _mistake(error: Mapping[str, Any], lines: Mapping[Location, int]) -> str:
     elif kind == "string_type" and error["input"] is not None:
         message = f"`{name}`: YAML reads {error['input']!r} here; put it in quotes to make it text"
     elif name:
+        message = _of_share(error) or message
         message = f"`{name}`: {message[0].lower()}{message[1:]}"
     return _at(loc, message, lines)
+
+
+def _of_share(error: Mapping[str, Any]) -> str | None:
+    """What is said of a number that is none from 0 to 1; most who give one think in per cent."""
+    given, limits = error["input"], error.get("ctx", {})
+    if isinstance(given, str) and error["type"] == "float_parsing" and given.strip().endswith("%"):
+        with suppress(ValueError):
+            return f"is a number, not per cent: write {_hundredth(given.strip(' %'))}"
+    if error["type"] in ("float_parsing", "decimal_parsing"):
+        return f"is a plain number, such as 5 or 0.5, not {given!r}"
+    if 1 not in (limits.get("le"), limits.get("lt")) or isinstance(given, bool):
+        return None
+    share = f"; {_hundredth(given)} is {given}%" if 1 < float(given) <= 100 else ""
+    return f"is from 0 to 1, not {given}{share}"
+
+
+def _hundredth(given: Any) -> str:
+    return f"{float(given) / 100:g}"
 
 
 def _dotted(loc: Location) -> str:

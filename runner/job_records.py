@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from runner.database import check_address
 from runner.job_confidence import Part
-from runner.openai_lines import answer_of, is_batch_line
+from runner.openai_lines import answer_of, in_one_order, is_batch_line
 from runner.typed_cells import CellType
 
 BATCH = "openai_batch"
@@ -27,6 +28,8 @@ REQUESTS = "requests.jsonl"
 _ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
 # Far more than a message has; a line that is longer is no sign of a batch file.
 _LONGEST_LINE = 64 << 20
+_NO_DELIMITERS = '"\r\n\ufeff'
+_LOOKED_AT = 20
 _TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 
 
@@ -59,7 +62,11 @@ class Records(Part):
                 r"is a backslash and a t: YAML reads '\t' in single quotes as it stands; write "
                 r'`delimiter: tab`, or "\t" in double quotes'
             )
-        return "\t" if given == "tab" else given
+        if given == "tab":
+            return "\t"
+        if isinstance(given, str) and (len(given) != 1 or given in _NO_DELIMITERS):
+            raise ValueError('is one character, as ";" or "|" in quotes, or the word `tab`')
+        return given
 
     @field_validator("url")
     @classmethod
@@ -138,8 +145,10 @@ def with_batch_file(job: Mapping[str, Any]) -> dict[str, Any]:
         return whole
     path = Path(job.get("folder") or "") / records["path"]
     if records.get("format", "auto") == "auto" and job.get("prompt") is None:
-        line = next(_lines(path), None)
-        if is_batch_line(line):
+        first = list(islice(_lines(path), _LOOKED_AT))
+        if first and isinstance(first[0], dict) and {"custom_id", "params"} <= first[0].keys():
+            raise ValueError(f"{path} is a batch file of Anthropic's; write it in OpenAI's form")
+        if any(map(is_batch_line, first)):
             records = whole["records"] = {**records, "format": BATCH}
     if records.get("format") != BATCH:
         return whole
@@ -176,7 +185,7 @@ def first_format(lines: Iterator[Any]) -> Any:
 
 def _same_answer(given: object, asked: Mapping[str, Any]) -> bool:
     plain = {"text": True} if given == "text" else given
-    return json.dumps(plain, sort_keys=True) == json.dumps(asked, sort_keys=True)
+    return in_one_order(plain) == in_one_order(asked)
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -212,7 +212,7 @@ def _needs_model(job: Job) -> bool:
     """Whether one of the first records does. A mistake in them is for others to tell."""
     if job.cluster is not None or job.local.base_url or job.records.path is None:
         return False
-    with contextlib.suppress(LocalFirstError):
+    with contextlib.suppress(Exception):  # a rule that is none, say
         router = Router(job)
         for record in itertools.islice(job_records(job, _PEEK), _PEEK):
             with contextlib.suppress(LocalFirstError):

@@ -7,6 +7,7 @@ the line is refused: an answer to another question than the one asked would be w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -59,6 +60,7 @@ _SAMPLING = {
     "max_tokens": "max_tokens", "max_completion_tokens": "max_tokens",
     "temperature": "temperature", "seed": "seed",
 }  # fmt: skip
+_SETS = ("required", "enum", "type")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -130,6 +132,18 @@ def answer_of(asked: object) -> dict[str, Any]:
     if schema.get("type") != "object":
         raise ValueError("`body.response_format`: its schema must describe an object")
     return {"schema": schema}
+
+
+def in_one_order(part: Any, key: str = "") -> str:
+    """A schema, or what holds one, as text: alike for two that differ only in the order of keys, or
+    of a list that is a set."""
+    if isinstance(part, dict):
+        each = (f"{json.dumps(name)}: {in_one_order(part[name], name)}" for name in sorted(part))
+        return "{" + ", ".join(each) + "}"
+    if isinstance(part, list):
+        texts = [in_one_order(each) for each in part]
+        return f"[{', '.join(sorted(texts) if key in _SETS else texts)}]"
+    return json.dumps(part)
 
 
 def _messages(given: object) -> list[dict[str, str]]:

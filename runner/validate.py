@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from unicodedata import category, normalize
 
 from jinja2 import TemplateSyntaxError
 
@@ -15,6 +17,7 @@ from runner.errors import JobError, MissingExtra, UsageError
 from runner.job import Job
 from runner.job_file import JobFile, Location, line_number
 from runner.prompts import template_mistakes
+from runner.records.looking import LOOKED_AT, Looking
 from runner.records.rows import likely, listed
 from runner.records.source import job_columns, job_kinds
 from runner.results.table import table_problem
@@ -67,6 +70,13 @@ def check_thoroughly(file: JobFile) -> str:
     return unseen
 
 
+def first_look(job: Job) -> list[str]:
+    """What is no mistake of the job's, and yet good to know: of its first records."""
+    looking = Looking()
+    deque(looking.through(build.records(job, LOOKED_AT, looking.note)), maxlen=0)
+    return looking.told()
+
+
 def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mistake]:
     columns: list[str] | None = None
     kinds: Mapping[str, Kind] = {}
@@ -110,6 +120,17 @@ def _answer(job: Job) -> Iterator[Mistake]:
                 ("answer", "labels", n),
                 f"`answer.labels` has {label!r}, with white space around it: take it away",
             )
+    seen: dict[str, str] = {}
+    for n, label in enumerate(job.answer.labels or ()):
+        other = seen.setdefault(_as_read(label), label)
+        if other != label and label == label.strip():
+            said = f"`answer.labels` has {other!a} and {label!a}, which read the same: keep one"
+            yield ("answer", "labels", n), said
+
+
+def _as_read(label: str) -> str:
+    """As a person reads it: one spelling of each sign, and none that nobody sees."""
+    return "".join(c for c in normalize("NFC", label) if category(c) != "Cf").strip()
 
 
 def _output(job: Job) -> Iterator[Mistake]:

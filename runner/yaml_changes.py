@@ -71,7 +71,7 @@ def _as_written(value: Any, text: str) -> bool:
         return text == "null"
     if isinstance(value, bool):
         return text.lower() in ("true", "false")
-    return text.removeprefix("+") in (str(value), repr(value))
+    return text in (str(value), repr(value))
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -83,7 +83,7 @@ def test_no_records_are_no_mistake(tmp_path: Path, name: str, text: str) -> None
         ("r.csv", HEADER.encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("r.csv", b"idd,message\n1,a\n", "no column `id` (records.id); did you mean `idd`?"),
         ("r.csv", b"id,message,message\n", "the column `message` is there twice"),
-        ("r.csv.gz", b"id,message\n1,a\n", "Not a gzipped file"),
+        ("r.csv.gz", b"id,message\n1,a\n", "is not gzipped; take .gz off its name"),
         ("r.parquet", b"id,message\n", "is not a Parquet file"),
         ("r.xlsx", b"PK", "cannot tell the format from the ending '.xlsx'"),
     ],

@@ -244,3 +244,24 @@ def test_a_mistake_in_an_override_is_not_blamed_on_a_line(
 def test_an_override_that_is_none(tmp_path: Path, override: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         load_job(written(tmp_path, TEXT), [override])
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "said"),
+    [
+        ("confidence.threshold", "90", "is from 0 to 1, not 90; 0.9 is 90%"),
+        ("confidence.threshold", "90 %", "is a number, not per cent: write 0.9"),
+        ("confidence.threshold", "1000", "is from 0 to 1, not 1000"),
+        ("confidence.threshold", "yes", "is a number, not true"),
+        ("confidence.target_error", "5", "is from 0 to 1, not 5; 0.05 is 5%"),
+        ("confidence.audit.rate", "2%", "is a number, not per cent: write 0.02"),
+        ("confidence.fields.topic", "1", "is from 0 to 1, not 1"),
+        ("escalation.budget_usd", "$5", "is a plain number, such as 5 or 0.5, not '$5'"),
+        ("escalation.budget_usd", "on", "is a number, not true"),
+        ("local.sampling.max_tokens", "no", "is a number, not false"),
+        ("records.delimiter", "semicolon", "is one character,"),
+        ("records.delimiter", "'\"'", "is one character,"),
+    ],
+)
+def test_a_number_or_a_sign_that_is_none(tmp_path: Path, key: str, given: str, said: str) -> None:
+    assert any(f"`{key}`: {said}" in found for found in mistakes(tmp_path, TEXT, f"{key}={given}"))

@@ -180,6 +180,13 @@ def test_labels_with_white_space_around_them(tmp_path: Path) -> None:
         checking(tmp_path, {"labels": ["yes ", " no"]})()
 
 
+@pytest.mark.parametrize("other", ["cafe\u0301", "\u200bcaf\xe9", "caf\xe9\xad"])
+def test_labels_that_nobody_can_tell_apart(tmp_path: Path, other: str) -> None:
+    with pytest.raises(JobError, match="which read the same: keep one"):
+        checking(tmp_path, {"labels": ["caf\xe9", other]})()
+    checking(tmp_path, {"labels": ["caf\xe9", "cafe", "Caf\xe9"]})()
+
+
 def checking(folder: Path, answer: dict[str, Any]) -> Callable[[], None]:
     (folder / "records.csv").write_text("id,message\n1,hello\n")
     job = JOB | {"records": {"path": "records.csv", "id": "id"}, "answer": answer, "routes": []}

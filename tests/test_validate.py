@@ -109,3 +109,14 @@ def test_a_run_says_all_of_them_too(tmp_path: Path) -> None:
     ran = localfirst("run", tmp_path / "job.yaml", "--run-dir", tmp_path / "run")
     assert ran.exit_code == 2 and "2 mistakes" in ran.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("when", ["x = 3", "true and", "(a", "a | nosuch", "'"])
+def test_a_run_says_of_a_rule_what_validate_does(tmp_path: Path, when: str) -> None:
+    (tmp_path / "records.csv").write_text("id,x\n1,a\n")
+    (tmp_path / "job.yaml").write_text(
+        "name: small\nrecords: {path: records.csv}\nprompt: {user: '{{ x }}'}\nanswer: text\n"
+        f'local: {{model: nobody/no-model}}\nroutes: [{{when: "{when}", to: review}}]\n'
+    )
+    told = [localfirst(c, tmp_path / "job.yaml").stderr for c in ("validate", "run")]
+    assert told[0] == told[1] and "routes[0].when" in told[0]

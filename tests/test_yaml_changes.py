@@ -19,6 +19,7 @@ CHANGED = {
     "yes": "true", "no": "false", "NO": "false", "on": "true", "Off": "false", "007": "7",
     "1.10": "1.1", "12:30": "750", "1_000": "1000", "0x1F": "31", "~": "null", "1.0e+3": "1000.0",
     "0b11": "3", ".inf": "inf", "190:20:30": "685230", "Null": "null", "2.50": "2.5",
+    "+49": "49",
 }  # fmt: skip
 KEPT = [
     "DE", "'no'", '"007"', "true", "false", "1", "-5", "0.5", "null", "2026-01-02", "1e3", "x y",
@@ -70,3 +71,18 @@ def test_what_its_type_says_is_meant_is_not_told(tmp_path: Path, kind: str, valu
     rule = f"{{type: {kind}, enum: [VALUE]}}"
     answer = "answer: {schema: {type: object, properties: {x: " + rule + "}}}\n"
     assert told(tmp_path, answer, value) == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("{properties: {no: {type: string}}}", "has the name False at `properties.x.properties`"),
+        ("{properties: {1: {}}, required: ['1']}", "has the name 1 at"),
+        ("{items: {$defs: {on: {}}}}", "has the name True at `properties.x.items.$defs`"),
+        ("{minimum: .inf}", "has inf at `properties.x.minimum`"),
+        ("{enum: [a, =]}", "put it in quotes"),
+    ],
+)
+def test_what_json_could_not_hold_is_told(tmp_path: Path, rule: str, said: str) -> None:
+    found = told(tmp_path, f"answer: {{schema: {{type: object, properties: {{x: {rule}}}}}}}\n", "")
+    assert said in found and "line 5" in found

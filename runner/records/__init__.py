@@ -7,6 +7,7 @@ at a bad one: a record that cannot be read comes out with its ``problem`` and it
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -134,6 +135,8 @@ def _input_errors(path: Path) -> Iterator[None]:
         yield
     except EOFError:
         raise InputError(f"{path} is cut off in the middle of its compressed data") from None
+    except gzip.BadGzipFile:
+        raise InputError(f"{path} is not gzipped; take .gz off its name") from None
     except (OSError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the records file {path}: {why}") from None

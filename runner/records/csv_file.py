@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from runner.errors import InputError
-from runner.records.csv_lines import LikeRecords, Lines, Row, rows
+from runner.records.csv_lines import BOM, LikeRecords, Lines, Row, alike, rows
 from runner.records.rows import check_header, make_record, unwritable
 from runner.types import Record
 
@@ -22,8 +22,15 @@ Note = Callable[[str], None]
 """Hears a sentence about what was not read just as it stands, once for each kind of it."""
 MOST_ABOVE = 50
 """Rows that are looked through for the header."""
-_SEP = re.compile(r'^\ufeff?"?sep=(.)"?[\r\n]*$', re.IGNORECASE)
-_BOM = "\ufeff"
+_SEP = re.compile(r'^\ufeff?"?sep=(.)"?\1*[\r\n]*$', re.IGNORECASE)
+_SPACE = "\u200b\u2060" + BOM + " \t\r\n\xa0"
+"""About a name: what nobody sees."""
+_END = re.compile(
+    r"\W*(((grand |sub)?total|summe|gesamt|count|(number of )?(rows|records|cases))\b|"
+    r"(generated|exported|printed|created) (by|on|at)\b|end of (report|file)\b)",
+    re.IGNORECASE,
+)
+"""What the line below a report's table begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,9 @@ def csv_records(
 ) -> Iterator[Record]:
     """One `Record` per row. All values are text: ``00123`` stays ``00123``."""
     lines = Lines(file)
-    delimiter = _named_delimiter(lines) or delimiter
+    if (named := _named_delimiter(lines)) is not None:
+        note(f"{path}: its first line, `sep=`, says what parts its columns, and is no record")
+        delimiter = named
     header = _header_with(path, lines, delimiter, id_column)
     if header.above:
         note(f"{path}: the header is in line {header.line}; what stands above it is left out")
@@ -112,6 +121,11 @@ def _header(path: Path, top: list[Row], delimiter: str) -> Header:
     if not top:
         raise InputError(f"{path} is empty: it has no header line")
     row = top[-1]
+    if row.cells[:1] and re.match(r"\s*\{\s*\"", delimiter.join(row.cells)):
+        raise InputError(
+            f"{path} is no CSV file but JSON; with one object a line, name it .jsonl, or set "
+            "`records.format: jsonl`"
+        )
     if row.problem is not None:
         said, told = f"the header has {row.problem.split(': ', 1)[1]}", "".join(row.cells)
         if other := next((one for one in ";\t|" if one in told and one != delimiter), None):
@@ -126,7 +140,7 @@ def _header(path: Path, top: list[Row], delimiter: str) -> Header:
 
 def _names(row: Row) -> list[str]:
     """The cells without spaces around them; several empty ones at the end are no columns."""
-    names = [cell.strip().removeprefix(_BOM) for cell in row.cells]
+    names = [cell.strip(_SPACE) for cell in row.cells]
     named = len(names)
     while named and not names[named - 1]:
         named -= 1
@@ -138,7 +152,9 @@ class _Reading:
 
     def __init__(self, names: list[str], id_column: str, note: Note) -> None:
         self._names = names
-        self._known = set(names)
+        self._known = {name.casefold(): name for name in names}
+        self._exact = len(self._known) < len(names)  # some differ by their case alone
+        self._last_id = ""
         self._id = id_column
         self._note = note
         self._noted: set[str] = set()
@@ -150,14 +166,21 @@ class _Reading:
         if row.problem is None and not any(map(str.strip, cells)):
             self._say("empty", f"line {row.line} has only empty cells; such rows are left out")
             return None
-        named = self._id in cells or cells[0].startswith(_BOM)
+        named = cells[0].strip(_SPACE).casefold() in self._known or self._id in cells
         if row.problem is None and named and self._another_header(row):
             return None
         if len(cells) > len(names) and not any(map(str.strip, cells[len(names) :])):
             cells = cells[: len(names)]
+        if len(cells) == len(names) - 1 and not names[-1]:
+            cells = [*cells, ""]  # the header ends in a comma
         problem = row.problem
         if problem is None and len(cells) != len(names):
-            problem = f"line {row.line}: {_told(len(cells), len(names))}"
+            problem = f"line {row.line}: {_told(cells, len(names))}"
+        if problem is None and self._ends(cells):
+            problem = (
+                f"line {row.line}: it reads like the end of a report, below the records: delete "
+                "the line, or give it an id like theirs"
+            )
         if problem is None and self._foreign is not None:
             problem = (
                 f"line {row.line}: it stands under other columns, those of line {self._foreign}; "
@@ -169,8 +192,10 @@ class _Reading:
         """Whether it is a header again, as where files were joined; then it counts from there on.
         Of other columns, it spoils what stands below it, and itself."""
         again = _names(row)
-        known = sum(name in self._known for name in again)
-        if set(again) == self._known and len(again) == len(self._names):
+        if not self._exact:
+            again = [self._known.get(name.casefold(), name) for name in again]
+        known = sum(name in self._names for name in again)
+        if sorted(again) == sorted(self._names):
             self._names, self._foreign = again, None
             self._say("header", f"line {row.line} is the header again, and is no record")
             return True
@@ -178,14 +203,26 @@ class _Reading:
             self._foreign = row.line
         return False
 
+    def _ends(self, cells: list[str]) -> bool:
+        """Whether it is the last line of a report, a total say, and no record like the others."""
+        own, before = cells[self._names.index(self._id)], self._last_id
+        ends = bool(before and _END.match(cells[0]) and not alike(own, before))
+        self._last_id = before if ends else own
+        return ends
+
     def _say(self, kind: str, text: str) -> None:
         if kind not in self._noted:
             self._noted.add(kind)
             self._note(text)
 
 
-def _told(cells: int, columns: int) -> str:
-    found = f"{cells} columns where the header has {columns}"
-    if cells == 1 < columns - 1:
-        return f"{found}; if it is no record but the end of a report, delete the line"
-    return f"{found}; quote values that hold a delimiter"
+def _told(cells: list[str], columns: int) -> str:
+    found = f"{len(cells)} columns where the header has {columns}"
+    if len(cells) > columns:
+        spaced = any(cell.startswith(' "') for cell in cells)
+        also = ", and leave no space before a quote" if spaced else ""
+        return f"{found}; quote values that hold a delimiter{also}"
+    return (
+        f"{found}; quote values that hold a line's end, or delete the line if it is no record but "
+        "the end of a report, say"
+    )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 # A quoted field may hold a pasted thread of many lines; past this it is an unclosed quote.
 MOST_LINES = 20_000
 csv.field_size_limit(1 << 30)
+BOM = "\ufeff"
 _RUN = re.compile(r"[^\W\d_]+|\d+")
 _IN_ID = re.compile(r"\w")
 
@@ -51,8 +52,10 @@ def rows(
     their own, and no part of a value of others, which are given second."""
     while (first := lines.take()) is not None:
         number, text = first
-        if not text.strip("\r\n"):
+        text = text.removeprefix(BOM)  # where files were joined
+        if not text.strip(_NO_TEXT):
             continue
+        first = (number, text)
         try:
             yield Row(number, parsed((text,), delimiter))
             continue
@@ -73,6 +76,7 @@ def rows(
 
 
 _FIX = "double each quote"
+_NO_TEXT = "\r\n\x1a"  # the last, CP/M's and DOS' end of a file
 
 
 def parsed(lines: Iterable[str], delimiter: str) -> list[str]:
@@ -118,10 +122,10 @@ class LikeRecords:
         ours, theirs = cells[self._id_at], others[self._id_at]
         if self._columns == 2 and ours.isalpha():
             return False  # any word and its comma would do
-        return not any(cell[:1] == " " for cell in cells) and _alike(ours, theirs)
+        return not any(cell[:1] == " " for cell in cells) and alike(ours, theirs)
 
 
-def _alike(one: str, other: str) -> bool:
+def alike(one: str, other: str) -> bool:
     """Whether both are words of letters, digits and signs in the same order, or of the same length
     with their signs in the same places, as hexadecimal ids are."""
     if not one or any(character.isspace() for character in one):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.records.rows import make_record
+from runner.records.rows import likely, make_record
 from runner.types import Record
 
 _ONE_A_LINE = (
-    'python -c "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]" '
-    "< {path} > records.jsonl"
+    '{unpack}python -c "import json, sys; [print(json.dumps(row)) for row in '
+    "json.loads(sys.stdin.buffer.read().decode('utf-8-sig'))]\"{given} > {made}"
 )
 
 _CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -30,11 +32,13 @@ def jsonl_records(path: Path, file: Iterable[str], id_column: str) -> Iterator[R
     """
     filled = ((line, text) for line, text in enumerate(file, start=1) if text.strip())
     first = list(islice(filled, 2))
-    _check_one_a_line(path, [text.strip() for _, text in first])
+    _check_one_a_line(path, [text.strip() for _, text in first], id_column)
     for position, (line, text) in enumerate(chain(first, filled)):
         value, problem = _value(line, text.rstrip())
         if problem is None and id_column not in value:
-            problem = f"line {line}: the object has no `{id_column}` (records.id)"
+            near = likely(id_column, list(value))
+            hint = f"; did you mean `{near}`?" if near else ""
+            problem = f"line {line}: the object has no `{id_column}` (records.id){hint}"
         yield make_record(position, line, value, id_column, problem)
 
 
@@ -49,11 +53,15 @@ def _value(line: int, text: str) -> tuple[dict[str, Any], str | None]:
     return value, None
 
 
-def _check_one_a_line(path: Path, first: list[str]) -> None:
+def _check_one_a_line(path: Path, first: list[str], id_column: str) -> None:
     """By the first lines that are not empty."""
+    if first and id_column in (cell.strip(' "') for cell in re.split(r"[,;\t|]", first[0])):
+        raise InputError(f"{path} is a CSV file; name it .csv, or set `records.format: csv`")
     if first and first[0].startswith("["):
-        command = _ONE_A_LINE.format(path=path)
-        raise InputError(f"{path} is a JSON array, not one object a line; `{command}` makes it so")
+        command = _one_a_line(path)
+        raise InputError(
+            f"{path} is a JSON array, not one object a line; `{command}` makes such a file"
+        )
     if first[:1] == ["{"] and first[1:] and first[1].startswith('"'):
         raise InputError(
             f"{path} has an object over several lines; each must stand on one, as `jq -c .` writes "
@@ -61,7 +69,20 @@ def _check_one_a_line(path: Path, first: list[str]) -> None:
         )
 
 
+def _one_a_line(path: Path) -> str:
+    """The command that does it; never into the file that it reads."""
+    quoted, packed = shlex.quote(str(path)), path.suffix == ".gz"
+    made = path.with_suffix("") if packed else path
+    return _ONE_A_LINE.format(
+        unpack=f"gunzip -c {quoted} | " if packed else "",
+        given="" if packed else f" < {quoted}",
+        made=shlex.quote(str(made.with_name(f"{made.stem}-lines.jsonl"))),
+    )
+
+
 def _why(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos + 1}"
+        comma = error.msg == "Extra data" and error.doc[error.pos :].strip() == ","
+        fix = "; take the comma at its end away" if comma else ""
+        return f"{error.msg} at character {error.pos + 1}{fix}"
     return "nested too deep" if isinstance(error, RecursionError) else "a number is too long"

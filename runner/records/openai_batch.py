@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.openai_lines import answer_of, fields_of, is_batch_line
+from runner.openai_lines import answer_of, fields_of, in_one_order, is_batch_line
 from runner.records.jsonl_file import jsonl_records
 from runner.types import Record
 
@@ -49,9 +48,9 @@ def _fields(record: Record, first: tuple[int, str] | None) -> dict[str, Any]:
 
 def _format(body: dict[str, Any]) -> str:
     """The answer that it asks for, the same for all ways to ask for it: the format's name and the
-    order of keys are none of the answer's."""
+    order in which it is written are none of the answer's."""
     asked = body.get("response_format")
     try:
-        return json.dumps(answer_of(asked), sort_keys=True)
+        return in_one_order(answer_of(asked))
     except ValueError:  # it is told with the record
-        return json.dumps(asked, sort_keys=True)
+        return in_one_order(asked)

@@ -19,6 +19,7 @@ from runner.types import Record
 _UNWRITABLE = re.compile(r"[\ud800-\udfff]")
 _SHOWN, _COMPARED = 20, 1000
 _EXACT = 2**53
+_KINDS: dict[type, str] = {bool: "a boolean", dict: "an object", list: "a list"}
 
 
 def make_record(
@@ -32,6 +33,8 @@ def make_record(
             f"line {line}: the id {raw} is a number with decimals, too large to be exact; have the "
             "export write ids as text or as whole numbers"
         )
+    if isinstance(raw, (bool, dict, list)) and problem is None:
+        problem = f"line {line}: the id is {_KINDS[type(raw)]}; give it a text or a whole number"
     if not record_id:
         record_id = f"line-{line}"
         problem = problem or f"line {line}: the id column `{id_column}` is empty; give it an id"
@@ -104,6 +107,8 @@ def check_header(path: Path | str, columns: list[str], id_column: str, line: int
     if id_column not in columns:
         hint = likely(id_column, columns)
         hint = f"did you mean `{hint}`?" if hint else f"its columns are: {listed(columns)}"
+        if not any(columns):
+            raise InputError(f"{path} is empty: it has no header line")
         if len(columns) == 1 and (other := re.search(r"[;\t|,]", columns[0])):
             hint = f"its header is split by {other[0]!r}: set records.delimiter"
         raise InputError(f"{path} has no column `{id_column}` (records.id); {hint}")

@@ -62,6 +62,12 @@ def _other_kind(head: bytes) -> str | None:
 
 
 def _every_other_is_nul(head: bytes) -> bool:
-    """As in UTF-16 without its mark, of texts that are mostly Latin."""
+    """As in UTF-16 without its mark: of texts that are mostly Latin, or of any with columns."""
     pairs = len(head) // 2
-    return pairs > 1 and max(head[::2].count(0), head[1::2].count(0)) > pairs * 0.4
+    few, many = sorted((head[::2].count(0), head[1::2].count(0)))
+    return pairs > 1 and (many > pairs * 0.4 or (few == 0 and many > 1 and _with_commas(head)))
+
+
+def _with_commas(head: bytes) -> bool:
+    """Whether a sign that parts columns or lines stands there in two bytes: texts of others."""
+    return any(sign + b"\0" in head or b"\0" + sign in head for sign in (b",", b";", b"\t", b"\n"))

@@ -14,10 +14,11 @@ FILES = ("job.yaml", "records.csv")
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What was written, and what was guessed for it, in words."""
+    """What was written, what was guessed for it, and what the records show, in words."""
 
     paths: list[Path]
     guessed: list[str]
+    notes: list[str]
 
 
 def write_starter(folder: Path, records: Path | None = None) -> Started:
@@ -29,11 +30,13 @@ def write_starter(folder: Path, records: Path | None = None) -> Started:
             read.
     """
     guessed: list[str] = []
+    notes: list[str] = []
     if records is None:
         texts = {name: files(__name__).joinpath(name).read_bytes() for name in FILES}
     else:
         found = guess(records)
-        guessed, texts = found.told(), {"job.yaml": own_job(folder, records, found).encode()}
+        guessed, notes = found.told(), found.notes
+        texts = {"job.yaml": own_job(folder, records, found).encode()}
     for name in texts:
         if (folder / name).exists():
             raise UsageError(f"{folder / name} is already there; take another folder")
@@ -43,4 +46,4 @@ def write_starter(folder: Path, records: Path | None = None) -> Started:
             (folder / name).write_bytes(text)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return Started([folder / name for name in texts], guessed)
+    return Started([folder / name for name in texts], guessed, notes)

@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,8 +18,8 @@ from runner.errors import InputError
 from runner.openai_lines import is_batch_line
 from runner.prompts import in_template
 from runner.records import column_names, likely_delimiter, read_records
+from runner.records.looking import Looking
 
-LOOKED_AT = 1000
 # The surest first: a phone number is called a number too.
 _LIKE_AN_ID = (
     re.compile(r"(?i:(^|[^a-z])(id|uuid|guid|key)([^a-z]|$))|[a-z](ID|Id)$"),
@@ -35,7 +34,8 @@ _LONG = 64
 @dataclass(frozen=True, slots=True)
 class Guess:
     """What the first records show. ``different``: of ``seen`` records, so many have an id that no
-    other has. ``text``: the column with the longest texts."""
+    other has. ``text``: the column with the longest texts. ``notes``: what is to be known of the
+    records besides."""
 
     columns: list[str]
     delimiter: str
@@ -43,6 +43,7 @@ class Guess:
     seen: int
     different: int
     text: str
+    notes: list[str]
 
     def told(self) -> list[str]:
         """The guesses in words, for whoever can put them right."""
@@ -56,13 +57,14 @@ class Guess:
 
 
 def guess(path: Path) -> Guess:
-    """Looks at the first `LOOKED_AT` records of a CSV, JSONL or Parquet file.
+    """Looks at the first records of a CSV, JSONL or Parquet file.
 
     Raises:
         InputError: it cannot be read as records, or has no column at all.
     """
     columns, delimiter = _columns(path)
-    first = list(islice(_fields(path, columns, delimiter), LOOKED_AT))
+    looking = Looking()
+    first = list(_fields(path, columns, delimiter, looking))
     if columns is None:
         columns = list(dict.fromkeys(name for fields in first for name in fields))
         if first and is_batch_line(first[0]):
@@ -78,7 +80,7 @@ def guess(path: Path) -> Guess:
     others = [name for name in named if name != own] or [own]
     return Guess(
         columns, delimiter, own, len(first), len(set(texts[own])),
-        max(others, key=lambda name: sum(map(len, texts[name]))),
+        max(others, key=lambda name: sum(map(len, texts[name]))), looking.told(),
     )  # fmt: skip
 
 
@@ -111,10 +113,11 @@ def _columns(path: Path) -> tuple[list[str] | None, str]:
 
 
 def _fields(
-    path: Path, columns: Sequence[str] | None, delimiter: str
+    path: Path, columns: Sequence[str] | None, delimiter: str, looking: Looking
 ) -> Iterator[Mapping[str, Any]]:
     first = next(filter(None, columns or ()), "id")
-    for record in read_records(path, first, delimiter=delimiter):
+    records = read_records(path, first, delimiter=delimiter, note=looking.note)
+    for record in looking.through(records):
         yield record.fields
 
 
