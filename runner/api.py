@@ -118,13 +118,13 @@ def _with_records(job: Job, given: Given, run_dir: Path) -> Job:
         path = Path(given).absolute()
     else:
         path = (run_dir / RECORDS).absolute()
-        _keep(given, path)
+        _keep(given, path, job.records.id)
     whole = job.records.model_dump(exclude={"url", "query", "format"}) | {"path": path}
     records = type(job.records).model_validate(whole)
     return job.model_copy(update={"records": records})
 
 
-def _keep(given: Any, path: Path) -> None:
+def _keep(given: Any, path: Path, id_column: str) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -132,18 +132,30 @@ def _keep(given: Any, path: Path) -> None:
         if isinstance(given, pyarrow.Table):
             table = given
         elif hasattr(given, "columns"):
-            table = pyarrow.Table.from_pandas(given, preserve_index=False)
+            table = pyarrow.Table.from_pandas(_flat(given, id_column), preserve_index=False)
         else:
             table = pyarrow.Table.from_pylist(list(given))
         private.folder(path.parent)
         pyarrow.parquet.write_table(table, private.made(path))
-    except (pyarrow.ArrowException, TypeError, AttributeError, ValueError) as error:
+    except (
+        pyarrow.ArrowException, TypeError, AttributeError, ValueError, OverflowError
+    ) as error:  # fmt: skip
         raise UsageError(
             f"`records` is no table: {str(error).splitlines()[0]}; give a file, a pandas or "
-            "pyarrow table, or a list of mappings with the same keys"
+            "pyarrow table, or a list of mappings with the same keys, each column of one kind "
+            "(`astype(str)` makes a mixed one so)"
         ) from None
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _flat(frame: Any, id_column: str) -> Any:
+    """A pandas table whose index, where that names the records, is a column; periods as the texts
+    that they show, and not as the numbers that they are kept as."""
+    if id_column in (frame.index.names or ()) and id_column not in frame.columns:
+        frame = frame.reset_index()
+    periods = [name for name, kind in frame.dtypes.items() if str(kind).startswith("period")]
+    return frame.astype(dict.fromkeys(periods, str)) if periods else frame
 
 
 def _outside_any_loop(call: Callable[[], Summary]) -> Summary:

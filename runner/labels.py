@@ -21,6 +21,7 @@ from typing import Any
 from runner.cells import unguarded
 from runner.errors import InputError
 from runner.records import column_names, file_format, likely_delimiter, read_records
+from runner.records.rows import likely
 from runner.schemas import Schema
 from runner.types import WHOLE, Constraint, JSONValue, Name, Record
 
@@ -179,7 +180,9 @@ def _truth(given: _Given, constraint: Constraint, where: str) -> dict[Name, JSON
         cell = given.whole[0]
         label = None if cell is None or not str(cell).strip() else str(cell).strip()
         if label is not None and label not in constraint.labels:
-            raise InputError(f"{where}: {label!r} is none of the job's labels; {_EMPTY}")
+            near = likely(label, constraint.labels)
+            hint = f"did you mean {near!r}? Else {_EMPTY}" if near else _EMPTY
+            raise InputError(f"{where}: {label!r} is none of the job's labels; {hint}")
         return {WHOLE: label}
     return _object(given, dict(constraint.schema or {}), where)
 

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 from runner import Job, load_job, make_job, run
 from runner.errors import JobError, UsageError
 from tests import jobs
+from tests.fakes import JOB
 
 ROWS = jobs.records(["T-1", "T-2"], "template") + jobs.records(["C-1"])
 
@@ -86,3 +88,30 @@ def test_importing_it_is_cheap() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert told.stdout.strip() == "[]"
+
+
+ODD_FRAMES: list[tuple[dict[str, Any], list[str] | str]] = [
+    ({"message": ["a", "b"], "index": pd.Index([7, 8], name="id")}, ["<a>", "<b>"]),
+    ({"id": [7, 8], "message": pd.period_range("2026-01", periods=2, freq="M")},
+     ["<2026-01>", "<2026-02>"]),
+    ({"id": [7, 10**30], "message": ["a", "b"]}, "no table: .*too large.*astype"),
+    ({"id": [7, "x"], "message": ["a", "b"]}, "no table: .*column id.*astype"),
+    ({"id": [7, 8], "message": [1j, 2j]}, "no table: .*column message"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "values"), ODD_FRAMES)
+def test_odd_columns_of_a_frame(
+    tmp_path: Path, columns: dict[str, Any], values: list[str] | str
+) -> None:
+    frame = pd.DataFrame({n: c for n, c in columns.items() if n != "index"}, columns.get("index"))
+    greets = {"when": "true", "to": "template", "answer": "<{{ message }}>"}
+    whole = JOB | {"records": {"path": "r.csv", "id": "id"}, "answer": "text", "routes": [greets]}
+    if isinstance(values, str):
+        with pytest.raises(UsageError, match=values):
+            run(whole, frame, run_dir=tmp_path / "run", say=quiet)
+        return
+    done = run(whole, frame, run_dir=tmp_path / "run", say=quiet)
+    assert [(row["id"], row["value"]) for row in done.rows()] == list(
+        zip(["7", "8"], values, strict=True)
+    )

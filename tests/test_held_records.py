@@ -220,3 +220,20 @@ def test_a_plain_records_identity_stays_what_it_was() -> None:
     typed = Record(0, "1", {"id": 1}, 2, raw={"id": "1"})
     assert replace(typed, position=5).given == {"id": "1"}
     assert uuid.UUID(int=1) == read(written({"u": uuid.UUID(int=1)}))["u"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (pa.array([b"\xff\x00", b"\xff\x01"]), "the id is bytes that are no text"),
+        (pa.array([-(10**6), -(10**6)], pa.date32()), "the id is a date32[day] that is none of"),
+        (pa.array([True, False]), "the id is a boolean"),
+        (pa.array([[1], [2]]), "the id is a list"),
+        (pa.array([{"a": 1}, {"a": 2}]), "the id is an object"),
+    ],
+)
+def test_what_cannot_name_a_record_is_told(tmp_path: Path, ids: Any, said: str) -> None:
+    pq.write_table(pa.table({"id": ids, "message": pa.array(["a", "b"])}), tmp_path / "r.parquet")
+    found = list(read_records(tmp_path / "r.parquet", "id"))
+    assert all(said in str(each.problem) for each in found)
+    assert len({each.id for each in found}) == 2  # neither is lost for the other

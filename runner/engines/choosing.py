@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,16 @@ from runner.errors import EngineError, UsageError
 from runner.types import Sampling
 
 CLOSED = "transformers was closed"
-_EXTRA = ("min_p", "repetition_penalty", "top_k", "top_p")
+_EXTRA: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "min_p": (lambda v: isinstance(v, int | float) and 0 <= v <= 1, "a number from 0 to 1"),
+    "repetition_penalty": (lambda v: isinstance(v, int | float) and v > 0, "a number over 0"),
+    "top_k": (lambda v: isinstance(v, int) and v >= -1, "a whole number, or -1 for all"),
+    "top_p": (
+        lambda v: isinstance(v, int | float) and 0 < v <= 1,
+        "a number over 0, and 1 at most",
+    ),
+}
+"""What each may be, in vLLM's bounds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +115,9 @@ def warpers(library: Any, sampling: Sampling) -> list[Any]:
             raise UsageError(
                 f"local.sampling: the transformers engine has no `{name}`{near(name, _EXTRA)}"
             )
+        fits, what = _EXTRA[name]
+        if isinstance(extra[name], bool) or not fits(extra[name]):
+            raise UsageError(f"local.sampling: {name} is {what}, not {extra[name]!r}")
     wanted: list[tuple[Any, float]] = []
     if (penalty := extra.get("repetition_penalty", 1.0)) != 1.0:
         wanted.append((library.RepetitionPenaltyLogitsProcessor, penalty))

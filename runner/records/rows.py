@@ -27,6 +27,9 @@ def make_record(
 ) -> Record:
     """A record whose id is its own, or its line where it has none (then with a problem)."""
     raw = fields.get(id_column)
+    if isinstance(raw, Unusable):
+        problem = problem or f"line {line}: the id is {raw.why}; give it a text or a whole number"
+        raw = None
     record_id = "" if raw is None else _id(raw).strip()
     if isinstance(raw, float) and abs(raw) > _EXACT and problem is None:
         problem = (
@@ -108,7 +111,7 @@ def check_header(path: Path | str, columns: list[str], id_column: str, line: int
         hint = likely(id_column, columns)
         hint = f"did you mean `{hint}`?" if hint else f"its columns are: {listed(columns)}"
         if not any(columns):
-            raise InputError(f"{path} is empty: it has no header line")
+            raise InputError(f"{path} has no columns: nothing that has a name")
         if len(columns) == 1 and (other := re.search(r"[;\t|,]", columns[0])):
             hint = f"its header is split by {other[0]!r}: set records.delimiter"
         raise InputError(f"{path} has no column `{id_column}` (records.id); {hint}")

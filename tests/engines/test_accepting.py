@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llguidance.hf
 import pytest
+import xgrammar
+from transformers import AutoTokenizer
 
+from runner.engines import vllm_holding as holding
 from runner.engines.accepting import answered
 from runner.schema_sense import senseless
+from runner.types import Constraint
 from tests import jobs
 from tests.engines.asking import SLOW
 from tests.fakes import localfirst
@@ -42,6 +48,30 @@ TAKEN: list[dict[str, Any]] = [
     {"type": "number", "multipleOf": 0.5}, {"type": "array", "items": {"type": "integer"}},
     {"anyOf": [{"type": "integer", "minimum": -5}, {"type": "null"}]}, {"$ref": "#/$defs/Own"},
 ]  # fmt: skip
+
+
+SEEDS = 200
+DEFS = {"Own": {"type": "string"}, "Two": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/Two"}]}}
+KEYS: dict[str, tuple[Any, ...]] = {
+    "minLength": (0, 2), "maxLength": (0, 3, 2000), "minimum": (0, -5, 0.5), "maximum": (1, 10**6),
+    "pattern": ("^[a-z]+$", "(?=a)b", "a{2,1}", r"(a)\1", "a++", r"\bfoo\b", "[z-a]", ""),
+    "format": ("date", "email", "phone", "idn-email", ""), "multipleOf": (2, 0.1, 1e-5),
+    "minItems": (0, 3), "maxItems": (1, 50), "uniqueItems": (True, False), "items": (TAKEN[0], {}),
+    "contains": ({"const": 1},), "prefixItems": ([{"type": "null"}],), "not": ({"const": 1},),
+    "patternProperties": ({"^x": {}}, {"(": {}}), "propertyNames": ({"maxLength": 3},),
+    "dependentRequired": ({"a": ["b"]},), "unevaluatedProperties": (False,), "minProperties": (2,),
+    "enum": (["a"], [], ["a", 1, None, 1.5], [{"a": 1}], ['"', "\\u2028"]), "const": ("", [1], 1.0),
+    "$ref": ("#/$defs/Two", "#/$defs/Nope", "#", "other.json"), "oneOf": (TAKEN[:2],),
+}  # fmt: skip
+
+
+def spoilt(draw: random.Random) -> dict[str, Any]:
+    """A rule of keywords that need not go together."""
+    kinds = ["string", "integer", "number", "array", "object", ["string", "null"]]
+    rule: dict[str, Any] = {"type": draw.choice(kinds)} if draw.random() < 0.8 else {}
+    return rule | {
+        key: draw.choice(KEYS[key]) for key in draw.sample(list(KEYS), draw.randint(1, 3))
+    }
 
 
 def asked(
@@ -86,6 +116,37 @@ def test_a_setting_that_is_refused_is_told(extra: dict[str, Any]) -> None:
 @pytest.mark.parametrize("extra", GOOD, ids=str)
 def test_a_setting_that_is_taken_is_let_be(extra: dict[str, Any]) -> None:
     assert asked(extra=extra) == ("", "")
+
+
+@pytest.mark.parametrize("extra", [*BAD[:7], {"min_p": -1}, {"top_k": "a"}, {"stop": "x"}], ids=str)
+def test_the_other_engine_s_settings(extra: dict[str, Any]) -> None:
+    refusal, _ = asked("transformers", extra=extra)
+    assert "local.sampling" in refusal and "\n" not in refusal
+
+
+def test_none_that_passes_fails_the_engine() -> None:
+    """It compiles with a model's own vocabulary, in the backend that the job would get."""
+    from vllm.config import StructuredOutputsConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(jobs.DEMO_MODEL)
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer))
+    compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+    passed = 0
+    for seed in range(SEEDS):
+        draw = random.Random(seed)
+        schema = next(around(spoilt(draw), seed)) | {"$defs": DEFS}
+        if asked(schema=schema)[0] or list(senseless(schema)):
+            continue
+        passed += 1
+        held = holding.structured(Constraint(schema=schema), StructuredOutputsConfig())
+        if held.grammar is not None:
+            compiler.compile_grammar(held.grammar)
+            continue
+        given = held.json if isinstance(held.json, str) else json.dumps(held.json)
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(given)
+        made = llguidance.LLMatcher(llguidance.hf.from_tokenizer(tokenizer), grammar)
+        assert not made.is_error(), schema
+    assert SEEDS // 10 < passed < SEEDS
 
 
 @pytest.mark.parametrize("rule", REFUSED, ids=str)
