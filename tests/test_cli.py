@@ -274,23 +274,3 @@ def test_a_run_that_is_cut_short_goes_on_where_it_stopped(
     rows = run_rows(job)
     assert [one["id"] for one in rows] == [str(n) for n in range(10_000)]
     assert {one["status"] for one in rows} == {"done"}
-
-
-@pytest.mark.slow
-def test_the_demo_with_its_real_model(tmp_path: Path) -> None:
-    arguments = ("run", DEMO, "--run-dir", tmp_path / "run", "--limit", 60, "--json")
-    ran = spawned(*arguments, timeout=300)
-    assert ran.returncode == 3, ran.stderr
-    summary = json.loads(ran.stdout)
-    assert summary["records"] == 60
-    assert summary["decided_by"]["local"] > 20
-    assert summary["spent_usd"] == 0
-    results = Path(summary["results"])
-    before, rows = results.read_bytes(), read_rows(results)
-    for one in rows:
-        if one["decided_by"] == "local":
-            assert one["confidence"] >= 0.9
-            assert set(one["value"]) == set(one["field_confidence"]) == {"intent", "domain"}
-    # All is recorded: the same command again needs no model, and writes the same bytes.
-    again = spawned(*arguments, timeout=30)
-    assert (again.returncode, results.read_bytes()) == (3, before)

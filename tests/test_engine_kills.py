@@ -28,15 +28,15 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return rows
 
 
-def test_the_demos_engine_killed_twice(tmp_path: Path, calm: bytes) -> None:
+def test_the_demos_engine_killed(tmp_path: Path, calm: bytes) -> None:
     chance = random.Random(5)
     killed = tmp_path / "killed"
     # Few at once, so that there is time to kill it.
     run = begin(killed, RECORDS, "--set", "local.window=8")
-    victims = kill_after([chance.randrange(10, 40), chance.randrange(60, 100)], killed, run)
-    assert len(victims) == 2
+    victims = kill_after([chance.randrange(10, 100)], killed, run)
+    assert len(victims) == 1
     said = (killed / "stderr.txt").read_text()
-    assert said.count("its process was killed (SIGKILL)") == 2
+    assert said.count("its process was killed (SIGKILL)") == 1
     assert "Traceback" not in said
     assert results(killed) == calm
 

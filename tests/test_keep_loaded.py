@@ -420,3 +420,8 @@ def test_the_demo_s_rows_are_the_same_bytes(tmp_path: Path) -> None:
         pids.append(only().pid)
     assert rows[0].count(b"\n") == 60
     assert rows[0] == rows[1] and pids[0] == pids[1]
+    local = [row for row in map(json.loads, rows[0].splitlines()) if row["decided_by"] == "local"]
+    assert len(local) > 20
+    for row in local:
+        assert row["confidence"] >= 0.9
+        assert set(row["value"]) == set(row["field_confidence"]) == {"intent", "domain"}

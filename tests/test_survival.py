@@ -32,7 +32,7 @@ from tests.jobs import (
 from tests.stand_in import StandIn
 from tests.stand_in.claude import Oracle
 
-KILLS = 7
+KILLS = 5
 
 
 @pytest.fixture(autouse=True)
