@@ -220,15 +220,16 @@ class _Search:
     def refuse_what_shows(self, kept: Sequence[str]) -> None:
         if not self.placeholders.named:
             return
-        leaving = Leaving(view("\0".join(kept)).text)
-        shown = [p for p, value in self._values.items() if value.shows(leaving)]
-        name = self._names.remain(leaving.words, leaving.spelt)
-        for placeholder in [*shown, *([name] if name else [])]:
-            raise RecordError(
-                f"the value of a redacted field would still leave as part of the prompt "
-                f"({placeholder}); it was not sent",
-                Reason.REDACTION,
-            )
+        text = "\0".join(kept)
+        for leaving in map(Leaving, dict.fromkeys((view(text).text, fold(text)))):
+            shown = [p for p, value in self._values.items() if value.shows(leaving)]
+            name = self._names.remain(leaving.words, leaving.spelt)
+            for placeholder in [*shown, *([name] if name else [])]:
+                raise RecordError(
+                    f"the value of a redacted field would still leave as part of the prompt "
+                    f"({placeholder}); it was not sent",
+                    Reason.REDACTION,
+                )
 
     def _in_part(self, text: str, *, constant: bool) -> list[Span]:
         spans, names = list[Span](), list[NameSpan]()
