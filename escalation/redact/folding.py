@@ -28,7 +28,7 @@ _ESCAPES = (
     r"&(?:amp;)*(?:#\d{1,7};?|#x[0-9a-f]{1,6};?|[a-z]{2,31};)"
     r"|%0[9ad]|%[2-7][0-9a-f]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|%[c-f][0-9a-f]"
     # Quoted-printable: letters of two bytes, runs of them, what old mail programs send, line ends.
-    r"|(?:=[0-9a-f]{2}){2,}|=(?:[c-f][0-9a-f]|0[9ad]|2[07a-f]|3[a-f]|5[b-f])(?!\d)|=[ \t]*\r?\n"
+    r"|(?:=[0-9a-f]{2}){2,}|=(?:[c-f][0-9a-f]|0[9ad]|2[07a-f]|3[a-f]|40|5[b-f])(?!\d)|=[ \t]*\r?\n"
     r"|\\u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[nrtfb]"
     r"|(?<=[^\W\d_])[-\u2010]\r?\n[ \t>]*(?=[^\W\d_])"
     rf"|[{_UNSEEN}]+"
@@ -116,12 +116,14 @@ class View:
 
 
 def views(text: str) -> Iterator[View]:
-    """As it is meant; without its tags where it has some, as a name can stand in one or across; and
-    to the letter where it has escapes, as a name can read like one: ``user=Cecil``.
-    """
+    """As it is meant; without its tags where it has some: a name can stand in one or across."""
     yield view(text)
     if next(all_of(_TAG, _STARTS, text), None):
         yield view(text, tags=False)
+
+
+def to_the_letter(text: str) -> Iterator[View]:
+    """With its escapes, where it has some: a name can read like one, as in ``user=Cecil``."""
     if _LIKE_A_NAME.search(text):
         yield _folded(text, [])
 

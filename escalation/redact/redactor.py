@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from escalation.redact.folding import View, fold, tokens, view, views
+from escalation.redact.folding import View, fold, to_the_letter, tokens, view, views
 from escalation.redact.patterns import FINDERS, LOCAL_DIGITS, Found, key_of, same_phone, without
 from escalation.redact.spotting import Names, NameSpan
 from escalation.redact.values import Leaving, Value, compiled, worth_hiding
@@ -233,18 +233,17 @@ class _Search:
 
     def _in_part(self, text: str, *, constant: bool) -> list[Span]:
         spans, names = list[Span](), list[NameSpan]()
-        seen = None
-        for each in views(text):
-            seen = seen or each
+        meant = [*views(text)]
+        for each in (*meant, *to_the_letter(text)):
             for placeholder, value in self._searched.items():
                 found = value.spans(each.text)
                 spans += ((*each.original(*span), placeholder) for span in found)
             names += self._names.spans(each, text)
-        assert seen is not None
         for name in sorted(names):
             placeholder = name.field if name.whole else self._part(name, text)
             spans.append((name.start, name.end, placeholder))
-        spans += self._found(seen, text, spans, constant=constant)
+        for each in meant:
+            spans += self._found(each, text, spans, constant=constant)
         return _in_order(spans)
 
     def _part(self, name: NameSpan, text: str) -> str:
