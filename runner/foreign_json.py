@@ -35,8 +35,9 @@ def parse(
     """The value of a JSON text, UTF-8 with or without a BOM.
 
     Half surrogates in strings become U+FFFD, as no file or database can hold them. With
-    ``odd_numbers``, what is no finite number, or none of a bearable length, comes as its text:
-    one bad count does not cost all that stands beside it.
+    ``odd_numbers``, what is no finite number, or none of a bearable length, comes as its text, and
+    so does what an object says twice and differently: one bad count does not cost all that stands
+    beside it, and nobody takes the lower of two bills.
 
     Raises:
         Unreadable: over ``most_bytes``, nested over ``most_depth``, or not strict JSON.
@@ -120,11 +121,23 @@ def _int_or_text(digits: str) -> int | str:
     return int(digits) if len(digits) <= MOST_DIGITS else digits
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # a null before says nothing
+        twice = (n for n, value in pairs if value is not None and value != found[n])
+        found |= dict.fromkeys([*twice], "(said twice)")
+    return found
+
+
 # Made once: `json.loads` makes one at every call that has a setting.
 _STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 # Not `strict`, which is about control codes within a text: they cost no answer either.
 _LENIENT = json.JSONDecoder(
-    strict=False, parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text
+    strict=False,
+    parse_constant=str,
+    parse_float=_finite_or_text,
+    parse_int=_int_or_text,
+    object_pairs_hook=_once,
 )
 
 

@@ -80,3 +80,12 @@ def test_what_is_no_count(value: object) -> None:
 @given(st.one_of(VALUES, st.just(10**5000)))
 def test_a_clipped_value_is_one_short_printable_line(value: object) -> None:
     assert len(clipped(value)) <= 81 and clipped(value).isprintable()
+
+
+def test_what_a_reply_says_twice_and_differently_is_no_number() -> None:
+    said = parse(
+        '{"n": 9, "n": 0, "same": null, "same": 1, "in": {"a": 1, "a": 2}}', odd_numbers=True
+    )
+    assert said == {"n": "(said twice)", "same": 1, "in": {"a": "(said twice)"}}
+    with pytest.raises(Unreadable):
+        count(said["n"])

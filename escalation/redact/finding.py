@@ -108,6 +108,8 @@ class Finder:
         if left and (right or possessive):
             return Hit(start, end, known, sure=not word.doubtful)
         initial = right and self._text[start - 1] in self._letters and start - 1 in self._borders
+        behind = left and self._text[end : end + 1] in self._letters and end + 1 in self._borders
+        initial = initial or (behind and not is_word(self._text[start : end + 1]))
         if not initial and (word.doubtful or long < (GLUED if left or right else INSIDE)):
             return None
         first, last = self._borders.around(start, end)

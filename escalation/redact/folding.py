@@ -26,9 +26,9 @@ _UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e
 _UNSEEN += "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef"
 _ESCAPES = (
     r"&(?:amp;)*(?:#\d{1,7};?|#x[0-9a-f]{1,6};?|[a-z]{2,31};)"
-    r"|%[2-7][0-9a-f]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|%[c-f][0-9a-f]"
+    r"|%0[9ad]|%[2-7][0-9a-f]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|%[c-f][0-9a-f]"
     # Quoted-printable: letters of two bytes, runs of them, what old mail programs send, line ends.
-    r"|(?:=[0-9a-f]{2}){2,}|=(?:[c-f][0-9a-f]|2[0c7de]|3d|5f)(?!\d)|=[ \t]*\r?\n"
+    r"|(?:=[0-9a-f]{2}){2,}|=(?:[c-f][0-9a-f]|0[9ad]|2[07a-f]|3[a-f]|40|5[b-f])(?!\d)|=[ \t]*\r?\n"
     r"|\\u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[nrtfb]"
     r"|(?<=[^\W\d_])[-\u2010]\r?\n[ \t>]*(?=[^\W\d_])"
     rf"|[{_UNSEEN}]+"
@@ -53,6 +53,8 @@ _PLAIN = str.maketrans(
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
 _NOTHING = re.compile(f"[{_UNSEEN}]")
+# An escape whose letters could be a name's, or join one.
+_LIKE_A_NAME = re.compile(r"&#x?[0-9a-f]|%[c-f][0-9a-f]|%[2-7][a-f]|=[0-9a-f]{2}|\\[a-z]", re.I)
 
 
 class _Folds(dict[str, str]):
@@ -114,10 +116,16 @@ class View:
 
 
 def views(text: str) -> Iterator[View]:
-    """As it stands, and without its tags where it has some: a name can stand in one or across."""
+    """As it is meant; without its tags where it has some: a name can stand in one or across."""
     yield view(text)
     if next(all_of(_TAG, _STARTS, text), None):
         yield view(text, tags=False)
+
+
+def to_the_letter(text: str) -> Iterator[View]:
+    """With its escapes, where it has some: a name can read like one, as in ``user=Cecil``."""
+    if _LIKE_A_NAME.search(text):
+        yield _folded(text, [])
 
 
 def all_of(wanted: re.Pattern[str], starts: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -132,8 +140,12 @@ def all_of(wanted: re.Pattern[str], starts: re.Pattern[str], text: str) -> Itera
 
 def view(text: str, *, tags: bool = True) -> View:
     escapes, starts = (_ESCAPE, _ESCAPE_STARTS) if tags else (_ESCAPE_OR_TAG, _STARTS)
+    return _folded(text, [*all_of(escapes, starts, text)])
+
+
+def _folded(text: str, escaped: Sequence[re.Match[str]]) -> View:
+    """``escaped``: what of it stands for something else."""
     capitals = [found.start() for found in _CAMEL.finditer(text)]
-    escaped = [*all_of(escapes, starts, text)]
     if not escaped:
         if text.isascii():
             return View(text.lower(), seams=capitals)

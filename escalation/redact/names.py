@@ -116,11 +116,22 @@ def words_of(value: str, people: bool) -> tuple[Word, ...]:
         edge = n in (0, len(parts) - 1)
         whole = _word([fold(p) for p in inner], people, edge and len(parts) > 1, len(parts) == 1)
         more = [_word([fold(p)], people, False, False) for p in inner if len(inner) > 1]
+        more += [
+            _word(["".join(map(fold, (*_particles(parts[:n]), *inner)))], people, False, False)
+        ]
         more += _pieces_of_han(part) if len(parts) == 1 else []
         for word in (whole, *more):
             if word is not None:
                 found.setdefault(word.spellings, word)
     return tuple(found.values())
+
+
+def _particles(before: list[str]) -> list[str]:
+    """Those that go right before a word: "delacruz" is somebody's handle."""
+    first = len(before)
+    while first and fold(before[first - 1]) in _PARTICLES:
+        first -= 1
+    return before[first:]
 
 
 def _word(inner: list[str], people: bool, edge: bool, alone: bool) -> Word | None:

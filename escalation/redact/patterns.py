@@ -24,7 +24,7 @@ class Found(NamedTuple):
     key: str
 
 
-_AT = r"(?:@|\s?[(\[{]\s?at\s?[)\]}]\s?)"
+_AT = r"(?:@ ?| @ |\s?[(\[{]\s?at\s?[)\]}]\s?)"
 _DOT = r"(?:\.|\s?[(\[{]\s?dot\s?[)\]}]\s?)"
 _WORD = rf"[^\W{TOGETHER}]"
 _ALNUM = rf"[^\W_{TOGETHER}]"
@@ -33,8 +33,8 @@ _NAMING = "\u0590-\u06ff\u30a0-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00
 _LOCAL = rf"(?:{_WORD}|[{_NAMING}])"
 # Possessive, and no longer than mail allows: else a long text of dots and letters takes forever.
 _EMAIL = re.compile(
-    rf"(?:(?<!{_LOCAL}){_LOCAL}(?:{_LOCAL}|[.+'\-]){{0,63}}+"
-    rf"|(?<!\w)\w(?:\w|[.+'\-]){{0,63}}+(?<=[{TOGETHER}])){_AT}"
+    rf"(?:(?<!{_LOCAL}){_LOCAL}(?:{_LOCAL}|[.+'\-!#$*^~]){{0,63}}+"
+    rf"|(?<!\w)\w(?:\w|[.+'\-!#$*^~]){{0,63}}+(?<=[{TOGETHER}])){_AT}"
     rf"(?:(?:[^\W_]|-){{1,63}}+{_DOT}){{1,8}}"
     rf"(?:[^\W\d_{TOGETHER}](?:-{{0,2}}{_ALNUM}){{1,23}}+|[{TOGETHER}]{{2,12}})"
 )
@@ -115,15 +115,17 @@ _IBAN_LENGTHS = {
     }.items()
     for code in codes.split()
 }  # fmt: skip
+# Any that mail and forms put there: its check digits tell it.
+_IBAN_GAP = r"[\s.\-+_/>]{0,3}"
 # From its check digits, which are rarer than letters.
 _IBAN = re.compile(
-    rf"\d(?<=([a-z]{{2}})\d)(?:(?<=iban..\d)|(?<!{_ALNUM}..\d))\d(?=[ .\-]{{0,2}}[a-z0-9])"
+    rf"\d(?<=([a-z]{{2}})\d)(?:(?<=iban..\d)|(?<!{_ALNUM}..\d))\d(?={_IBAN_GAP}[a-z0-9])"
 )
 
 
 @cache
 def _rest(length: int) -> re.Pattern[str]:
-    return re.compile(rf"(?:[ .\-]{{0,2}}[a-z0-9]){{{length}}}(?!{_ALNUM})")
+    return re.compile(rf"(?:{_IBAN_GAP}[a-z0-9]){{{length}}}(?!{_ALNUM})")
 
 
 def _ibans(text: str) -> Iterator[Found]:

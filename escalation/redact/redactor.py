@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from escalation.redact.folding import View, fold, tokens, view, views
+from escalation.redact.folding import View, fold, to_the_letter, tokens, view, views
 from escalation.redact.patterns import FINDERS, LOCAL_DIGITS, Found, key_of, same_phone, without
 from escalation.redact.spotting import Names, NameSpan
 from escalation.redact.values import Leaving, Value, compiled, worth_hiding
@@ -220,30 +220,30 @@ class _Search:
     def refuse_what_shows(self, kept: Sequence[str]) -> None:
         if not self.placeholders.named:
             return
-        leaving = Leaving(view("\0".join(kept)).text)
-        shown = [p for p, value in self._values.items() if value.shows(leaving)]
-        name = self._names.remain(leaving.words, leaving.spelt)
-        for placeholder in [*shown, *([name] if name else [])]:
-            raise RecordError(
-                f"the value of a redacted field would still leave as part of the prompt "
-                f"({placeholder}); it was not sent",
-                Reason.REDACTION,
-            )
+        text = "\0".join(kept)
+        for leaving in map(Leaving, dict.fromkeys((view(text).text, fold(text)))):
+            shown = [p for p, value in self._values.items() if value.shows(leaving)]
+            name = self._names.remain(leaving.words, leaving.spelt)
+            for placeholder in [*shown, *([name] if name else [])]:
+                raise RecordError(
+                    f"the value of a redacted field would still leave as part of the prompt "
+                    f"({placeholder}); it was not sent",
+                    Reason.REDACTION,
+                )
 
     def _in_part(self, text: str, *, constant: bool) -> list[Span]:
         spans, names = list[Span](), list[NameSpan]()
-        seen = None
-        for each in views(text):
-            seen = seen or each
+        meant = [*views(text)]
+        for each in (*meant, *to_the_letter(text)):
             for placeholder, value in self._searched.items():
                 found = value.spans(each.text)
                 spans += ((*each.original(*span), placeholder) for span in found)
             names += self._names.spans(each, text)
-        assert seen is not None
         for name in sorted(names):
             placeholder = name.field if name.whole else self._part(name, text)
             spans.append((name.start, name.end, placeholder))
-        spans += self._found(seen, text, spans, constant=constant)
+        for each in meant:
+            spans += self._found(each, text, spans, constant=constant)
         return _in_order(spans)
 
     def _part(self, name: NameSpan, text: str) -> str:

@@ -30,6 +30,8 @@ class Decisions:
         self._checker = Checker(constraint)
         schema = dict(constraint.schema or {})
         self._parts = Schema(schema).parts()
+        # A file's column has no white space around it, which a property's name may have.
+        self._columns = {n: f"{PART}{n}".strip() if cells else PART + n for n in self._parts}
         self._required = schema.get("required") or []
         self._validator = Schema(schema)
 
@@ -37,7 +39,7 @@ class Decisions:
         """What is wrong with a column that only looks like one for a decision."""
         for name in names:
             part = name.removeprefix(PART)
-            if name.startswith(PART) and part not in self._parts:
+            if name.startswith(PART) and name not in self._columns.values():
                 near = difflib.get_close_matches(part, self._parts, n=1)
                 hint = f"did you mean `{PART}{near[0]}`?" if near else "take the column out"
                 return f"the answer has no property for the column `{name}`; {hint}"
@@ -69,7 +71,8 @@ class Decisions:
         return checked.value
 
     def _given(self, fields: Mapping[str, Any]) -> tuple[JSONValue, str]:
-        cells = {n: c for n in self._parts if not is_empty(c := self._cell(fields.get(PART + n)))}
+        columns = self._columns.items()
+        cells = {n: c for n, at in columns if not is_empty(c := self._cell(fields.get(at)))}
         if cells:
             value = {name: typed(cell, self._parts[name]) for name, cell in cells.items()}
             # An empty cell is the one way to write null in a spreadsheet.
