@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import click
@@ -77,7 +78,7 @@ def _failed(sentence: str, status: int, kind: str, **more: Any) -> None:
 
 def _wants_json(args: Sequence[str]) -> bool:
     found = os.environ.get(FORMAT_VARIABLE, "")
-    for one, after in zip(args, [*args[1:], ""], strict=True):
+    for one, after in pairwise([*args, ""]):
         if one == _OPTION:
             found = after
         elif one.startswith(f"{_OPTION}="):

@@ -13,7 +13,7 @@ from jinja2 import TemplateSyntaxError, nodes
 
 from runner.columns_read import column_of, parsed_expression
 from runner.sandbox import Environment
-from runner.typed_cells import CellType
+from runner.typed_cells import CellType, comma_decimal
 
 Kind = Literal["cell", "text", "bool", "number", "date", "datetime", "null"]
 """``cell``: the text of a CSV file."""
@@ -37,6 +37,7 @@ _NEVER_TEXT = frozenset(["true", "false", "boolean", "integer", "float", "number
 _COMPARING = {"eq": "eq", "equalto": "eq", "==": "eq", "ne": "ne", "!=": "ne", "lt": "lt",
               "<": "lt", "lessthan": "lt", "gt": "gt", ">": "gt", "greaterthan": "gt", "ge": "gteq",
               ">=": "gteq", "le": "lteq", "<=": "lteq", "in": "in"}  # fmt: skip
+_ORDER = ("lt", "lteq", "gt", "gteq")
 _ARITHMETIC = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow)
 _MAKES: tuple[tuple[type[nodes.Node] | tuple[type[nodes.Node], ...], Kind], ...] = (
     ((nodes.Compare, nodes.Not, nodes.Test), "bool"),
@@ -115,27 +116,31 @@ class _Looking:
         if column is None:
             column, other = self._column(right), left
         if column is not None:
-            yield self._unlike(column, self._kind(self._node(left, right, column)), other)
+            kind = self._kind(self._node(left, right, column))
+            yield self._unlike(column, kind, other, ordered=op in _ORDER)
 
     def _node(self, left: nodes.Node, right: nodes.Node, column: str) -> nodes.Node:
         return left if self._column(left) == column else right
 
-    def _unlike(self, column: str, kind: Kind | None, other: nodes.Node) -> str:
+    def _unlike(self, column: str, kind: Kind | None, other: nodes.Node, *, ordered: bool) -> str:
         against = self._kind(other)
         shown = _shown(other) or f"a {against}"
         said = f"`{self._where}` compares `{column}` with {shown}, but that column holds "
+        never = "neither can be the greater" if ordered else "they are never equal"
         if kind not in _TEXTS:
             fix = f"compare it with a {kind}, or take `{column}` out of `records.types`"
-            return f"{said}a {kind}: they are never equal; {fix}"
+            return f"{said}a {kind}: {never}; {fix}"
         if against == "null":
             return f"{said}text, and an empty cell is empty text; write `{column} == ''`"
         to = {"bool": "bool", "date": "date", "datetime": "datetime"}.get(str(against), "int")
         if isinstance(other, nodes.Const) and isinstance(other.value, float):
             to = "float"
         fix = f"add `records.types: {{{column}: {to}}}`"
-        if isinstance(other, nodes.Const):
+        if to in ("int", "float") and ordered:
+            fix += f" (`decimal` for such as 12.50; for such as 12,50: {comma_decimal(column)})"
+        elif isinstance(other, nodes.Const):
             fix += f", or compare it with text: `{column} == '{shown}'`"
-        return f"{said}text: they are never equal; {fix}"
+        return f"{said}text: {never}; {fix}"
 
     def _test(self, test: nodes.Test) -> Iterator[str]:
         kind, column = self._kind(test.node), self._column(test.node)

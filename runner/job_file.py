@@ -220,6 +220,8 @@ def _mistake(error: Mapping[str, Any], lines: Mapping[Location, int]) -> str:
         message = f"unknown key `{name}`{_suggest(loc)}"
     elif kind == "missing":
         message = f"`{name}` is missing"
+    elif kind == "invalid_key":
+        message = f"`{_dotted(loc[:-1])}`: {loc[-1]!r} is no key; a decimal is 0.9, not 0,9"
     elif kind == "model_type":
         message = f"`{name}` is a mapping of: {', '.join(_keys_at(loc))}"
     elif kind == "string_type" and error["input"] is not None:

@@ -175,7 +175,8 @@ def template_mistakes(
     parts = set(re.findall(r"\w+", column)).intersection(unknown)
     found = [f"`{where}`: {mend}"] if parts else []
     return found + [
-        f"`{where}` names the field `{name}`, which the records lack{hint(name, columns)}"
+        f"`{where}` names the field `{name}`, which the records lack"
+        + hint(name, columns, "they have")
         for name in unknown
         if name not in parts
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from jinja2 import TemplateSyntaxError, UndefinedError
 
 from runner.columns_read import columns_of, looked_at, parsed_template
 from runner.errors import RecordError
+from runner.records.rows import likely
 from runner.sandbox import ALLOWANCE, SECONDS
 from runner.sandbox_growth import TooMuch
 from runner.sandbox_nulls import IsNull
@@ -79,11 +79,11 @@ def _missing(message: str, where: str, record: Record) -> str:
     return f"{where} names the field `{name}`, which this record lacks{hint(name, record.fields)}"
 
 
-def hint(name: str, fields: Mapping[str, Any] | Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, [str(f) for f in fields], n=1)
-    if near:
-        return f"; did you mean `{in_template(near[0])}`?"
-    return f" (it has: {', '.join(map(str, fields))})"
+def hint(name: str, fields: Mapping[str, Any] | Sequence[str], have: str = "it has") -> str:
+    columns = [str(field) for field in fields]
+    if near := likely(name, columns, 0.6):
+        return f"; did you mean `{in_template(near)}`?"
+    return f" ({have}: {', '.join(columns)})"
 
 
 def in_template(column: str) -> str:

@@ -27,6 +27,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,400}(?:\.0+)?")
 _NUMBER = re.compile(
     r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,3})?"
 )
+_COMMA = re.compile(r"[+-]?[0-9]{1,3}(?:\.?[0-9]{3}){0,20},[0-9]{1,2}")
 _FORMS: dict[str, str] = {
     "text": "text",
     "bool": "true or false, yes or no, 1 or 0",
@@ -52,9 +53,24 @@ def with_types(record: Record, types: Mapping[str, CellType]) -> Record:
         except ValueError:
             problem = problem or (
                 f"line {record.line}: the column `{name}` holds {_short(fields[name])}, where "
-                f"`records.types` says {kind}: {_FORMS[kind]}; fix the cell, or the type"
+                f"`records.types` says {kind}: {_FORMS[kind]}; {_mend(name, fields[name], kind)}"
             )
     return replace(record, fields=fields, raw=record.given, problem=problem)
+
+
+def comma_decimal(column: str) -> str:
+    """How a rule reads a column of numbers such as 1.234,50 that is left as text."""
+    plain = column if column.isidentifier() else f"record[{column!r}]"
+    return f"`{plain} | replace('.', '') | replace(',', '.') | float`"
+
+
+def _mend(column: str, value: Any, kind: CellType) -> str:
+    if kind in ("int", "float", "decimal") and _COMMA.fullmatch(str(value).strip()):
+        return (
+            "it has a decimal comma: take the column out of `records.types`, and write "
+            f"{comma_decimal(column)} where a rule compares it"
+        )
+    return "fix the cell, or the type"
 
 
 def typed(value: Any, kind: CellType) -> Any:

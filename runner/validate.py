@@ -255,8 +255,9 @@ def _privacy(job: Job, columns: list[str] | None) -> Iterator[Mistake]:
             yield ("privacy", "keep_local"), mistake
     for name in job.privacy.redact:
         if columns is not None and name not in columns:
+            near = likely(name, columns, 0.8)  # a far guess would redact another column
+            hint = f"; did you mean `{near}`?" if near else f" (they have: {listed(columns)})"
             yield (
                 ("privacy", "redact"),
-                f"`privacy.redact` names the field `{name}`, which the records lack "
-                f"(they have: {listed(columns)})",
+                f"`privacy.redact` names the field `{name}`, which the records lack{hint}",
             )

@@ -137,6 +137,11 @@ def test_a_mistake_in_what_was_asked_is_2(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_command_alone_lists_the_commands() -> None:
+    result = localfirst()
+    assert result.exit_code == 2 and "Usage: " in result.stderr and "validate" in result.stderr
+
+
 @pytest.mark.process
 def test_init_gives_a_job_that_validates_and_is_never_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "job"

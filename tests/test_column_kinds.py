@@ -212,6 +212,22 @@ def test_what_is_not_of_its_type_is_that_records_error(
     assert good.problem is None
 
 
+def test_an_amount_with_a_decimal_comma_is_told_how_a_rule_reads_it(tmp_path: Path) -> None:
+    [mistake] = told("amount > 1000")
+    assert "they are never equal" not in mistake and "amount == " not in mistake
+    reading = "`amount | replace('.', '') | replace(',', '.') | float`"
+    assert reading in mistake
+    (tmp_path / "r.csv").write_text('id,amount\n1,"1.250,50"\n2,x\n', "utf-8")
+    records = {"path": str(tmp_path / "r.csv"), "types": {"amount": "decimal"}}
+    bad, other = job_records(Job.model_validate({**JOB, "records": records}))
+    assert bad.problem is not None and reading in bad.problem
+    assert other.problem is not None and other.problem.endswith("fix the cell, or the type")
+    rule = f"({reading.strip('`')}) > 1250"
+    assert told(rule) == []
+    record = Record(0, "1", {"amount": "1.250,50"}, 2)
+    assert router("false", when=rule).route(record).route is Route.CLOSED
+
+
 # -- what stays --------------------------------------------------------------------------------
 
 

@@ -265,3 +265,8 @@ def test_an_override_that_is_none(tmp_path: Path, override: str, said: str) -> N
 )
 def test_a_number_or_a_sign_that_is_none(tmp_path: Path, key: str, given: str, said: str) -> None:
     assert any(f"`{key}`: {said}" in found for found in mistakes(tmp_path, TEXT, f"{key}={given}"))
+
+
+def test_a_decimal_comma_is_told_as_one(tmp_path: Path) -> None:
+    [found] = mistakes(tmp_path, TEXT, "confidence={threshold: 0,9}")
+    assert found.endswith("`confidence`: 9 is no key; a decimal is 0.9, not 0,9")

@@ -131,6 +131,14 @@ def test_without_the_key_an_engine_ends_with_its_run() -> None:
     assert kept() == [] and gone(alone.pid)
 
 
+def test_a_script_started_as_python3_takes_over_what_the_command_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = name_of({})
+    monkeypatch.setattr("sys.executable", f"{sys.executable}3")
+    assert name_of({}) == before
+
+
 def test_another_name_is_another_engine() -> None:
     one, two = engine("one"), engine("two")
     assert one.pid != two.pid

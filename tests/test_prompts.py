@@ -112,7 +112,12 @@ def test_an_expression_that_fails_says_where_and_how_to_mend_it() -> None:
             False,
             "the field `mesage`, which the records lack; did you mean `message`?",
         ),
-        ("{{ plan }}", False, "`plan`, which the records lack (it has: id, message, first_name)"),
+        (
+            "{{ plan }}",
+            False,
+            "`plan`, which the records lack (they have: id, message, first_name)",
+        ),
+        ("{{ ID }}", False, "which the records lack; did you mean `id`?"),
         ("kind == ", True, "`w` is not a Jinja2 expression"),
         ("message }} {{ id", True, "`w` is not a Jinja2 expression"),
         ("message is shouted", True, "`w` is not a Jinja2 expression: No test named 'shouted'"),

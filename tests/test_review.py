@@ -331,6 +331,7 @@ def test_a_row_that_cannot_be_used_leaves_all_as_it_was(
     [
         ("r.csv", b"", "r.csv is empty: it has no header line"),
         ("r.csv", b"nr;decision.intent\nR-1;lost_card\n", "line 1: no column `id`"),
+        ("r.csv", b"id,status,value\nR-1,done,x\n", "line 1: no column `decision`"),
         ("r.csv", "id,decision.intent,m\nR-1,lost_card,é\n".encode("latin-1"), "is not UTF-8"),
         ("r.csv", b'id,decision.intent\nR-1,"lost_card\n', "line 2: broken CSV quoting"),
         ("r.csv", b"id,decision.intent\nR-1,a,b\n", "line 2: 3 columns where the header has 2"),

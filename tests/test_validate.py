@@ -64,6 +64,13 @@ def test_unknown_keys_hide_neither_templates_nor_columns(tmp_path: Path) -> None
     assert "`privacy.redact` names the field `name`" in found[3]
 
 
+def test_a_redacted_column_in_other_letters_is_named_and_a_far_one_is_not(tmp_path: Path) -> None:
+    [found] = said(tmp_path, ("redact: [plan]", "redact: [PLAN]"))
+    assert found.endswith("which the records lack; did you mean `plan`?")
+    [found] = said(tmp_path, ("redact: [plan]", "redact: [plant pot]"))
+    assert "which the records lack (they have: " in found
+
+
 def test_values_that_cannot_be_hide_nothing_either(tmp_path: Path) -> None:
     found = said(
         tmp_path,

@@ -109,7 +109,7 @@ def name_of(settings: object) -> str:
     by this code."""
     whole = {
         "settings": settings,
-        "python": [sys.executable, sys.version],
+        "python": [str(Path(sys.prefix).resolve()), sys.version],
         "code": _code(),
         "environment": {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)},
         "cores": sorted(os.sched_getaffinity(0)),

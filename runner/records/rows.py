@@ -117,10 +117,11 @@ def check_header(path: Path | str, columns: list[str], id_column: str, line: int
         raise InputError(f"{path} has no column `{id_column}` (records.id); {hint}")
 
 
-def likely(name: str, columns: Sequence[str]) -> str | None:
+def likely(name: str, columns: Sequence[str], cutoff: float = 0.5) -> str | None:
     """The column that was most likely meant: the same but for case, spaces and signs, or near."""
     same = [column for column in columns if _bare(column) == _bare(name)]
-    near = same or difflib.get_close_matches(name, columns[:_COMPARED], n=1, cutoff=0.5)
+    of, least = (same, 0.0) if same else (columns[:_COMPARED], cutoff)
+    near = difflib.get_close_matches(name, of, n=1, cutoff=least)
     return near[0] if near else None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from escalation.policy import Acceptance
 from runner.errors import InputError
 from runner.job import Job
-from runner.labels import ID, NOTE
+from runner.labels import DECISION, ID, NOTE, PART
 from runner.ledger import Ledger, open_ledger
 from runner.records import column_names, likely_delimiter, read_records
 from runner.results import deliver
@@ -131,6 +131,11 @@ def _check_columns(path: Path, reading: Decisions) -> None:
         )
     if wrong := reading.unknown_column(names):
         raise InputError(f"{path}, line 1: {wrong}")
+    if not any(name == DECISION or name.startswith(PART) for name in names):
+        raise InputError(
+            f"{path}, line 1: no column `{DECISION}` nor one that begins with `{PART}`; give a "
+            "file of `localfirst review export`"
+        )
 
 
 def _rows(path: Path) -> Iterator[Record]:

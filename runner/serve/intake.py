@@ -149,7 +149,9 @@ class Intake:
         try:
             messages = self._own.render(Record(0, name, fields, 1)).messages
         except RecordError as error:
-            raise ValueError(f"{error}; a request gives fields in its `metadata`") from None
+            raise ValueError(
+                f"{error}; a request's text is `message`, its other fields are in its `metadata`"
+            ) from None
         return [_plain(message, self.private) for message in messages]
 
 
