@@ -16,7 +16,7 @@ setup: ## makes .venv ready, once (about 2 minutes and 3 GB on a CPU machine)
 
 # 3 is "done, but some records wait": without an API key that is how the demo ends.
 demo: setup ## runs the demo job: a local model answers, and what it is unsure of waits
-	@$(BIN)/localfirst run configs/demo/job.yaml --run-dir runs/demo-$$(date -u +%Y%m%dT%H%M%SZ) \
+	@$(BIN)/surelocal run configs/demo/job.yaml --run-dir runs/demo-$$(date -u +%Y%m%dT%H%M%SZ) \
 	  || { status=$$?; [ $$status -eq 3 ] || exit $$status; }
 
 quick: setup ## the tests that load no model and start nothing

@@ -146,7 +146,7 @@ def _schema_of(constraint: Constraint) -> dict[str, Any] | None:
     try:
         from anthropic import transform_schema
     except ImportError:
-        raise UsageError("the anthropic package is missing; install localfirst again") from None
+        raise UsageError("the anthropic package is missing; install surelocal again") from None
     try:
         schema: dict[str, Any] = transform_schema(_typed(dict(constraint.schema)))
     except (ValueError, TypeError, AssertionError) as error:

@@ -13,7 +13,7 @@ from escalation.prices import times
 from escalation.redact import Placeholders, restore
 from escalation.replies import Reply, bare
 from escalation.standing import STANDS, local_outcome
-from runner.errors import LocalFirstError
+from runner.errors import SureLocalError
 from runner.foreign_json import one_line
 from runner.ledger import Egress, Held, Ledger
 from runner.openai_lines import MOST_USD
@@ -86,7 +86,7 @@ class Booker:
         try:
             with self._ledger.together():
                 return self._settled(held, attempt, reply, reserved, batched)
-        except LocalFirstError:
+        except SureLocalError:
             raise  # the disk, not the reply
         except Exception as error:
             why = one_line(f"{type(error).__name__}: {error}")

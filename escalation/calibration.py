@@ -68,7 +68,7 @@ class Certifying:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What ``localfirst calibrate`` saves. ``training``: labels that trained the combiners.
+    """What ``surelocal calibrate`` saves. ``training``: labels that trained the combiners.
 
     ``batch``: (SHA-256 of the records' file, the score of every record of it that reaches the
     local model), where the sample was drawn from that very batch and is a good part of it.

@@ -48,21 +48,21 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
         calibration = _read(data) if (version, scoring) == (VERSION, SCORING) else None
     except FileNotFoundError:
         raise UsageError(
-            f"there is no calibration at {path} yet; make it with `localfirst calibrate JOB.yaml "
+            f"there is no calibration at {path} yet; make it with `surelocal calibrate JOB.yaml "
             "--labels FILE`"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not a calibration: {error}") from None
     if calibration is None:
         raise UsageError(
-            f"{path} is of another version of localfirst, which made scores in another way "
-            f"(now: {SCORING}); run `localfirst calibrate` again"
+            f"{path} is of another version of surelocal, which made scores in another way "
+            f"(now: {SCORING}); run `surelocal calibrate` again"
         )
     differs = [name for name in IDENTITY if calibration.identity.get(name) != identity.get(name)]
     if differs:
         raise UsageError(
             f"{path} was made for another job: {', '.join(f'`{d}`' for d in differs)} differ; "
-            "run `localfirst calibrate` again"
+            "run `surelocal calibrate` again"
         )
     return calibration
 

@@ -24,7 +24,7 @@ from escalation.batching import BatchSender, Desk
 from escalation.lanes import Lanes
 from escalation.reading import Reader
 from escalation.replies import Reply
-from runner.errors import LocalFirstError, UsageError
+from runner.errors import SureLocalError, UsageError
 from runner.foreign_json import one_line
 from runner.ledger import Batch
 from runner.types import Reason
@@ -61,7 +61,7 @@ class Collector:
                     self._halt.now(Reason.PROVIDER_HALTED, error.reply.problem)
                     return
                 self._trouble(batch, error.reply.problem or "it cannot be asked about")
-            except LocalFirstError:
+            except SureLocalError:
                 raise  # the disk, or the spend file
             except Exception as error:
                 self._trouble(batch, one_line(f"{type(error).__name__}: {error}"))
@@ -159,7 +159,7 @@ class Collector:
         self._stuck.add(batch.id)
         self._say(
             batch,
-            f"{problem}; it is not waited for any longer. A later `localfirst escalate RUN_DIR` "
+            f"{problem}; it is not waited for any longer. A later `surelocal escalate RUN_DIR` "
             f"asks again; `--give-up {batch.remote_id or batch.id}` gives it up, so that what may "
             "be billed stays spent and its records go to review",
         )

@@ -67,7 +67,7 @@ class Guard:
         return (
             f"{faults.total()} of the local model's last {len(window)} answers are no good "
             f"({named}), so what it leaves unsure is not paid for: {mend}, and run again; to send "
-            "it all the same, set `escalation.guard: off`, or give `localfirst escalate RUN_DIR "
+            "it all the same, set `escalation.guard: off`, or give `surelocal escalate RUN_DIR "
             "--guard off`"
         )
 

@@ -20,9 +20,10 @@ from escalation.listing import Search
 from escalation.openai import client, failed, refused
 from escalation.replies import Key, Reply, answered
 from runner.foreign_json import Unreadable, count, one_line
+from runner.former_name import FORMER_NAME
 from runner.job import Escalation
 
-MARK = "localfirst"
+MARK = "surelocal"
 PAGE = 100
 _RUNNING = {"validating", "in_progress", "finalizing", "cancelling"}
 _STOPPED = {"expired", "cancelled"}
@@ -163,7 +164,9 @@ class OpenAIBatches:
 def _marked(entry: Mapping[str, Any], prefix: str) -> bool | None:
     """Whether the mark that a batch carries is this one; None where it carries none."""
     metadata = entry.get("metadata")
-    mark = metadata.get(MARK) if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict):
+        return None
+    mark = metadata.get(MARK, metadata.get(FORMER_NAME))
     return mark == prefix if isinstance(mark, str) else None
 
 

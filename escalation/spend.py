@@ -66,7 +66,7 @@ class SpendFile:
                     db.execute(f"PRAGMA user_version = {VERSION}")
                 elif marks != [APPLICATION, VERSION]:
                     raise UsageError(
-                        f"{path} is no spend file of this localfirst; give another one as "
+                        f"{path} is no spend file of this surelocal; give another one as "
                         "`escalation.spend_file`"
                     )
 

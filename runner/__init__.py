@@ -1,13 +1,4 @@
-"""localfirst from Python.
-
-    from runner import run
-
-    done = run("triage.yaml", records=frame)  # a pandas or pyarrow table, rows, or a file
-    print(done.summary.decided_by)
-    frame = done.table().to_pandas()
-
-`run` is what ``localfirst run`` calls; see `runner.api`.
-"""
+"""What `surelocal` gives to Python, for it to hand on."""
 
 from __future__ import annotations
 

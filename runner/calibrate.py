@@ -1,4 +1,4 @@
-"""`localfirst calibrate`: the local model over labelled records, and what its word is worth."""
+"""`surelocal calibrate`: the local model over labelled records, and what its word is worth."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="localfirst")
+@click.version_option(package_name="surelocal")
 @log_format
 def main() -> None:
     """Runs batches of records through an open-weight model on your own machine, checks each

@@ -1,4 +1,4 @@
-"""`localfirst doctor` and `localfirst models`: this machine, and what fits it; a part of
+"""`surelocal doctor` and `surelocal models`: this machine, and what fits it; a part of
 `runner.cli`, and as thin."""
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("engine", ", ".join(f"{n} {v}" for n, v in machine.stack.items()) or "none"),
         ("keys", ", ".join(keys)),
         *_job_rows(report),
-        ("largest", f"preset that fits, by `localfirst models`: {report.largest or 'none'}"),
+        ("largest", f"preset that fits, by `surelocal models`: {report.largest or 'none'}"),
     ]
 
 

@@ -1,6 +1,6 @@
-"""`localfirst engines`: the engines that were kept loaded; a part of `runner.cli`, and as thin.
+"""`surelocal engines`: the engines that were kept loaded; a part of `runner.cli`, and as thin.
 
-Here is also what `localfirst run --keep-loaded` takes.
+Here is also what `surelocal run --keep-loaded` takes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _line(one: Kept, *, asked: bool, ended: bool) -> str:
     if ended:
         return f"{facts}  ended"
     if not one.answers:
-        how = "a run uses it, so it is left" if asked else "`localfirst engines --stop` ends it"
+        how = "a run uses it, so it is left" if asked else "`surelocal engines --stop` ends it"
         return f"{facts}  does not answer; {how}"
     if one.idle_s is None or one.ends_in_s is None:
         return f"{facts}  in use"

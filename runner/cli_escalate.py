@@ -1,4 +1,4 @@
-"""`localfirst escalate`: what waits is sent, and batches are collected; a part of `runner.cli`."""
+"""`surelocal escalate`: what waits is sent, and batches are collected; a part of `runner.cli`."""
 
 from __future__ import annotations
 

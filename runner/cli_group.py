@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 import click
 
 from runner import logs
-from runner.errors import JobError, LocalFirstError
+from runner.errors import JobError, SureLocalError
 from runner.plain import one_line
 from runner.terminal import echo
 
 INTERRUPTED = 130
-FORMAT_VARIABLE = "LOCALFIRST_LOG_FORMAT"
+FORMAT_VARIABLE = "SURELOCAL_LOG_FORMAT"
 _OPTION = "--log-format"
 _STOPPED = "stopped; what is done is kept: run the same command again to go on"
 
@@ -48,7 +48,7 @@ class Group(click.Group):
         except Exception as error:
             status = 1
             logs.LOGGER.exception(
-                "a mistake of localfirst's own: %s", error,
+                "a mistake of surelocal's own: %s", error,
                 extra={"event": "error", "fields": {"exit_status": status}},
             )  # fmt: skip
         sys.exit(status if isinstance(status, int) else 0)
@@ -59,7 +59,7 @@ class Group(click.Group):
         except click.ClickException as error:
             vars(error)["message"] = one_line(error.message)  # click calls it final
             raise
-        except LocalFirstError as error:
+        except SureLocalError as error:
             more = {"mistakes": error.mistakes} if isinstance(error, JobError) else {}
             _failed(str(error), error.exit_status, type(error).__name__, **more)
             ctx.exit(error.exit_status)
@@ -72,7 +72,7 @@ def _failed(sentence: str, status: int, kind: str, **more: Any) -> None:
     if logs.structured():
         logs.event("error", sentence, logging.ERROR, exit_status=status, kind=kind, **more)
     else:
-        for line in f"localfirst: {sentence}".split("\n"):  # its own: what it tells of is one line
+        for line in f"surelocal: {sentence}".split("\n"):  # its own: what it tells of is one line
             echo(line, err=True)
 
 

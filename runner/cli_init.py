@@ -1,4 +1,4 @@
-"""`localfirst init`: a new job to start from; a part of `runner.cli`."""
+"""`surelocal init`: a new job to start from; a part of `runner.cli`."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ def init(folder: Path, records: Path | None) -> None:
         echo(said, err=True)
     if records is not None:
         echo("mend what is wrong, and what is marked EXAMPLE", err=True)
-    echo(f"next: localfirst validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)
+    echo(f"next: surelocal validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)

@@ -1,4 +1,4 @@
-"""`localfirst quote`: what a job will cost and take; a part of `runner.cli`, and as thin."""
+"""`surelocal quote`: what a job will cost and take; a part of `runner.cli`, and as thin."""
 
 from __future__ import annotations
 

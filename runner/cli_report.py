@@ -1,4 +1,4 @@
-"""`localfirst report`: a run as one page; a part of `runner.cli`, and as thin."""
+"""`surelocal report`: a run as one page; a part of `runner.cli`, and as thin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`localfirst review export` and `review import`: a part of `runner.cli`, and as thin."""
+"""`surelocal review export` and `review import`: a part of `runner.cli`, and as thin."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def export(run_dir: Path, file: Path, audit: int | None, sample: int | None, see
 def _next(run_dir: Path, file: Path, *, labels: bool) -> str:
     path = shlex.quote(str(file))
     if labels:
-        return f"decide every row, then: localfirst calibrate JOB.yaml --labels {path}"
-    return f"decide, then: localfirst review import {shlex.quote(str(run_dir))} {path}"
+        return f"decide every row, then: surelocal calibrate JOB.yaml --labels {path}"
+    return f"decide, then: surelocal review import {shlex.quote(str(run_dir))} {path}"
 
 
 @review.command("import")

@@ -1,4 +1,4 @@
-"""`localfirst serve`: the cascade behind an endpoint; a part of `runner.cli`, and as thin."""
+"""`surelocal serve`: the cascade behind an endpoint; a part of `runner.cli`, and as thin."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def serve(job_file: Path, run_dir: Path | None, overrides: tuple[str, ...], **gi
     logs.bind(job=job.name, run_dir=folder)
     said = logs.say if logs.structured() else partial(echo, err=True)
     serve_job(job, options, said)
-    echo(f"stopped; `localfirst status {folder}` says what was answered", err=True)
+    echo(f"stopped; `surelocal status {folder}` says what was answered", err=True)
 
 
 def _load(path: Path, overrides: tuple[str, ...]) -> Job:

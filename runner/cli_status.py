@@ -1,4 +1,4 @@
-"""`localfirst status`: counts, what left the machine, a record's history, and whether all of it is
+"""`surelocal status`: counts, what left the machine, a record's history, and whether all of it is
 as it was written; a part of `runner.cli`, and as thin."""
 
 from __future__ import annotations

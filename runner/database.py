@@ -113,7 +113,7 @@ class Database:
         except ImportError as error:
             raise UsageError(
                 f"{self._key}: the driver of {self._url.drivername} is not installed ({error}); "
-                "`pip install 'localfirst[sql]'` brings PostgreSQL's"
+                "`pip install 'surelocal[sql]'` brings PostgreSQL's"
             ) from None
         except sqlalchemy.exc.ArgumentError as error:
             raise UsageError(f"{self._key}: {self.said(error)}") from None

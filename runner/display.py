@@ -128,7 +128,7 @@ class Display:
             rows.append(Text(_restarts(now), style="red"))
         if now.last_warning:
             rows.append(Text(now.last_warning, style="yellow"))
-        title = Text(self._name or "localfirst", style="bold")
+        title = Text(self._name or "surelocal", style="bold")
         return Panel(
             Group(*rows), title=title, title_align="left", subtitle=Text(self._phase(now)),
             subtitle_align="right", width=width, border_style="dim",

@@ -14,7 +14,7 @@ from typing import Any
 
 from runner import keys
 from runner.build import engine_name, model_mistake
-from runner.errors import LocalFirstError
+from runner.errors import SureLocalError
 from runner.hardware import Machine, cached
 from runner.job import Job
 from runner.job_escalation import Escalation
@@ -90,8 +90,8 @@ def _look_at_stack(report: Report, deep: bool) -> None:
         problems.append(f"{machine.gpu_problem}: mend the NVIDIA driver, then ask again")
     if machine.build is None and "transformers" not in machine.stack:
         problems.append(
-            "neither vLLM nor transformers is installed: run `make setup` in localfirst's folder, "
-            "or `pip install 'localfirst[cpu]'` (or [gpu])"
+            "neither vLLM nor transformers is installed: run `make setup` in surelocal's folder, "
+            "or `pip install 'surelocal[cpu]'` (or [gpu])"
         )
     elif machine.build == "cuda" and not machine.gpus:
         problems.append(
@@ -165,7 +165,7 @@ def largest(
 def _look_at_job(report: Report, job: Job) -> None:
     try:
         engine = engine_name(job.local)
-    except LocalFirstError as error:
+    except SureLocalError as error:
         if not report.problems:
             report.problems.append(str(error))
         return
@@ -187,7 +187,7 @@ def _look_at_job(report: Report, job: Job) -> None:
     if model is None:
         report.notes.append(
             f"what {job.local.model} takes cannot be told: no preset has it, and it is not on this "
-            "disk (`localfirst models` lists the presets)"
+            "disk (`surelocal models` lists the presets)"
         )
         return
     report.job = _with_memory(needs, model, report.machine, job)

@@ -1,6 +1,6 @@
 """Every error of ours; anything else that surfaces is a bug.
 
-    LocalFirstError
+    SureLocalError
     ├── UsageError          exit 2: what was asked cannot be done as asked
     │   ├── JobError        the job file, with a line for each mistake
     │   ├── InputError      the records file as a whole
@@ -22,7 +22,7 @@ from runner.plain import one_line
 from runner.reasons import Reason
 
 
-class LocalFirstError(Exception):
+class SureLocalError(Exception):
     """Root of the tree: whoever catches it catches all of them. ``exit_status`` is what the command
     line ends with."""
 
@@ -33,7 +33,7 @@ class LocalFirstError(Exception):
         super().__init__("\n".join([one_line(sentence), *(f"  {one_line(m)}" for m in more)]))
 
 
-class UsageError(LocalFirstError):
+class UsageError(SureLocalError):
     """Before anything is done, or where the engine or a server says that it was asked for what it
     does not have. Mend what the sentence names; nothing is lost."""
 
@@ -56,7 +56,7 @@ class InputError(UsageError):
 
 
 class RunDirError(UsageError):
-    """Another localfirst is at work in the run directory, it belongs to another job or other
+    """Another surelocal is at work in the run directory, it belongs to another job or other
     records, it is of another version, or nothing can be written there."""
 
 
@@ -66,14 +66,14 @@ class MissingExtra(UsageError):
     def __init__(self, what: str, *extras: str) -> None:
         stacks = [extra for extra in extras if extra in ("cpu", "gpu", "transformers")]
         make = " or ".join(f"`make setup STACK={stack}`" for stack in stacks) or "`make setup`"
-        pip = " or ".join(f"`pip install 'localfirst[{extra}]'`" for extra in extras)
+        pip = " or ".join(f"`pip install 'surelocal[{extra}]'`" for extra in extras)
         super().__init__(
-            f"{what} is not installed; install it with {make} in localfirst's folder, or, where "
-            f"localfirst itself came by pip, with {pip}"
+            f"{what} is not installed; install it with {make} in surelocal's folder, or, where "
+            f"surelocal itself came by pip, with {pip}"
         )
 
 
-class RunFailed(LocalFirstError):
+class RunFailed(SureLocalError):
     """A full disk, a database that went away, an audit trail that was changed. What was recorded is
     kept: the same command goes on from there."""
 
@@ -102,7 +102,7 @@ class EngineDied(EngineError):
         super().__init__(message)
 
 
-class RecordError(LocalFirstError):
+class RecordError(SureLocalError):
     """One record cannot be done."""
 
     def __init__(self, message: str, reason: str) -> None:

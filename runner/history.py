@@ -16,7 +16,7 @@ from runner.types import DecidedBy, Outcome, Status
 from runner.words import trust_words
 
 NEIGHBOURS = 500
-MISSING = {"missing": "its row was taken out: see `localfirst status RUN_DIR --verify`"}
+MISSING = {"missing": "its row was taken out: see `surelocal status RUN_DIR --verify`"}
 
 
 @dataclass(frozen=True, slots=True)

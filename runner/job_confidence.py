@@ -107,7 +107,7 @@ class Confidence(Part):
     delta: ErrorRate = 0.1
     """The chance, over the draw of the labels, that a certificate is broken."""
     calibration: Path = Path("calibration.json")
-    """The file that `localfirst calibrate` writes; relative to the job file."""
+    """The file that `surelocal calibrate` writes; relative to the job file."""
     policy: Literal["error", "budget"] = "error"
     """`budget` spends the whole budget, over the whole batch, where a dollar prevents most expected
     loss: (1 − confidence) × `stakes`."""
@@ -117,7 +117,7 @@ class Confidence(Part):
     below: Literal["escalate", "review"] = "escalate"
     """Where an answer goes that does not stand: to the closed model, or to a person."""
     reference: int = Field(default=2000, ge=0)
-    """How many further records of the batch `localfirst calibrate` answers, unlabelled, to tell
+    """How many further records of the batch `surelocal calibrate` answers, unlabelled, to tell
     the usual from the odd."""
     top_logprobs: int = Field(default=5, ge=0, le=20)
     """How many alternatives of each token the engine gives; with them, other spellings of the same

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from runner import former_name
 from runner.job_confidence import Part, Switch
 
 _HOSTS = {
@@ -43,7 +44,7 @@ def endpoint_of(base_url: object) -> str:
 def default_spend_file() -> Path:
     """One for each user of this machine."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "localfirst" / "spend.sqlite"
+    return former_name.spend_file(Path(state) / "surelocal" / "spend.sqlite")
 
 
 class Price(Part):

@@ -11,7 +11,7 @@ from runner.job_confidence import Part
 
 _PRESET = {
     "type": "string",
-    "description": "`NAME[/VARIANT][/MODE]` of `localfirst models`: fills in what `local` leaves "
+    "description": "`NAME[/VARIANT][/MODE]` of `surelocal models`: fills in what `local` leaves "
     "out. The job's own keys win, and the run directory knows the values alone.",
 }
 

@@ -5,7 +5,7 @@ property is called so; one that has the id column's name stands in ``decision.NA
 the column is ``label`` or ``value``. An *empty* cell says that none of the possible answers is
 right: whatever the model answers there is wrong.
 
-A file of ``localfirst review export --sample`` is a labels file too, once every row is decided. One
+A file of ``surelocal review export --sample`` is a labels file too, once every row is decided. One
 of the review queue, or of accepted answers alone, is none: a certificate speaks of all records that
 reach the local model, and is false where the sample was drawn from some of them.
 """
@@ -155,7 +155,7 @@ def _from_review(
     if fields[SAMPLE] != FROM_ALL:
         raise InputError(
             f"{where}: `sample` is {fields[SAMPLE]!r}, and only a random sample of all that the "
-            "local model answers can certify anything; export one with `localfirst review export "
+            "local model answers can certify anything; export one with `surelocal review export "
             "RUN_DIR FILE --sample N`"
         )
     cells = {n: plain(c) if isinstance(c, str) else c for n, c in fields.items()}

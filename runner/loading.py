@@ -24,7 +24,7 @@ from runner.engines.process import Ahead, end_loading, end_spare, start_ahead, s
 from runner.engines.retiring import retire
 from runner.engines.reviving import Reviving
 from runner.engines.vllm_setup import on_cpu, prepare
-from runner.errors import LocalFirstError, MissingExtra, UsageError
+from runner.errors import MissingExtra, SureLocalError, UsageError
 from runner.job import Job, Local
 from runner.records.source import job_records
 from runner.types import Engine, Route
@@ -196,7 +196,7 @@ def starting_ahead(job: Job, run_dir: Path | None = None) -> Iterator[None]:
     folder = run_dir or Path("runs") / job.name
     # A run that goes on may need no model any more.
     if not folder.exists() and _needs_model(job):
-        with contextlib.suppress(LocalFirstError):  # it is said when the engine is loaded
+        with contextlib.suppress(SureLocalError):  # it is said when the engine is loaded
             keys.withhold(job.key_names())
             name = engine_name(job.local)
             keep = _keep(job, name, local_model(job))
@@ -215,7 +215,7 @@ def _needs_model(job: Job) -> bool:
     with contextlib.suppress(Exception):  # a rule that is none, say
         router = Router(job)
         for record in itertools.islice(job_records(job, _PEEK), _PEEK):
-            with contextlib.suppress(LocalFirstError):
+            with contextlib.suppress(SureLocalError):
                 if record.problem is None and router.route(record).route is Route.LOCAL:
                     return True
     return False

@@ -1,7 +1,7 @@
 """What a command says, for machines: with `--log-format json`, one JSON object per line on stderr.
 
 `event` is for whoever has something to tell that a program may act on. Without `as_json` these are
-records of the standard library's logger ``localfirst``, which nobody hears unless they ask to.
+records of the standard library's logger ``surelocal``, which nobody hears unless they ask to.
 With it, nothing else reaches stderr: whatever a library, a child process or an engine writes there
 becomes a line of the same kind.
 """
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, Any, TextIO
 
-LOGGER = logging.getLogger("localfirst")
+LOGGER = logging.getLogger("surelocal")
 LOGGER.addHandler(logging.NullHandler())
 
 ENGINE_DIED = "engine_died"

@@ -18,7 +18,7 @@ NAMES = ("custom_id", "message", "messages", "body")
 """The fields of a record that such a line makes."""
 
 MOST_USD = "max_escalation_usd"
-"""What a request to `localfirst serve` may say besides; a line of a file may not."""
+"""What a request to `surelocal serve` may say besides; a line of a file may not."""
 
 _SEEDS = 1 << 63
 # Accounts, caching, bookkeeping: no answer depends on them. Which model answers, the job says.

@@ -149,7 +149,7 @@ class Chosen(Part):
 def folder() -> Path:
     """Where the presets are: in the tree, or where installing put them."""
     tree = Path(__file__).resolve().parents[1] / "configs" / "models"
-    return tree if tree.is_dir() else Path(sysconfig.get_path("data")) / "share/localfirst/models"
+    return tree if tree.is_dir() else Path(sysconfig.get_path("data")) / "share/surelocal/models"
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +166,7 @@ def presets() -> Mapping[str, Preset]:
                 raise UsageError(f"{path}: the preset {preset.name} is there twice; rename one")
             found[preset.name] = preset
     if not found:
-        raise UsageError(f"no presets in {folder()}; install localfirst again")
+        raise UsageError(f"no presets in {folder()}; install surelocal again")
     return found
 
 
@@ -208,7 +208,7 @@ def choose(text: str) -> Chosen:
     known = presets()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "`localfirst models` lists them"
+        hint = f"did you mean `{near[0]}`?" if near else "`surelocal models` lists them"
         raise ValueError(f"no preset is called `{name}`; {hint}")
     preset = known[name]
     chosen = {"variant": next(iter(preset.variants))}

@@ -15,10 +15,10 @@ class Status(StrEnum):
     DONE = "done"
     """It has its answer."""
     WAITING = "waiting"
-    """It waits for the closed model; `localfirst escalate RUN_DIR`, or the same run again, sends
+    """It waits for the closed model; `surelocal escalate RUN_DIR`, or the same run again, sends
     it."""
     REVIEW = "review"
-    """It waits for a person; `localfirst review export` writes it out."""
+    """It waits for a person; `surelocal review export` writes it out."""
     ERROR = "error"
     """No answer is possible as it is; `error` says what to mend, and the same run then does it."""
 
@@ -33,7 +33,7 @@ class DecidedBy(StrEnum):
     CLOSED = "closed"
     """The closed model."""
     HUMAN = "human"
-    """A person, by `localfirst review import`."""
+    """A person, by `surelocal review import`."""
 
 
 class Route(StrEnum):
@@ -71,7 +71,7 @@ class Reason(StrEnum):
     """The audit's alarm stopped accepting. More audited answers were wrong than certified. Mend:
     label a sample of these records and calibrate again."""
     TEACHER = "teacher"
-    """Asked for the calibration. `localfirst calibrate --teacher` drew it."""
+    """Asked for the calibration. `surelocal calibrate --teacher` drew it."""
     EXPECTED_LOSS = "expected_loss"
     """Held until the budget is divided. With `policy: budget`, whether a dollar is best spent on it
     is known once the whole batch is answered."""
@@ -85,10 +85,10 @@ class Reason(StrEnum):
     the local model may not."""
     NO_KEY = "no_key"
     """No API key in the environment. The variable that `escalation.api_key_env` names is not set.
-    Mend: set it, and run the same command again, or `localfirst escalate`."""
+    Mend: set it, and run the same command again, or `surelocal escalate`."""
     BUDGET = "budget"
     """The spending cap is reached. Not even one more request surely fits under it. Mend: a higher
-    `escalation.budget_usd`, or `localfirst escalate --budget`."""
+    `escalation.budget_usd`, or `surelocal escalate --budget`."""
     DAILY_BUDGET = "daily_budget"
     """The day's spending cap is reached. By all runs that share the spend file. Mend: run again on
     another day (UTC), or raise `escalation.daily_budget_usd`."""
@@ -97,21 +97,21 @@ class Reason(StrEnum):
     decide it by hand, or raise that cap and take a new run directory."""
     PROVIDER_HALTED = "provider_halted"
     """Sending was stopped. The provider refuses every request: the key, the account, the model's
-    name; `localfirst status` has its words. Mend: what they say, then run again."""
+    name; `surelocal status` has its words. Mend: what they say, then run again."""
     PROVIDER_BUSY = "provider_busy"
     """The provider is overloaded. It was for longer than `escalation.retry_for_s`. Mend: run again
     later."""
     GUARDED = "guarded"
     """Held back by the guard. More than half of the local model's last answers were cut off, not
     valid or without a confidence, and what it leaves unsure is not paid for. Mend: what
-    `localfirst status` says, then run again; or `escalation: {guard: off}`."""
+    `surelocal status` says, then run again; or `escalation: {guard: off}`."""
     PROVIDER_UNREACHABLE = "provider_unreachable"
     """The provider cannot be reached. Nobody connected there, or answered in time, for longer than
-    `escalation.retry_for_s`; `localfirst status` has the address and the error. Mend: the network
+    `escalation.retry_for_s`; `surelocal status` has the address and the error. Mend: the network
     or `escalation.base_url`, then run again."""
     STOPPED = "stopped"
     """The server was stopped. It was told to end before this record was sent. Mend: ask it again
-    once it is back, or `localfirst escalate`."""
+    once it is back, or `surelocal escalate`."""
     REPLY_LOST = "reply_lost"
     """Sent, and the reply was lost. It may be billed, so it counts as spent and is never sent again
     on its own. Mend: decide it by hand."""

@@ -250,7 +250,7 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
     if summary.batches is not None:
         count, oldest_s = summary.batches
         ago = f"{count:,}, the oldest sent {oldest_s / 3600:.1f} h ago"
-        out.append(("batches not back (`localfirst escalate --wait` collects them)", ago))
+        out.append(("batches not back (`surelocal escalate --wait` collects them)", ago))
     if review := summary.status.get(Status.REVIEW, 0):
         out.append(("for a person to review", _share(review, of)))
     if errors := summary.status.get(Status.ERROR, 0):
@@ -273,7 +273,7 @@ def next_steps(summary: Summary, run_dir: Path) -> list[str]:
     command as a shell takes it."""
     status, folder, steps = summary.status, shlex.quote(str(run_dir)), []
     if status.get(Status.WAITING):
-        causes, how = summary.waits_for, f"localfirst escalate {folder}"
+        causes, how = summary.waits_for, f"surelocal escalate {folder}"
         before = f", with a key in {summary.key_env}" if "no_key" in causes else ""
         if "guarded" in causes:
             how += " --guard off"
@@ -284,11 +284,11 @@ def next_steps(summary: Summary, run_dir: Path) -> list[str]:
             how += " --wait"
         steps.append(f"next, to send what waits{before}: {how}")
     if status.get(Status.REVIEW):
-        steps.append(f"next, for a person: localfirst review export {folder} queue.csv")
+        steps.append(f"next, for a person: surelocal review export {folder} queue.csv")
     if status.get(Status.ERROR):
         steps.append(
             "next, for what is in error: mend the records as `error` in the results says, and give "
-            "the same `localfirst run` again"
+            "the same `surelocal run` again"
         )
     return steps
 

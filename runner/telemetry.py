@@ -31,7 +31,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 EXPORTER = "OTEL_TRACES_EXPORTER"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 SPOKEN = "http/protobuf"
-LOCAL = "localfirst"
+LOCAL = "surelocal"
 """The local model's ``gen_ai.provider.name``."""
 
 
@@ -81,7 +81,7 @@ class Spans:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
-        self._tracer = provider.get_tracer("localfirst", version("localfirst"))
+        self._tracer = provider.get_tracer("surelocal", version("surelocal"))
         self._propagator = TraceContextTextMapPropagator()
 
     @contextmanager
@@ -184,7 +184,7 @@ def begin(say: Say) -> Tracing:
         return Off()
     protocol = next((os.environ[name] for name in PROTOCOLS if os.environ.get(name)), SPOKEN)
     if protocol != SPOKEN:
-        only = f"localfirst speaks {SPOKEN} alone"
+        only = f"surelocal speaks {SPOKEN} alone"
         say(f"{PROTOCOLS[1]} is {protocol}, and {only}: no traces are sent")
         return Off()
     try:
@@ -195,7 +195,7 @@ def begin(say: Say) -> Tracing:
     except ImportError:
         say(f"no traces are sent: {MissingExtra('opentelemetry-sdk', 'otel')}")
         return Off()
-    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "localfirst"}
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "surelocal"}
     provider = TracerProvider(resource=Resource.create(named))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Spans(provider)
@@ -206,7 +206,7 @@ def of_run(name: str, model: str, say: Say) -> Iterator[Callable[[Summary], None
     """One span for a whole run, which the summary that is handed over gives its figures."""
     tracing = begin(say)
     try:
-        with tracing.span("run", localfirst__job=name, gen_ai__request__model=model) as span:
+        with tracing.span("run", surelocal__job=name, gen_ai__request__model=model) as span:
             yield lambda summary: None if span is None else span.set_attributes(_summed(summary))
     finally:
         tracing.close()
@@ -215,12 +215,12 @@ def of_run(name: str, model: str, say: Say) -> Iterator[Callable[[Summary], None
 def _summed(summary: Summary) -> Attributes:
     counts = {"decided_by": summary.decided_by, "status": summary.status}
     found = {
-        f"localfirst.{kind}.{name}": count
+        f"surelocal.{kind}.{name}": count
         for kind, by in counts.items()
         for name, count in by.items()
     }
     spent = float(summary.spent_usd)
-    return {**found, "localfirst.records": summary.records, "localfirst.spent_usd": spent}
+    return {**found, "surelocal.records": summary.records, "surelocal.spent_usd": spent}
 
 
 def _asked() -> bool:
@@ -233,9 +233,9 @@ def _asked() -> bool:
 
 
 def _routed(routed: Any) -> Attributes:
-    rule = {} if routed.rule is None else {"localfirst.rule": routed.rule}
-    return {"localfirst.route": str(routed.route), **rule}
+    rule = {} if routed.rule is None else {"surelocal.rule": routed.rule}
+    return {"surelocal.route": str(routed.route), **rule}
 
 
 def _checked(answer: Any) -> Attributes:
-    return {"localfirst.valid": bool(answer.valid)}
+    return {"surelocal.valid": bool(answer.valid)}

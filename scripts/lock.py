@@ -1,4 +1,4 @@
-"""Makes requirements/STACK.txt: every distribution that running and working on localfirst takes.
+"""Makes requirements/STACK.txt: every distribution that running and working on surelocal takes.
 
     python scripts/lock.py cpu                versions stay; what pyproject.toml gained is added
     python scripts/lock.py cpu --upgrade      every version may move

@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-STAMP = VENV / ".localfirst-ready"
-STACK = VENV / ".localfirst-stack"
+STAMP = VENV / ".surelocal-ready"
+STACK = VENV / ".surelocal-stack"
 LOG = VENV / "setup.log"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 COST = {
@@ -176,7 +176,7 @@ def install(stack: str) -> None:
     else:
         install_pinned(stack)
         # setuptools is on the list, so this needs no network.
-        pip("installing localfirst", "--no-deps", "--no-build-isolation", "-e", ".")
+        pip("installing surelocal", "--no-deps", "--no-build-isolation", "-e", ".")
         module = "vllm"
     say(f"trying `import {module}`")
     run([str(PYTHON), "-c", f"import {module}"], f"`import {module}`")

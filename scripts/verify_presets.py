@@ -184,7 +184,7 @@ def run_mode(room: Path, engine: str, mode: str, how: Mode) -> dict[str, Any]:
     """The pipeline over a few records.
 
     Raises:
-        AssertionError, runner.errors.LocalFirstError: with what was not as it should be.
+        AssertionError, runner.errors.SureLocalError: with what was not as it should be.
     """
     from runner.job_file import load_job
     from runner.pipeline import Progress

@@ -34,7 +34,7 @@ def write_job(folder: Path, records: str | bytes, name: str = "records.csv", **k
     return path
 
 
-def localfirst(*arguments: object) -> Result:
+def surelocal(*arguments: object) -> Result:
     """Runs the command line in this process; anything but an orderly exit fails the test."""
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -44,7 +44,7 @@ def localfirst(*arguments: object) -> Result:
 
 def run_rows(job: Path, *options: object, status: int = 0) -> list[dict[str, Any]]:
     """Runs a job in ``run`` beside it; its result rows."""
-    result = localfirst("run", job, "--run-dir", job.parent / "run", *options)
+    result = surelocal("run", job, "--run-dir", job.parent / "run", *options)
     assert result.exit_code == status, result.stderr
     return read_rows(job.parent / "run" / "results.jsonl")
 

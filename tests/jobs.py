@@ -114,7 +114,7 @@ class Ran:
 
 
 def run(job: Path, *overrides: str, again: bool = False, limit: int | None = None) -> Ran:
-    """`localfirst run` in ``run`` beside the job; ``again`` stands for `localfirst escalate`."""
+    """`surelocal run` in ``run`` beside the job; ``again`` stands for `surelocal escalate`."""
     loaded, said, run_dir = load_job(job, overrides).job, list[str](), job.parent / "run"
     output = run_dir / "results.jsonl"
     if again:

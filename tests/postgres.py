@@ -83,7 +83,7 @@ class Server:
 def postgres() -> Iterator[Server]:
     """Makes a cluster in a folder of its own, and takes it away again."""
     # Not in pytest's own folder: the server's user, where it is not ours, could not get there.
-    folder = Path(tempfile.mkdtemp(prefix="localfirst-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="surelocal-pg-"))
     try:
         secret = folder / "password"
         secret.write_text(PASSWORD)

@@ -18,7 +18,7 @@ from runner.errors import RecordError
 from runner.looks import QUESTION
 from runner.types import Completion, Prompt, Reason, Sampling, Usage
 from tests import jobs
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 
 LOCAL = {"model": str(jobs.DEMO_MODEL)}
 VALUES = ("lost_card", "card_arrival")
@@ -160,7 +160,7 @@ def labels(folder: Path, given: Iterable[Case]) -> Path:
 
 
 def calibrate(job_file: Path, *options: object, status: int = 0) -> Result:
-    """`localfirst calibrate` with the run directory that `tests.jobs.run` uses."""
-    result = localfirst("calibrate", job_file, "--run-dir", job_file.parent / "run", *options)
+    """`surelocal calibrate` with the run directory that `tests.jobs.run` uses."""
+    result = surelocal("calibrate", job_file, "--run-dir", job_file.parent / "run", *options)
     assert result.exit_code == status, result.stderr
     return result

@@ -123,7 +123,7 @@ def ask(client: OpenAI, text: str, **more: Any) -> Any:
     return client.chat.completions.create(**body(text, **more), extra_body=own or None)
 
 
-OWN = ("localfirst_on_unsure", "max_escalation_usd")
+OWN = ("surelocal_on_unsure", "max_escalation_usd")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.urls import has_login, hidden, showable
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.jobs import records, write_job
 
 PASSWORD = "pw-of-nobody/7:@"
@@ -98,7 +98,7 @@ def echo() -> Iterator[tuple[type[_Echo], int]]:
 
 
 def command(*arguments: object, status: int) -> str:
-    ran = localfirst(*arguments)
+    ran = surelocal(*arguments)
     assert ran.exit_code == status, ran.stderr
     return ran.stdout + ran.stderr
 

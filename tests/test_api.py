@@ -1,4 +1,4 @@
-"""localfirst from Python: what goes in, what comes out, and that it goes on."""
+"""surelocal from Python: what goes in, what comes out, and that it goes on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from runner import Job, load_job, make_job, run
 from runner.errors import JobError, UsageError
+from surelocal import Job, load_job, make_job, run
 from tests import jobs
 from tests.fakes import JOB
 

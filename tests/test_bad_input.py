@@ -12,7 +12,7 @@ import pytest
 
 from runner import build
 from runner.errors import RecordError
-from tests.fakes import ECHO, ScriptedEngine, completion, localfirst, run_rows, write_job
+from tests.fakes import ECHO, ScriptedEngine, completion, run_rows, surelocal, write_job
 
 HEADER = "id,message\n"
 
@@ -22,7 +22,7 @@ def answers(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def refused(job: Path, *options: object) -> str:
-    result = localfirst("run", job, "--run-dir", job.parent / "run", *options)
+    result = surelocal("run", job, "--run-dir", job.parent / "run", *options)
     assert result.exit_code == 2, result.stderr
     assert result.stdout == ""
     return result.stderr
@@ -109,7 +109,7 @@ def test_other_delimiters_and_names(tmp_path: Path) -> None:
     smile = tmp_path / "😀.csv"
     smile.write_text(HEADER + "1,x\n", encoding="utf-8")
     output = tmp_path / "out [" / "b].jsonl"
-    result = localfirst("run", job, "--run-dir", tmp_path / "2", "--records", smile, "-o", output)
+    result = surelocal("run", job, "--run-dir", tmp_path / "2", "--records", smile, "-o", output)
     assert result.exit_code == 0
     assert str(output) in result.stderr
     assert json.loads(output.read_text("utf-8"))["value"] == "x"
@@ -216,7 +216,7 @@ def test_all_that_is_wrong_with_a_job_that_reads_well(tmp_path: Path) -> None:
         escalation={"model": "claude-sonet"},
         privacy={"redact": ["email"], "keep_local": "regoin == 'EU'"},
     )
-    result = localfirst("validate", job)
+    result = surelocal("validate", job)
     assert result.exit_code == 2
     lines = job.read_text("utf-8").splitlines()
     said = [line.strip().split(": ", 1) for line in result.stderr.splitlines()[1:]]
@@ -244,7 +244,7 @@ def test_a_model_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_fields_of_jsonl_are_looked_for_record_by_record(tmp_path: Path) -> None:
     job = write_job(tmp_path, '{"id": 1, "mesage": "a"}\n{"id": 2, "message": "b"}', "r.jsonl")
-    assert localfirst("validate", job).exit_code == 0
+    assert surelocal("validate", job).exit_code == 0
     rows = run_rows(job, status=3)
     assert answers(rows) == [("1", None), ("2", "b")]
     assert (

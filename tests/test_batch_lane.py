@@ -82,7 +82,7 @@ def job(
 
 
 def collect(path: Path, *, wait: bool = True, give_up: Sequence[str] = ()) -> Ran:
-    """`localfirst escalate RUN_DIR`, in a process that knows only the run directory."""
+    """`surelocal escalate RUN_DIR`, in a process that knows only the run directory."""
     loaded, said, run_dir = load_job(path, ()).job, list[str](), path.parent / "run"
     output = run_dir / "results.jsonl"
     summary = escalate_run(

@@ -22,7 +22,7 @@ from escalation.standing import Division
 from runner.ledger import CHOOSING, open_ledger
 from runner.types import Outcome, Record, Status
 from tests import scripted
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.jobs import KEY, NO_KEY, ROOT, Ran, run, spent_usd, use_engine, wait_until
 from tests.scripted import Case, Model, case
 from tests.stand_in import StandIn
@@ -196,7 +196,7 @@ def test_mistakes_of_a_rule_are_named_with_their_lines(
     ]
     for rule, key, said in rules:
         job = scripted.job(tmp_path / "job", api.url, CASES[:2], rule)
-        result = localfirst("validate", job)
+        result = surelocal("validate", job)
         [line] = [line for line in result.stderr.splitlines() if said in line]
         lines = job.read_text().splitlines()
         at = next(n for n, text in enumerate(lines, 1) if text.strip().startswith(key))
@@ -207,11 +207,11 @@ def test_a_budget_needs_something_to_spend_it_on(
     tmp_path: Path, api: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of(tmp_path, api, monkeypatch, CASES[:2])
-    result = localfirst("validate", job, "--set", "escalation=null")
+    result = surelocal("validate", job, "--set", "escalation=null")
     assert result.exit_code == 2
     assert "`policy: budget` divides the budget of an `escalation`" in result.stderr
     audit = ["--set", "confidence={target_error_overall: 0.1, audit: {rate: 0.1}}"]
-    assert "it needs a `target_error`" in localfirst("validate", job, *audit).stderr
+    assert "it needs a `target_error`" in surelocal("validate", job, *audit).stderr
 
 
 # --- the choice itself ---

@@ -214,7 +214,7 @@ def test_how_an_answer_is_held_is_part_of_how_scores_are_made() -> None:
 
 
 def test_a_missing_calibration_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="localfirst calibrate"):
+    with pytest.raises(UsageError, match="surelocal calibrate"):
         load(tmp_path / "calibration.json", OURS)
 
 
@@ -260,7 +260,7 @@ def test_labels_are_held_against_answers_by_field(
     assert [name for name, is_wrong in found.items() if is_wrong] == wrong
 
 
-def localfirst(*words: str) -> subprocess.CompletedProcess[str]:
+def surelocal(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "runner.cli", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "300"},
@@ -273,7 +273,7 @@ def certified(path: Path, target: float = 0.05) -> str:
 
 @pytest.mark.process
 def test_a_certificate_is_asked_for_before_it_is_made(tmp_path: Path) -> None:
-    done = localfirst("validate", "configs/demo/job.yaml", certified(tmp_path / "none.json"))
+    done = surelocal("validate", "configs/demo/job.yaml", certified(tmp_path / "none.json"))
     assert done.returncode == 2
     assert "there is no calibration at" in done.stderr
 
@@ -295,7 +295,7 @@ def test_labels_that_can_certify_nothing_cost_no_model(
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(["ticket_id,intent,domain", *rows, ""]))
     where = certified(tmp_path / "c.json")
-    done = localfirst("calibrate", "configs/demo/job.yaml", "--labels", str(labels), where)
+    done = surelocal("calibrate", "configs/demo/job.yaml", "--labels", str(labels), where)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert not (tmp_path / "c.json").exists()
@@ -306,7 +306,7 @@ def test_the_demo_keeps_its_certified_error(tmp_path: Path) -> None:
     saved = tmp_path / "calibration.json"
     asked = certified(saved)
     job = "configs/demo/job.yaml"
-    done = localfirst("calibrate", job, "--labels", "configs/demo/labels.csv", asked, "--json")
+    done = surelocal("calibrate", job, "--labels", "configs/demo/labels.csv", asked, "--json")
     assert done.returncode == 0, done.stderr
     assert "at most 5.00% of the accepted local answers of this batch" in done.stderr
     [stated] = json.loads(done.stdout)
@@ -315,7 +315,7 @@ def test_the_demo_keeps_its_certified_error(tmp_path: Path) -> None:
     assert (stated["scope"], stated["population"]) == ("batch", 2466)
 
     run_dir = tmp_path / "run"
-    done = localfirst("run", job, "--run-dir", str(run_dir), asked, "--json", "--limit=1200")
+    done = surelocal("run", job, "--run-dir", str(run_dir), asked, "--json", "--limit=1200")
     assert done.returncode == 3, done.stderr
     assert "at most 5.00% of the accepted local answers of this batch" in done.stderr
     with (DEMO / "truth.csv").open(encoding="utf-8") as file:
@@ -333,7 +333,7 @@ def test_the_demo_keeps_its_certified_error(tmp_path: Path) -> None:
         abs_tol=0.02,
     )
 
-    changed = localfirst(
+    changed = surelocal(
         "run", job, "--run-dir", str(run_dir), asked, "--set=prompt.user={{ kind }}"
     )
     assert changed.returncode == 2

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import jobs, scripted
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.jobs import KEY, NO_KEY, run, use_engine
 from tests.scripted import Case, Model, calibrate, case
 from tests.stand_in import StandIn
@@ -59,7 +59,7 @@ def test_the_batch_it_was_drawn_from_and_any_other(
     assert {row["reason"] for row in ran.rows.values()} == {"confident", "unsure"}
     # It is the score that is held against the threshold, whatever the confidence.
     for name in list(ran.rows)[:20]:
-        told = localfirst("status", ran.run_dir, "--record", name).stdout
+        told = surelocal("status", ran.run_dir, "--record", name).stdout
         judged, confidence = told.partition("judged")[2].splitlines()[:2]
         score, threshold = map(
             float, re.findall(r"score ([\d.]+); a score .* from ([\d.]+)", judged)[0]
@@ -115,7 +115,7 @@ def test_each_stratum_stands_by_itself_and_an_unseen_one_accepts_nothing(
     }  # fmt: skip
 
     # Another division of the records needs another calibration.
-    result = localfirst("run", job, "--run-dir", job.parent / "r2", "--set",
+    result = surelocal("run", job, "--run-dir", job.parent / "r2", "--set",
                         "confidence.strata=kind")  # fmt: skip
     assert result.exit_code == 2 and "`strata` differ" in result.stderr
 
@@ -127,9 +127,9 @@ def test_a_calibration_of_other_looks_is_refused(
     job = job_of(tmp_path, monkeypatch, CASES, {"target_error": 0.1})
     calibrate(job, "--labels", scripted.labels(job.parent, CASES[:150]))
     look = ["--set", "confidence.looks={p_true: true}"]
-    result = localfirst("run", job, "--run-dir", job.parent / "r2", *look)
+    result = surelocal("run", job, "--run-dir", job.parent / "r2", *look)
     assert result.exit_code == 2 and "`looks` differ" in result.stderr
-    assert "localfirst calibrate" in result.stderr
+    assert "surelocal calibrate" in result.stderr
 
 
 def test_labels_that_can_certify_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

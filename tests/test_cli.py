@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.fakes import localfirst, read_rows, run_rows, write_job
+from tests.fakes import read_rows, run_rows, surelocal, write_job
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "demo" / "job.yaml"
@@ -50,7 +50,7 @@ def one_sentence(ran: subprocess.CompletedProcess[str]) -> str:
     """What was said of a failure: one line, and no traceback."""
     lines = ran.stderr.strip().splitlines()
     assert [line for line in lines if line.startswith(("Traceback", "  File"))] == []
-    (said,) = [line for line in lines if line.startswith("localfirst: ")]
+    (said,) = [line for line in lines if line.startswith("surelocal: ")]
     return said
 
 
@@ -74,36 +74,36 @@ def test_some_unfinished_is_3_and_says_why(tmp_path: Path, monkeypatch: pytest.M
         tmp_path, HEADER + "1,a\n2,b\n,c\n", routes=[{"when": "true", "to": "closed"}],
         escalation={"model": "claude-sonnet-5-5", "budget_usd": 1},
     )  # fmt: skip
-    result = localfirst("run", job, "--run-dir", tmp_path / "run")
+    result = surelocal("run", job, "--run-dir", tmp_path / "run")
     assert (result.exit_code, result.stdout) == (3, "")
     assert "waiting for claude-sonnet-5-5 (no API key in the environment)" in result.stderr
     assert "no key in ANTHROPIC_API_KEY: nothing will be sent" in result.stderr
-    escalate = f"localfirst escalate {tmp_path / 'run'}"
+    escalate = f"surelocal escalate {tmp_path / 'run'}"
     assert f"next, to send what waits, with a key in ANTHROPIC_API_KEY: {escalate}" in result.stderr
     assert "next, for what is in error: mend the records" in result.stderr
-    again = localfirst("escalate", tmp_path / "run")
+    again = surelocal("escalate", tmp_path / "run")
     assert again.exit_code == 2
     assert "put one into ANTHROPIC_API_KEY" in again.stderr
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
-    wrong = localfirst("escalate", tmp_path / "run", "--budget", "lots")
+    wrong = surelocal("escalate", tmp_path / "run", "--budget", "lots")
     assert (wrong.exit_code, "not 'lots'" in wrong.stderr) == (2, True)
 
 
 def test_what_may_follow_is_a_command_to_copy(tmp_path: Path) -> None:
     job, run = write_job(tmp_path, HEADER + "1,a\n2,b\n"), tmp_path / "my run"
     options = ("run", job, "--run-dir", run, "--json")
-    assert "next" not in localfirst(*options[:3], tmp_path / "done").stderr
+    assert "next" not in surelocal(*options[:3], tmp_path / "done").stderr
     review = "routes=[{when: 'true', to: review}]"
-    left = localfirst(*options, "--set", review)
+    left = surelocal(*options, "--set", review)
     assert left.exit_code == 3 and "next" not in left.stdout
     (line,) = [line for line in left.stderr.splitlines() if line.startswith("next")]
-    assert line == f"next, for a person: localfirst review export '{run}' queue.csv"
-    logged = localfirst(*options, "--set", review, "--log-format", "json").stderr.splitlines()
+    assert line == f"next, for a person: surelocal review export '{run}' queue.csv"
+    logged = surelocal(*options, "--set", review, "--log-format", "json").stderr.splitlines()
     finished = next(event for event in map(json.loads, logged) if event["event"] == "finished")
     assert finished["next"] == [line]
-    _, _, command = line.partition("localfirst ")
+    _, _, command = line.partition("surelocal ")
     *words, _ = shlex.split(command)
-    assert localfirst(*words, tmp_path / "queue.csv").exit_code == 0
+    assert surelocal(*words, tmp_path / "queue.csv").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -131,41 +131,41 @@ def test_a_mistake_in_what_was_asked_is_2(
         run_rows(job)
     monkeypatch.chdir(tmp_path)
     places = {"JOB": str(job), "RUN": "run"}
-    result = localfirst(*(places.get(a, a) for a in arguments))
+    result = surelocal(*(places.get(a, a) for a in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_command_alone_lists_the_commands() -> None:
-    result = localfirst()
+    result = surelocal()
     assert result.exit_code == 2 and "Usage: " in result.stderr and "validate" in result.stderr
 
 
 @pytest.mark.process
 def test_init_gives_a_job_that_validates_and_is_never_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "job"
-    assert localfirst("init", folder).exit_code == 0
-    result = localfirst("validate", folder / "job.yaml")
+    assert surelocal("init", folder).exit_code == 0
+    result = surelocal("validate", folder / "job.yaml")
     assert result.exit_code == 0, result.stderr
     (folder / "job.yaml").write_text("mine")
-    result = localfirst("init", folder)
+    result = surelocal("init", folder)
     assert result.exit_code == 2
     assert "job.yaml is already there; take another folder" in result.stderr
     assert (folder / "job.yaml").read_text() == "mine"
-    result = localfirst("init", folder / "job.yaml" / "below")
+    result = surelocal("init", folder / "job.yaml" / "below")
     assert (result.exit_code, "cannot write to" in result.stderr) == (2, True)
 
 
 def test_status_and_export_say_what_the_run_said(tmp_path: Path) -> None:
     rows = run_rows(write_job(tmp_path, HEADER + '1,"a, ""é"""\n,b\n1,c\n'), status=3)
     run = tmp_path / "run"
-    summary = json.loads(localfirst("status", run, "--json").stdout)
+    summary = json.loads(surelocal("status", run, "--json").stdout)
     assert (summary["name"], summary["records"]) == ("small", 3)
     assert summary["status"] == {"error": 2, "done": 1}
-    assert "in error" in localfirst("status", run).stdout
+    assert "in error" in surelocal("status", run).stdout
     for ending in ("jsonl", "csv", "parquet"):
-        result = localfirst("export", run, "-o", tmp_path / f"r.{ending}")
+        result = surelocal("export", run, "-o", tmp_path / f"r.{ending}")
         assert (result.exit_code, "3 rows in" in result.stderr) == (0, True)
     assert read_rows(tmp_path / "r.jsonl") == rows
     with (tmp_path / "r.csv").open(encoding="utf-8", newline="") as file:
@@ -182,7 +182,7 @@ def test_status_and_export_say_what_the_run_said(tmp_path: Path) -> None:
 
 def test_a_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n")
-    result = localfirst("run", job, "--run-dir", job / "run")
+    result = surelocal("run", job, "--run-dir", job / "run")
     assert result.exit_code == 2
     assert f"cannot use {job / 'run'} as a run directory: Not a directory" in result.stderr
 
@@ -195,7 +195,7 @@ def test_a_run_directory_that_is_in_use(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ran = spawned("run", job, "--run-dir", tmp_path / "run")
     assert ran.returncode == 2
-    assert one_sentence(ran) == f"localfirst: another localfirst is at work in {tmp_path / 'run'}"
+    assert one_sentence(ran) == f"surelocal: another surelocal is at work in {tmp_path / 'run'}"
     assert len(run_rows(job)) == 1
 
 
@@ -204,7 +204,7 @@ def test_a_ledger_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "ledger.sqlite").write_text("no database at all" * 100)
     for arguments in (["status"], ["run", job, "--run-dir"]):
-        result = localfirst(*arguments, tmp_path / "run")
+        result = surelocal(*arguments, tmp_path / "run")
         assert (result.exit_code, "file is not a database" in result.stderr) == (1, True)
 
 
@@ -216,8 +216,8 @@ def test_a_full_disk_for_the_results_loses_nothing(tmp_path: Path) -> None:
     assert ran.returncode == 1
     said = one_sentence(ran)
     assert "cannot write the results to" in said and "No space left on device" in said
-    assert "localfirst export RUN_DIR -o FILE" in said
-    assert localfirst("export", tmp_path / "run", "-o", tmp_path / "r.jsonl").exit_code == 0
+    assert "surelocal export RUN_DIR -o FILE" in said
+    assert surelocal("export", tmp_path / "run", "-o", tmp_path / "r.jsonl").exit_code == 0
     assert read_rows(tmp_path / "r.jsonl")[0]["value"] == "a"
 
 
@@ -272,7 +272,7 @@ def test_a_run_that_is_cut_short_goes_on_where_it_stopped(
     assert process.returncode == status, said
     if cut is signal.SIGINT:
         assert said.splitlines()[-1] == (
-            "localfirst: stopped; what is done is kept: run the same command again to go on"
+            "surelocal: stopped; what is done is kept: run the same command again to go on"
         )
     before = recorded(run)
     assert 500 <= before < 10_000

@@ -21,7 +21,7 @@ from runner.job import Cluster, Job, Local
 from runner.job_file import load_job
 from runner.types import Message, Prompt, Sampling
 from tests import jobs
-from tests.fakes import JOB, localfirst
+from tests.fakes import JOB, surelocal
 from tests.fakes import write_job as write_small
 from tests.jobs import NO_KEY, ROOT, Ran, use_engine, wait_until
 from tests.scripted import LOCAL
@@ -279,7 +279,7 @@ def test_a_mistake_in_cluster_is_named(tmp_path: Path) -> None:
 def test_a_server_is_not_spread_over_a_cluster(tmp_path: Path) -> None:
     local = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
     job = write_small(tmp_path, "id,message\n1,a\n", local=local, routes=[])
-    result = localfirst("run", job, "--run-dir", tmp_path / "run", "--cluster")
+    result = surelocal("run", job, "--run-dir", tmp_path / "run", "--cluster")
     assert result.exit_code == 2
     assert "cluster: local.base_url is one server" in result.stderr
 

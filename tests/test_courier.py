@@ -152,7 +152,7 @@ def test_one_run_at_a_time_and_the_next_waits_for_the_calls_of_a_killed_one(
     job = write_job(tmp_path / "job", api.url, records(["R-0", "R-1"]))
     process = start(job)
     wait_until(lambda: api.in_flight == 2)
-    with pytest.raises(RunDirError, match="another localfirst is at work"):
+    with pytest.raises(RunDirError, match="another surelocal is at work"):
         run(job)
     process.kill()
     process.wait()

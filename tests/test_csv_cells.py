@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runner.cells import guarded, unguarded
 from runner.results import write_results
 from runner.types import DecidedBy, Outcome, Status
-from tests.fakes import localfirst, read_rows, write_job
+from tests.fakes import read_rows, surelocal, write_job
 
 BEGINS = ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "﹦", "﹢", "﹣", "﹫"]  # noqa: RUF001
 FRONTS = ["", " ", "\u200b", "\ufeff", "\u00a0", "'", "''", "\u00ad \u200b"]
@@ -97,11 +97,11 @@ def test_raw_is_asked_for_and_other_formats_are_never_guarded(tmp_path: Path) ->
     plain, guard = ("=1+1", "=HYPERLINK(1)"), ("'=1+1", "'=HYPERLINK(1)")
     for options, want in (([], guard), (["--raw"], plain), (["--set", "output.raw=true"], plain)):
         out = tmp_path / "out.csv"
-        assert localfirst("run", job, "--run-dir", run_dir, "-o", out, *options).exit_code == 0
+        assert surelocal("run", job, "--run-dir", run_dir, "-o", out, *options).exit_code == 0
         assert got(out) == want
-    assert localfirst("run", job, "--run-dir", run_dir).exit_code == 0
+    assert surelocal("run", job, "--run-dir", run_dir).exit_code == 0
     for options, want in (([], guard), (["--raw"], plain)):
-        assert localfirst("export", run_dir, "-o", tmp_path / "e.csv", *options).exit_code == 0
+        assert surelocal("export", run_dir, "-o", tmp_path / "e.csv", *options).exit_code == 0
         assert got(tmp_path / "e.csv") == want
     [row] = read_rows(run_dir / "results.jsonl")
     assert (row["id"], row["value"]) == plain

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runner.errors import InputError
 from runner.records import column_names, likely_delimiter, read_records
 from runner.types import Record
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 
 NAMES = ["id", "message", "kind"]
 CELL = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=12)
@@ -218,8 +218,8 @@ def test_what_nobody_sees_in_a_name_is_none_of_it(tmp_path: Path, name: str) -> 
 
 def test_what_the_first_records_show_is_said_before_any_run(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_bytes(b"Open cases\n\nid,message\n1,caf\xe9\n2,b\n")
-    made = localfirst("init", tmp_path / "job", "--records", tmp_path / "r.csv")
-    checked = localfirst("validate", tmp_path / "job" / "job.yaml")
+    made = surelocal("init", tmp_path / "job", "--records", tmp_path / "r.csv")
+    checked = surelocal("validate", tmp_path / "job" / "job.yaml")
     for result in (made, checked):
         assert result.exit_code == 0
         assert "the header is in line 3; what stands above it is left out" in result.stderr

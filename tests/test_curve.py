@@ -12,7 +12,7 @@ from runner.curve import certified_curve, spending_curve
 from runner.job_confidence import Confidence
 from runner.ledger import open_ledger
 from runner.types import DecidedBy, Outcome, Status
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.test_calibration import of, one
 
 CONFIDENCES = (0.99, 0.5, 0.9, 0.2)
@@ -43,11 +43,11 @@ def test_it_falls_from_all_local_to_nothing_left_by_most_loss_a_dollar(tmp_path:
 
 def test_the_command_prints_the_same(tmp_path: Path) -> None:
     run_dir = ledger_of(tmp_path, ("0.01",) * 4)
-    rows = json.loads(localfirst("status", run_dir, "--curve", "--json").stdout)
+    rows = json.loads(surelocal("status", run_dir, "--curve", "--json").stdout)
     assert [row["spent_usd"] for row in rows] == pytest.approx([0, 0.01, 0.02, 0.03, 0.04])
-    lines = localfirst("status", run_dir, "--curve").stdout.splitlines()
+    lines = surelocal("status", run_dir, "--curve").stdout.splitlines()
     assert len(lines) == 6
-    assert localfirst("status", run_dir, "--curve", "--egress").exit_code == 2
+    assert surelocal("status", run_dir, "--curve", "--egress").exit_code == 2
 
 
 def test_looser_targets_let_more_be_accepted() -> None:

@@ -28,7 +28,7 @@ from runner.interrupts import run_to_its_end
 from runner.job_file import load_job
 from runner.records.source import job_digest, job_records
 from tests import jobs, scripted
-from tests.fakes import JOB, localfirst, read_rows
+from tests.fakes import JOB, read_rows, surelocal
 from tests.jobs import use_engine
 from tests.postgres import PASSWORD, PASSWORD_ENV, Server, postgres
 
@@ -101,13 +101,13 @@ def job(folder: Path, base: Base, query: str = QUERY, **keys: Any) -> Path:
 
 
 def run(path: Path, *options: object, status: int = 0, at: str = "run") -> list[dict[str, Any]]:
-    result = localfirst("run", path, "--run-dir", path.parent / at, *options)
+    result = surelocal("run", path, "--run-dir", path.parent / at, *options)
     assert result.exit_code == status, result.stderr
     return read_rows(path.parent / at / "results.jsonl")
 
 
 def refused(path: Path, *options: object, status: int = 2) -> str:
-    result = localfirst("run", path, "--run-dir", path.parent / "run", *options)
+    result = surelocal("run", path, "--run-dir", path.parent / "run", *options)
     assert result.exit_code == status, result.stderr
     assert PASSWORD not in result.output
     return result.stderr
@@ -125,7 +125,7 @@ def table(base: Base, columns: str = "id, status, decided_by", name: str = "answ
 def test_a_query_s_rows_are_records_in_its_order(tmp_path: Path, base: Base) -> None:
     fill(base)
     path = job(tmp_path, base, "SELECT id, message FROM tickets ORDER BY id DESC")
-    assert localfirst("validate", path).exit_code == 0
+    assert surelocal("validate", path).exit_code == 0
     assert answers(run(path)) == [(f"T-{n}", f"message {n}") for n in (4, 3, 2, 1, 0)]
 
 
@@ -147,7 +147,7 @@ def test_results_go_into_a_table_and_a_rerun_leaves_the_same_rows(
 def test_what_a_run_says_of_its_table(tmp_path: Path, base: Base) -> None:
     fill(base)
     path = job(tmp_path, base, output={"table": "answers"})
-    said = localfirst("run", path, "--run-dir", tmp_path / "run").stderr
+    said = surelocal("run", path, "--run-dir", tmp_path / "run").stderr
     assert "results.jsonl and the table answers" in said.replace("\n", "")
 
 
@@ -183,7 +183,7 @@ def test_a_table_in_another_database_and_objects_as_json(
         tmp_path, pg, records={"path": "records.csv", "url": None, "query": None},
         routes=[rule], output=output, answer={"schema": {"type": "object"}},
     )  # fmt: skip
-    result = localfirst("run", path, "--run-dir", tmp_path / "run")
+    result = surelocal("run", path, "--run-dir", tmp_path / "run")
     assert result.exit_code == 3, result.stderr
     assert pg.ask("SELECT id, status, value->>'said' FROM answers ORDER BY position") == [
         ("1", "done", "a"), ("1", "error", None), ("2", "done", "c\\0d"),
@@ -195,7 +195,7 @@ def test_sqlite_makes_the_results_file_and_validate_does_not(tmp_path: Path) -> 
     base = sqlite(tmp_path)
     fill(base)
     path = job(tmp_path, base, output={"url": "sqlite:///new.db", "table": "answers"})
-    assert localfirst("validate", path).exit_code == 0
+    assert surelocal("validate", path).exit_code == 0
     assert not (tmp_path / "new.db").exists()
     run(path, "--limit", 2)
     assert sqlite3.connect(tmp_path / "new.db").execute("SELECT count(*) FROM answers").fetchall()
@@ -273,7 +273,7 @@ def test_text_that_is_no_utf8_spoils_its_own_row(tmp_path: Path) -> None:
 def test_the_password_is_written_down_nowhere(tmp_path: Path, pg: Base) -> None:
     fill(pg)
     path = job(tmp_path, pg, output={"table": "answers"})
-    result = localfirst("run", path, "--run-dir", tmp_path / "run", "--json")
+    result = surelocal("run", path, "--run-dir", tmp_path / "run", "--json")
     assert result.exit_code == 0
     assert PASSWORD not in result.output
     for file in (tmp_path / "run").iterdir():
@@ -357,7 +357,7 @@ def test_a_password_in_the_job_is_refused_unsaid(tmp_path: Path, url: str, key: 
 def test_mistakes_that_validate_names(tmp_path: Path, records: dict[str, Any], said: str) -> None:
     base = sqlite(tmp_path)
     fill(base)
-    result = localfirst("validate", job(tmp_path, base, records=records))
+    result = surelocal("validate", job(tmp_path, base, records=records))
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
@@ -436,7 +436,7 @@ def test_a_database_that_does_not_answer_is_said_to_be_waited_for(
     monkeypatch.setattr("runner.database_waits.SAY_AFTER_S", 0.3)
     fill(pg)
     with locked(server, 1.5):
-        result = localfirst("run", job(tmp_path, pg), "--run-dir", tmp_path / "run")
+        result = surelocal("run", job(tmp_path, pg), "--run-dir", tmp_path / "run")
     assert result.exit_code == 0
     said = (
         r"records\.url: waiting for postgresql://127\.0\.0\.1:\d+/crm to answer records\.query, for"
@@ -564,7 +564,7 @@ def test_a_certificate_of_this_very_batch(
     assert "this very batch" in " ".join(ran.summary.trust)
     assert [row["id"] for row in ran.rows.values()] == [row[0] for row in table(base, "id")]
     base.ask("DELETE FROM tickets WHERE id = 'R-0007'")
-    other = localfirst("run", path, "--run-dir", tmp_path / "other", "--set", jobs.NO_KEY)
+    other = surelocal("run", path, "--run-dir", tmp_path / "other", "--set", jobs.NO_KEY)
     assert "this very batch" not in other.stderr
     assert "for traffic of which the sample is a random one" in other.stderr
 
@@ -577,4 +577,4 @@ def test_without_the_extra_a_sentence_says_how_to_get_it(
     path = job(tmp_path, base)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     assert "SQLAlchemy, which speaks to databases, is not installed" in refused(path)
-    assert "pip install 'localfirst[sql]'" in refused(path)
+    assert "pip install 'surelocal[sql]'" in refused(path)

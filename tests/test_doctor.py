@@ -1,4 +1,4 @@
-"""`localfirst doctor` and `localfirst models`: a machine with and without what a job needs."""
+"""`surelocal doctor` and `surelocal models`: a machine with and without what a job needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.doctor import examine, largest
 from runner.hardware import Gpu, Machine, this_machine
 from runner.job_file import load_job
 from runner.memory import GIB
-from tests.fakes import localfirst, write_job
+from tests.fakes import surelocal, write_job
 from tests.jobs import ROOT
 
 DEMO = ROOT / "configs" / "demo" / "job.yaml"
@@ -101,17 +101,17 @@ def test_an_engine_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.Monk
 
 def test_keys_are_named_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret-that-nobody-sees")
-    told = localfirst("doctor", "--quick", DEMO)
+    told = surelocal("doctor", "--quick", DEMO)
     assert "ANTHROPIC_API_KEY set" in told.stdout
     assert "secret" not in told.stdout + told.stderr
-    assert "secret" not in localfirst("doctor", "--quick", "--json", DEMO).stdout
+    assert "secret" not in surelocal("doctor", "--quick", "--json", DEMO).stdout
 
 
 # -- a job ----------------------------------------------------------------------------------------
 
 
 def test_the_demo_runs_here_and_its_cache_is_told() -> None:
-    told = localfirst("doctor", "--quick", "--json", DEMO)
+    told = surelocal("doctor", "--quick", "--json", DEMO)
     report = json.loads(told.stdout)
     assert (told.exit_code, report["problems"]) == (0, [])
     assert report["job"]["fit"]["fits"]
@@ -157,7 +157,7 @@ def test_a_model_that_nobody_knows_is_a_note(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_model_is_a_problem_and_ends_with_1(tmp_path: Path) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n", local={"model": "./none", "engine": "vllm"})
-    told = localfirst("doctor", "--quick", job)
+    told = surelocal("doctor", "--quick", job)
     assert told.exit_code == 1
     assert "problem: local.model: " in told.stdout
 
@@ -191,7 +191,7 @@ def test_four_bits_for_blackwell_are_not_offered_to_hopper() -> None:
 
 
 def test_models_lists_each_preset_with_memory_and_verification() -> None:
-    told = localfirst("models")
+    told = surelocal("models")
     assert told.exit_code == 0
     for name in ("qwen3-8b", "deepseek-v4-flash", "kimi-k2.6", "gpt-oss-20b"):
         assert name in told.stdout
@@ -200,7 +200,7 @@ def test_models_lists_each_preset_with_memory_and_verification() -> None:
 
 def test_models_as_json_has_every_variant_and_counts_by_what_is_asked() -> None:
     def row(name: str, *options: object) -> Any:
-        told = localfirst("models", "--json", *options)
+        told = surelocal("models", "--json", *options)
         return next(one for one in json.loads(told.stdout) if one["preset"] == name)
 
     usual = row("qwen3-8b")

@@ -124,7 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             try:
                 yield reader
             finally:
-                reader.shell("localfirst engines --stop")
+                reader.shell("surelocal engines --stop")
 
 
 def sheet(path: Path) -> list[dict[str, str]]:
@@ -143,7 +143,7 @@ def test_the_commands_run_and_show_what_the_documents_show(world: World) -> None
     wrong = list[str]()
     for block in all_blocks("console"):
         for command, shown, status, output in world.run(block) if not block.not_run else ():
-            meant = (1, 2) if shown.startswith("localfirst: ") else (0, 3)
+            meant = (1, 2) if shown.startswith("surelocal: ") else (0, 3)
             if status not in meant or not shown_in(shown, output):
                 wrong.append(f"{block}: $ {command}\nends with {status}:\n{output}")
                 assert block.path != TUTORIAL, wrong[-1]  # what follows builds on it
@@ -208,7 +208,7 @@ def problem_of(command: str) -> str | None:
     if not words or words[0] in ("export", "."):
         return None
     first, rest = words[0].removeprefix(".venv/bin/"), words[1:]
-    if first == "localfirst":
+    if first == "surelocal":
         return problem_of_ours(rest)
     if first == "make":
         targets = re.findall(r"(?m)^(\w+):", (ROOT / "Makefile").read_text("utf-8"))
@@ -254,7 +254,7 @@ def problem_of_script(words: list[str]) -> str | None:
 
 def problem_of_extras(what: str) -> str | None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    found = re.fullmatch(r"(?:\.|localfirst)\[([\w,]+)\]", what)
+    found = re.fullmatch(r"(?:\.|surelocal)\[([\w,]+)\]", what)
     if found is None:
         return "installs something else"
     missing = set(found[1].split(",")) - set(project["optional-dependencies"])
@@ -264,17 +264,17 @@ def problem_of_extras(what: str) -> str | None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("localfirst run JOB.yaml --limit 3", None),
-        ("localfirst run JOB.yaml --limits 3", "No such option"),
-        ("localfirst run JOB.yaml --limit none", "Invalid value"),
-        ("localfirst run", "Missing argument"),
-        ("localfirst rnu JOB.yaml", "no command rnu"),
-        ("localfirst review export RUN_DIR FILE --sample 0", "Invalid value"),
+        ("surelocal run JOB.yaml --limit 3", None),
+        ("surelocal run JOB.yaml --limits 3", "No such option"),
+        ("surelocal run JOB.yaml --limit none", "Invalid value"),
+        ("surelocal run", "Missing argument"),
+        ("surelocal rnu JOB.yaml", "no command rnu"),
+        ("surelocal review export RUN_DIR FILE --sample 0", "Invalid value"),
         (".venv/bin/python scripts/bench/selective.py --splits 200", None),
         (".venv/bin/python scripts/bench/selective.py --spits 200", "no option"),
         ("python scripts/nothing.py", "no such script"),
         ("make nothing", "no such target"),
-        ("pip install 'localfirst[servants]'", "no extra"),
+        ("pip install 'surelocal[servants]'", "no extra"),
         ("rm -rf /", "no document has used"),
     ],
 )
@@ -306,7 +306,7 @@ def test_every_command_in_a_sentence_exists() -> None:
     for path in documents():
         for span in code_spans(path):
             words = re.findall(r"[\w.-]+", span)
-            if words and words[0] == "localfirst" and len(words) > 1:
+            if words and words[0] == "surelocal" and len(words) > 1:
                 wrong[f"{name(path)}: {span}"] = problem_of_options(words[1:])
             for script in re.findall(
                 r"(?:scripts|tests|runner|escalation|configs)/[\w./-]*\w", span
@@ -345,7 +345,7 @@ def test_every_yaml_block_is_a_job_or_part_of_one(tmp_path: Path) -> None:
 
 
 def hold(block: Block, folder: Path) -> None:
-    """Validates a job as `localfirst validate` does; what a part leaves out is filled in."""
+    """Validates a job as `surelocal validate` does; what a part leaves out is filled in."""
     given = yaml.safe_load(block.text)
     if not set(given) & set(Job.model_fields):
         return

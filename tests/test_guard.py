@@ -19,7 +19,7 @@ from runner.job_file import load_job
 from runner.ledger import open_ledger
 from runner.types import Completion, Constraint, Prompt, Sampling, Usage
 from tests import jobs
-from tests.fakes import completion, localfirst
+from tests.fakes import completion, surelocal
 from tests.jobs import NO_KEY
 from tests.serving import Echo, body, serving, write
 from tests.stand_in import StandIn
@@ -87,20 +87,20 @@ def test_a_broken_local_model_stops_what_it_leaves_unsure(
     assert sent(api) <= FIRST + IN_FLIGHT and len(held(ran)) >= 90 - FIRST - IN_FLIGHT
     [words] = [line for line in ran.said if "no good" in line]
     assert fault in words and "escalation.guard: off" in words
-    for told in (ran.summary.stopped, localfirst("status", ran.run_dir).stdout):
+    for told in (ran.summary.stopped, surelocal("status", ran.run_dir).stdout):
         assert told is not None and "no good" in told
     if lane == "batch":
-        assert localfirst("escalate", ran.run_dir, "--wait").exit_code == 3
+        assert surelocal("escalate", ran.run_dir, "--wait").exit_code == 3
     assert sent(api, "<C-") == 5  # a rule sends all the same
     before = sent(api)
 
     # Nothing has changed: no later command spends a cent on them, and each says why.
-    again = localfirst("escalate", ran.run_dir, "--wait")
+    again = surelocal("escalate", ran.run_dir, "--wait")
     assert again.exit_code == 3 and "no good" in again.stderr.replace("\n", " ")
-    assert "localfirst escalate" in again.stderr and "--guard off" in again.stderr
+    assert "surelocal escalate" in again.stderr and "--guard off" in again.stderr
     assert held(jobs.run(job)) and sent(api) == before
 
-    done = localfirst("escalate", ran.run_dir, "--guard", "off", "--wait")
+    done = surelocal("escalate", ran.run_dir, "--guard", "off", "--wait")
     assert done.exit_code == 0, done.stderr
     assert sent(api) == 90 and api.bill.billed_twice() == {}
 
@@ -206,7 +206,7 @@ def test_a_budget_is_not_divided_over_a_broken_half(
     job = job_of(tmp_path / "job", api, monkeypatch, lambda n: missing, 80, {"policy": "budget"})
     ran = jobs.run(job)
     assert len(held(ran)) == 80 and sent(api) == 0
-    done = localfirst("escalate", ran.run_dir, "--guard", "off")
+    done = surelocal("escalate", ran.run_dir, "--guard", "off")
     assert done.exit_code == 0 and sent(api) > 0
 
 
@@ -215,11 +215,11 @@ def test_the_summary_says_why_records_were_escalated(
 ) -> None:
     job = job_of(tmp_path / "job", api, monkeypatch, lambda n: said(GOOD), 3)
     ran = jobs.run(job, NO_KEY)
-    assert json.loads(localfirst("status", ran.run_dir, "--json").stdout)["escalated"] == {
+    assert json.loads(surelocal("status", ran.run_dir, "--json").stdout)["escalated"] == {
         "high_stakes": {"records": 5, "least_sure_field": {}},
         "unsure": {"records": 3, "least_sure_field": {"intent": 3}},
     }
-    shown = " ".join(localfirst("status", ran.run_dir).stdout.split())
+    shown = " ".join(surelocal("status", ran.run_dir).stdout.split())
     assert "escalated: unsure, least sure of: intent 3" in shown
     done = jobs.run(job)  # and they still do once they are answered
     assert {why: one.records for why, one in done.summary.escalated.items()} == {

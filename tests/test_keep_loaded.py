@@ -31,7 +31,7 @@ from runner.errors import EngineDied, JobError, UsageError
 from runner.job_file import load_job
 from runner.loading import in_child
 from runner.types import Completion, Message, Prompt, Sampling
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.jobs import NO_KEY, ROOT, start, wait_until, write_job
 
 pytestmark = pytest.mark.process
@@ -70,7 +70,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # Not pytest's own, which is too long for a socket's address.
     made = tempfile.mkdtemp()
     monkeypatch.setenv("XDG_RUNTIME_DIR", made)
-    yield Path(made) / "localfirst"
+    yield Path(made) / "surelocal"
     for one in kept():
         os.killpg(one.pid, signal.SIGKILL)
     shutil.rmtree(made)
@@ -215,18 +215,18 @@ def test_one_that_is_stuck_is_shown_and_ended(place: Path) -> None:
         with contextlib.suppress(OSError):
             each.connect(str(place / "one.sock"))
     began = time.monotonic()
-    stuck, used = localfirst("engines").stdout.splitlines()
+    stuck, used = surelocal("engines").stdout.splitlines()
     assert time.monotonic() - began < 8
-    assert f"pid {first.pid} " in stuck and "does not answer; `localfirst engines --stop`" in stuck
+    assert f"pid {first.pid} " in stuck and "does not answer; `surelocal engines --stop`" in stuck
     assert used.endswith("in use")
     for each in crowd:
         each.close()
-    ended = localfirst("engines", "--stop").stdout.splitlines()
+    ended = surelocal("engines", "--stop").stdout.splitlines()
     assert [line.split("GiB")[1].strip() for line in ended] == ["ended", "in use"]
     wait_until(lambda: gone(first.pid))
     assert not (place / "one.lock").exists()
     os.kill(second.pid, signal.SIGSTOP)  # this process has it
-    assert "does not answer; a run uses it" in localfirst("engines", "--stop").stdout
+    assert "does not answer; a run uses it" in surelocal("engines", "--stop").stdout
     assert not gone(second.pid)
     os.kill(second.pid, signal.SIGCONT)
     close(second)
@@ -366,7 +366,7 @@ def test_where_it_cannot_be(
 
 
 def test_the_option_before_the_job_s_name(tmp_path: Path) -> None:
-    done = localfirst("run", "--keep-loaded", job_with(tmp_path))
+    done = surelocal("run", "--keep-loaded", job_with(tmp_path))
     assert done.exit_code == 2
     assert "is no number of minutes; write --keep-loaded=10, or put the option" in done.stderr
 
@@ -379,13 +379,13 @@ def test_a_folder_that_others_can_enter(place: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "localfirst").write_text("a file")
+    (tmp_path / "surelocal").write_text("a file")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(UsageError, match=r"keep_loaded: cannot make .*: File exists; set XDG_RUNT"):
         made_folder()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nowhere"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("long" * 30)))
-    assert folder() == tmp_path / ("long" * 30) / "localfirst" / "engines"
+    assert folder() == tmp_path / ("long" * 30) / "surelocal" / "engines"
     with pytest.raises(UsageError, match="is too long a path for a socket"):
         made_folder()
 
@@ -398,18 +398,18 @@ def test_it_is_no_part_of_a_job_s_identity(tmp_path: Path) -> None:
 
 
 def test_they_are_listed_and_ended() -> None:
-    assert localfirst("engines").stderr == "no engine is kept loaded\n"
+    assert surelocal("engines").stderr == "no engine is kept loaded\n"
     first, second = engine("one"), engine("two")
     close(first)
-    listed = localfirst("engines").stdout.splitlines()
+    listed = surelocal("engines").stdout.splitlines()
     assert re.match(rf"echo  pid {first.pid}  0\.\d GiB  idle for \d s, ends in 10 min$", listed[0])
     assert re.match(rf"echo  pid {second.pid}  0\.\d GiB  in use$", listed[1])
-    ended = json.loads(localfirst("engines", "--stop", "--json").stdout)
+    ended = json.loads(surelocal("engines", "--stop", "--json").stdout)
     assert [(row["name"], row["stopped"]) for row in ended] == [("one", True), ("two", False)]
     assert only().name == "two"
     wait_until(lambda: gone(first.pid))
     close(second)
-    assert localfirst("engines", "--stop").stdout.endswith(" GiB  ended\n")
+    assert surelocal("engines", "--stop").stdout.endswith(" GiB  ended\n")
 
 
 # --- the real one ---

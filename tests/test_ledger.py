@@ -107,7 +107,7 @@ def test_reading_goes_on_while_a_writer_writes(tmp_path: Path, ledger: Ledger) -
 
 
 def test_nobody_else_can_open_it_for_writing(tmp_path: Path, ledger: Ledger) -> None:
-    with pytest.raises(RunDirError, match="another localfirst is at work"), open_ledger(tmp_path):
+    with pytest.raises(RunDirError, match="another surelocal is at work"), open_ledger(tmp_path):
         pass
 
 

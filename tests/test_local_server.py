@@ -18,11 +18,11 @@ import pytest
 from click.testing import Result
 
 from runner.engines.openai_server import OpenAIServerEngine
-from runner.errors import EngineError, LocalFirstError, RecordError, UsageError
+from runner.errors import EngineError, RecordError, SureLocalError, UsageError
 from runner.job import Local
 from runner.types import Completion, Constraint, Message, Prompt, Reason, Sampling
 from tests import local_fuzz
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.jobs import query, records, rows_of, wait_until, write_job
 from tests.odd_replies import (
     ODD,
@@ -38,7 +38,7 @@ from tests.odd_replies import (
 pytestmark = pytest.mark.process
 
 LABELS = ("yes", "no")
-End = Completion | LocalFirstError
+End = Completion | SureLocalError
 
 
 def error(status: int, said: str) -> Reply:
@@ -66,7 +66,7 @@ def ends(server: RawServer, names: Sequence[str], **keys: Any) -> tuple[dict[str
             async with free:
                 try:
                     found[name] = await engine.generate(prompt, Sampling(top_logprobs=5))
-                except LocalFirstError as problem:
+                except SureLocalError as problem:
                     found[name] = problem
 
         await asyncio.gather(*(one(name) for name in names))
@@ -211,7 +211,7 @@ def test_no_redirect_is_followed() -> None:
     ],
 )
 def test_what_is_said_to_whatever_is_asked_ends_it(
-    reply: Reply, kind: type[LocalFirstError], words: str
+    reply: Reply, kind: type[SureLocalError], words: str
 ) -> None:
     with raw_server() as server:
         server.usual = lambda request: reply
@@ -315,7 +315,7 @@ def job_at(url: str, folder: Path, count: int, **local: Any) -> Path:
 
 def run(job: Path) -> Result:
     options = ("--set", "escalation=null", "--set", "confidence={threshold: 0.1}")
-    return localfirst("run", job, "--run-dir", job.parent / "run", *options)
+    return surelocal("run", job, "--run-dir", job.parent / "run", *options)
 
 
 def test_a_run_over_odd_replies_ends_with_its_results(tmp_path: Path) -> None:

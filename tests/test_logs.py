@@ -17,7 +17,7 @@ from click.testing import Result
 from runner import display_log, logs
 from runner.cli import main
 from tests import jobs
-from tests.fakes import localfirst, write_job
+from tests.fakes import surelocal, write_job
 from tests.jobs import KEY, ROOT, records, wait_until
 from tests.scripted import LOCAL
 from tests.serving import Echo, body, serving, use, write
@@ -44,7 +44,7 @@ def named(found: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 
 def told(*arguments: object, status: int = 0) -> tuple[Result, list[dict[str, Any]]]:
-    result = localfirst(*arguments)
+    result = surelocal(*arguments)
     assert result.exit_code == status, result.stderr
     return result, events(result.stderr)
 
@@ -154,7 +154,7 @@ def test_a_mistake_is_one_event(
 ) -> None:
     job = write_job(tmp_path, RECORDS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOCALFIRST_LOG_FORMAT", "json")
+    monkeypatch.setenv("SURELOCAL_LOG_FORMAT", "json")
     result, found = told(*(str(job) if a == "JOB" else a for a in arguments), status=2)
     [error] = found
     assert (error["event"], error["level"], error["exit_status"]) == ("error", "error", 2)
@@ -166,23 +166,23 @@ def test_a_mistake_is_one_event(
 @pytest.mark.process
 def test_a_format_that_there_is_not_is_a_mistake(tmp_path: Path) -> None:
     job = write_job(tmp_path, RECORDS)
-    result = localfirst("run", job, "--log-format", "xml")
+    result = surelocal("run", job, "--log-format", "xml")
     assert result.exit_code == 2 and "'xml' is not one of 'text', 'json'" in result.stderr
     code = "import sys; from runner.cli import main; main(sys.argv[1:])"
-    environment = os.environ | {"LOCALFIRST_LOG_FORMAT": "xml"}
+    environment = os.environ | {"SURELOCAL_LOG_FORMAT": "xml"}
     ran = subprocess.run(
         [sys.executable, "-c", code, "validate", str(job)], env=environment, cwd=ROOT, text=True,
         capture_output=True, check=False,
     )  # fmt: skip
-    assert ran.returncode == 2 and "LOCALFIRST_LOG_FORMAT" in ran.stderr
+    assert ran.returncode == 2 and "SURELOCAL_LOG_FORMAT" in ran.stderr
 
 
 def test_the_last_of_two_formats_counts_and_text_stays_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOCALFIRST_LOG_FORMAT", "json")
+    monkeypatch.setenv("SURELOCAL_LOG_FORMAT", "json")
     job = write_job(tmp_path, RECORDS)
-    result = localfirst("run", job, "--run-dir", tmp_path / "run", "--log-format", "text")
+    result = surelocal("run", job, "--run-dir", tmp_path / "run", "--log-format", "text")
     assert result.exit_code == 0 and "answered by a template" in result.stderr
     assert not logs.structured()
 
@@ -248,10 +248,10 @@ def test_an_engines_death_is_an_event(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_library_user_hears_the_same_by_logging(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="localfirst"):
+    with caplog.at_level("INFO", logger="surelocal"):
         logs.event("progress", "half", records=5)
     [record] = caplog.records
-    assert (record.name, record.getMessage()) == ("localfirst", "half")
+    assert (record.name, record.getMessage()) == ("surelocal", "half")
     assert record.__dict__["fields"] == {"records": 5}
 
 
@@ -276,7 +276,7 @@ def test_a_server_tells_of_each_request_by_figures_alone(
         "local",
         "confident",
     )
-    assert (first["record"], first["record_id"]) == (0, own.json()["localfirst"]["record"])
+    assert (first["record"], first["record_id"]) == (0, own.json()["surelocal"]["record"])
     assert first["confidence"] == 0.99 and first["cost_usd"] == 0 and first["local_tokens"] == 10
     assert 0 < first["local_s"] < first["seconds"] and first["closed_s"] is None
     assert (second["record"], second["record_id"]) == (1, None)
@@ -287,5 +287,5 @@ def test_a_server_tells_of_each_request_by_figures_alone(
 
 def test_every_command_knows_it() -> None:
     for name in ("run", "escalate", "serve", "calibrate", "quote"):
-        assert "--log-format" in localfirst(name, "--help").stdout
-    assert main.params and "--log-format" in localfirst("--help").stdout
+        assert "--log-format" in surelocal(name, "--help").stdout
+    assert main.params and "--log-format" in surelocal("--help").stdout

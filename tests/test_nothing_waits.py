@@ -140,7 +140,7 @@ def test_a_run_that_was_itself_stopped_finds_its_courier_well(tmp_path: Path) ->
 
 
 def start_patient(job: Path) -> subprocess.Popen[bytes]:
-    """`localfirst run` as a process, as patient as these tests."""
+    """`surelocal run` as a process, as patient as these tests."""
     code = (
         f"from escalation.patience import Patience; from runner import build; "
         f"build.PATIENCE = {SOON!r}; from runner.cli import main; main()"
@@ -319,9 +319,7 @@ def test_a_server_goes_on_after_its_courier_was_stopped(
             wait_until(lambda: api.in_flight == 2)
             os.kill(courier_of(served.run_dir), signal.SIGSTOP)
             joined(threads, 30)
-            assert [r.json()["error"]["localfirst"]["reason"] for r in replies] == [
-                "reply_lost"
-            ] * 2
+            assert [r.json()["error"]["surelocal"]["reason"] for r in replies] == ["reply_lost"] * 2
             assert any("gave no sign of life" in said for said in served.said)
             threads, replies = asked(served.url, 1)
             joined(threads, 60)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 
 JOB = """\
 name: small
@@ -102,7 +102,7 @@ BYTES = {
 
 def refused(*args: object) -> str:
     began = time.process_time()
-    result = localfirst(*args)
+    result = surelocal(*args)
     assert result.exit_code == 2, (result.stderr, result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.stderr
@@ -137,7 +137,7 @@ def test_odd_bytes_are_a_sentence(job: Path, odd: str) -> None:
 
 def test_a_mark_at_the_files_start_is_nothing(job: Path) -> None:
     job.write_bytes(b"\xef\xbb\xbf" + job.read_bytes())
-    assert localfirst("validate", job).exit_code == 0
+    assert surelocal("validate", job).exit_code == 0
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_a_mark_at_the_files_start_is_nothing(job: Path) -> None:
 )  # fmt: skip
 def test_odd_overrides_are_a_sentence_or_text(job: Path, key: str, value: str) -> None:
     began = time.process_time()
-    result = localfirst("validate", job, "--set", f"{key}={value}")
+    result = surelocal("validate", job, "--set", f"{key}={value}")
     assert result.exit_code in (0, 2), (result.stderr, result.exception)
     assert "Traceback" not in result.stderr
     assert len(result.stderr) < 200_000
@@ -170,4 +170,4 @@ def test_anchors_and_merging_go_on_as_they_did(job: Path) -> None:
         + "privacy: {redact: &r [message]}\nmetrics: {}\n".replace("metrics: {}\n", ""),
         "utf-8",
     )
-    assert localfirst("validate", job).exit_code == 0
+    assert surelocal("validate", job).exit_code == 0

@@ -28,7 +28,7 @@ from runner.job import Escalation
 from runner.ledger import Egress, open_ledger
 from runner.types import Constraint, Message, Prompt
 from tests import serving
-from tests.fakes import completion, localfirst
+from tests.fakes import completion, surelocal
 from tests.jobs import KEY, Ran, query, records, run, write_job
 from tests.mutants import sound
 from tests.odd_api import Odd, OddApi
@@ -338,7 +338,7 @@ def shown(ran: Ran) -> None:
     for command in (["status"], ["report"], ["export", "-o", ran.run_dir / "out.csv"],
                     ["export", "-o", ran.run_dir / "out.parquet"]):  # fmt: skip
         name, *options = command
-        result = localfirst(name, ran.run_dir, *options)
+        result = surelocal(name, ran.run_dir, *options)
         assert result.exit_code in (0, 3), result.stderr
 
 

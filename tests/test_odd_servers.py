@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.jobs import query, records, write_job
 
 Logprob = Callable[[int, int], float]
@@ -107,7 +107,7 @@ def test_logprobs_are_tried_before_the_first_record(
     job = write_job(tmp_path / "job", "http://127.0.0.1:9", rows, local=local)
     run_dir = tmp_path / "run"
     options = ["--set", "escalation=null"]
-    result = localfirst("run", job, "--run-dir", run_dir, *options)
+    result = surelocal("run", job, "--run-dir", run_dir, *options)
     answered = [text for text in server.asked if "<R-" in text]
     if said is None:
         assert result.exit_code == 0 and len(answered) == 2, result.stderr

@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion
 
 from runner.types import Completion, Prompt, Sampling, Usage
 from tests import jobs
-from tests.fakes import localfirst, read_rows
+from tests.fakes import read_rows, surelocal
 from tests.jobs import DEMO_MODEL, use_engine
 from tests.stand_in import StandIn
 
@@ -76,13 +76,13 @@ def write(folder: Path, *lines: Any, **keys: Any) -> Path:
 
 
 def run(job: Path, *options: object, status: int = 0, at: str = "run") -> list[dict[str, Any]]:
-    result = localfirst("run", job, "--run-dir", job.parent / at, *options)
+    result = surelocal("run", job, "--run-dir", job.parent / at, *options)
     assert result.exit_code == status, result.stderr
     return read_rows(job.parent / at / "results.jsonl")
 
 
 def refused(job: Path) -> str:
-    result = localfirst("validate", job)
+    result = surelocal("validate", job)
     assert result.exit_code == 2, result.stderr
     return result.stderr
 
@@ -108,7 +108,7 @@ def test_a_batch_file_becomes_the_matching_output_file(tmp_path: Path, engine: E
     assert found.usage is not None
     counts = found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens
     assert counts == (7, 3, 10)
-    assert lines[0]["localfirst"] == {
+    assert lines[0]["surelocal"] == {
         "status": "done", "decided_by": "local", "reason": "confident", "confidence": 0.9048,
         "field_confidence": {}, "cost_usd": 0.0, "asked_for": "gpt-5-mini",
     }  # fmt: skip
@@ -230,7 +230,7 @@ def test_what_cannot_be_done_is_an_error_of_its_line(
     assert bad["error"]["code"] == "bad_record"
     assert bad["error"]["message"].startswith("line 2: ")
     assert said in bad["error"]["message"]
-    assert bad["localfirst"]["status"] == "error"
+    assert bad["surelocal"]["status"] == "error"
 
 
 def test_what_the_engine_lacks_is_an_error_of_its_line(tmp_path: Path, engine: Engine) -> None:
@@ -336,9 +336,9 @@ def test_routes_see_the_message_and_the_body(tmp_path: Path, engine: Engine) -> 
     )
     by_template = completion(lines[0])
     assert by_template.choices[0].message.content == "no such model"
-    assert by_template.model == "localfirst-template"
+    assert by_template.model == "surelocal-template"
     assert lines[1]["error"] == {"code": "legal", "message": "it waits for a person (legal)"}
-    assert lines[2]["localfirst"]["asked_for"] == "gpt-5-mini"
+    assert lines[2]["surelocal"]["asked_for"] == "gpt-5-mini"
 
 
 # -- what the closed model has to do with it -----------------------------------------------------
@@ -363,7 +363,7 @@ def test_what_is_escalated_has_the_closed_model_s_answer_and_usage(
         "message": "it waits for the closed model (unsure)",
     }
     monkeypatch.setenv("ANTHROPIC_API_KEY", jobs.KEY)
-    result = localfirst("escalate", tmp_path / "run")
+    result = surelocal("escalate", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     [line] = read_rows(tmp_path / "run" / "results.jsonl")
     found = completion(line)
@@ -374,8 +374,8 @@ def test_what_is_escalated_has_the_closed_model_s_answer_and_usage(
     assert found.usage is not None
     assert found.usage.prompt_tokens == billed["input_tokens"] > 7
     assert found.usage.completion_tokens == billed["output_tokens"]
-    assert line["localfirst"]["decided_by"] == "closed"
-    assert line["localfirst"]["cost_usd"] > 0
+    assert line["surelocal"]["decided_by"] == "closed"
+    assert line["surelocal"]["cost_usd"] > 0
 
 
 def test_what_a_person_decides_is_an_answer_like_any_other(tmp_path: Path, engine: Engine) -> None:
@@ -383,16 +383,16 @@ def test_what_a_person_decides_is_an_answer_like_any_other(tmp_path: Path, engin
     job = write(tmp_path, ask("a", response_format=SCHEMA), ask("b", response_format=SCHEMA))
     run(job, status=3)
     queue = tmp_path / "queue.jsonl"
-    assert localfirst("review", "export", tmp_path / "run", queue).exit_code == 0
+    assert surelocal("review", "export", tmp_path / "run", queue).exit_code == 0
     rows = read_rows(queue)
     rows[0]["decision"] = {"intent": "lost_card"}
     queue.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    result = localfirst("review", "import", tmp_path / "run", queue, "--by", "Ann")
+    result = surelocal("review", "import", tmp_path / "run", queue, "--by", "Ann")
     assert result.exit_code == 3, result.stderr
     first, second = read_rows(tmp_path / "run" / "results.jsonl")
     found = completion(first)
     assert json.loads(found.choices[0].message.content or "") == {"intent": "lost_card"}
-    assert found.model == "localfirst-human"
+    assert found.model == "surelocal-human"
     assert second["error"]["code"] == "unsure"
 
 
@@ -403,7 +403,7 @@ def test_other_formats_for_whoever_asks(tmp_path: Path, engine: Engine) -> None:
     job = write(tmp_path, ask("a"))
     run(job)
     for name, first in (("again.jsonl", '{"id": "batch_req_'), ("rows.csv", "id,status,value")):
-        result = localfirst("export", tmp_path / "run", "-o", tmp_path / name)
+        result = surelocal("export", tmp_path / "run", "-o", tmp_path / name)
         assert result.exit_code == 0, result.stderr
         assert (tmp_path / name).read_text("utf-8").startswith(first)
     rows = run(job, "--set", "output.format=jsonl", at="plain")
@@ -417,17 +417,17 @@ def test_any_records_may_go_out_as_a_batch_s_results(tmp_path: Path, engine: Eng
     [line] = run(job)
     assert line["custom_id"] == "1"
     assert completion(line).choices[0].message.content == "as you wish"
-    assert line["localfirst"]["asked_for"] is None
+    assert line["surelocal"]["asked_for"] is None
 
 
 def test_results_are_written_where_the_file_is_gone(tmp_path: Path, engine: Engine) -> None:
     job = write(tmp_path, ask("a"))
     run(job)
     (tmp_path / "batch.jsonl").unlink()
-    assert localfirst("export", tmp_path / "run", "-o", tmp_path / "x.jsonl").exit_code == 0
+    assert surelocal("export", tmp_path / "run", "-o", tmp_path / "x.jsonl").exit_code == 0
     [line] = read_rows(tmp_path / "x.jsonl")
     assert completion(line).usage is not None
-    assert line["localfirst"]["asked_for"] is None
+    assert line["surelocal"]["asked_for"] is None
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from runner.errors import JobError, RecordError, UsageError
 from runner.meter import Counted, Meter
 from runner.plain import one_line, printable
 from runner.terminal import console
-from tests.fakes import localfirst, write_job
+from tests.fakes import surelocal, write_job
 
 CODES = (
     *map(chr, range(0x09)), *map(chr, range(0x0B, 0x20)), *map(chr, range(0x7F, 0xA0)),
@@ -26,7 +26,7 @@ CODES = (
     *map(chr, range(0x2066, 0x206A)), "\U000e0041", "\ud800", "\udc9b",
 )  # fmt: skip
 SHOWN = re.compile("[" + re.escape("".join(CODES)) + "]")
-EVIL = "\x1b[31m\x1b]0;title\x07\x9b2J\u202e\r\nlocalfirst: all is well\u2028[red]x[/red]<i>\x7f"
+EVIL = "\x1b[31m\x1b]0;title\x07\x9b2J\u202e\r\nsurelocal: all is well\u2028[red]x[/red]<i>\x7f"
 
 
 @settings(deadline=None)
@@ -52,7 +52,7 @@ def test_an_error_is_one_line_however_it_came_to_be() -> None:
 def fine(said: str) -> None:
     """No code in it, and no line that somebody else began as if it were ours."""
     assert not SHOWN.search(said), (SHOWN.search(said), said)
-    assert not re.search("^localfirst: all is well", said, re.MULTILINE)
+    assert not re.search("^surelocal: all is well", said, re.MULTILINE)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def run(tmp_path: Path) -> Path:
                     "api_key_env": "NOBODY_HAS_THIS", "budget_usd": 1,
                     "price": {"input": 1, "output": 1}},
     )  # fmt: skip
-    done = localfirst("run", job, "--run-dir", tmp_path / f"run{EVIL[:4]}")
+    done = surelocal("run", job, "--run-dir", tmp_path / f"run{EVIL[:4]}")
     assert done.exit_code == 3, done.stderr
     fine(done.stdout + done.stderr)
     return tmp_path / f"run{EVIL[:4]}"
@@ -97,7 +97,7 @@ def test_no_command_lets_one_through(run: Path, monkeypatch: pytest.MonkeyPatch)
     for command in COMMANDS:
         verb = 2 if command[0] == "review" else 1
         for more in ([], ["--log-format", "json"]) if command[0] == "escalate" else ([],):
-            result = localfirst(*command[:verb], run, *command[verb:], *more)
+            result = surelocal(*command[:verb], run, *command[verb:], *more)
             fine(result.stdout + result.stderr)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert not SHOWN.search(page) and "<i>" not in page
@@ -106,7 +106,7 @@ def test_no_command_lets_one_through(run: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_file_name_with_codes_in_a_mistake(tmp_path: Path) -> None:
     name = tmp_path / f"job{EVIL.replace('/', '-')}.yaml"
     name.write_text(f'name: x\nlocale: {{model: a}}\n"{EVIL[:5]}k": 1\n'.replace("\x1b", "\\e"))
-    result = localfirst("validate", name)
+    result = surelocal("validate", name)
     assert result.exit_code == 2 and len(result.stderr.strip().split("\n")) > 3
     fine(result.stderr)
 

@@ -168,7 +168,7 @@ def test_what_is_vllms_own_is_left_out_for_another_engine() -> None:
     ("name", "said"),
     [
         ("qwen3-8", "no preset is called `qwen3-8`; did you mean `qwen3-8b`?"),
-        ("zebra", "no preset is called `zebra`; `localfirst models` lists them"),
+        ("zebra", "no preset is called `zebra`; `surelocal models` lists them"),
         ("qwen3-8b/fp9", "`qwen3-8b` has no `/fp9`; it has: /bf16, /direct, /thinking"),
         ("deepseek-r1-0528/direct", "`deepseek-r1-0528` has no `/direct`"),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from runner import private
 from runner.ledger import open_ledger
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.fakes import write_job as write_plain_job
 from tests.jobs import records, run, write_job
 from tests.stand_in import StandIn
@@ -42,23 +42,23 @@ def test_every_file_of_a_run_and_what_is_made_of_it(tmp_path: Path, umask: int) 
     base.parent.mkdir(mode=0o700)
     base.mkdir(mode=0o700)
     run_dir, out = base / "one", base / "out"
-    assert localfirst("run", job, "--run-dir", run_dir).exit_code == 0
-    assert localfirst("run", job, "--run-dir", run_dir, "-o", out / "r.csv").exit_code == 0
+    assert surelocal("run", job, "--run-dir", run_dir).exit_code == 0
+    assert surelocal("run", job, "--run-dir", run_dir, "-o", out / "r.csv").exit_code == 0
     for name in ("e.jsonl", "e.csv", "e.parquet"):
-        assert localfirst("export", run_dir, "-o", out / "deep" / name).exit_code == 0
+        assert surelocal("export", run_dir, "-o", out / "deep" / name).exit_code == 0
     for name in ("s.csv", "s.jsonl"):
-        made = localfirst("review", "export", run_dir, out / name)
+        made = surelocal("review", "export", run_dir, out / name)
         assert made.exit_code == 0, made.stderr
-    assert localfirst("report", run_dir).exit_code == 0
-    assert localfirst("report", run_dir, "-o", out / "page.html").exit_code == 0
-    assert localfirst("status", run_dir).exit_code == 0
+    assert surelocal("report", run_dir).exit_code == 0
+    assert surelocal("report", run_dir, "-o", out / "page.html").exit_code == 0
+    assert surelocal("status", run_dir).exit_code == 0
     assert open_to_others(tmp_path / "new") == {}
 
 
 def test_a_former_run_directory_is_closed_without_a_word(tmp_path: Path) -> None:
     job = write_plain_job(tmp_path, "id,message\na,1\n")
     run_dir = tmp_path / "run"
-    assert localfirst("run", job, "--run-dir", run_dir).exit_code == 0
+    assert surelocal("run", job, "--run-dir", run_dir).exit_code == 0
     elsewhere = tmp_path / "elsewhere.txt"
     elsewhere.write_text("not ours")
     elsewhere.chmod(0o644)
@@ -66,7 +66,7 @@ def test_a_former_run_directory_is_closed_without_a_word(tmp_path: Path) -> None
     for path in (run_dir, *run_dir.iterdir()):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() else 0o664)
-    again = localfirst("run", job, "--run-dir", run_dir)
+    again = surelocal("run", job, "--run-dir", run_dir)
     assert again.exit_code == 0 and "chmod" not in again.stderr and "permission" not in again.stderr
     (run_dir / "link").unlink()
     assert open_to_others(run_dir) == {}

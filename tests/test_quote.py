@@ -1,4 +1,4 @@
-"""`localfirst quote`: what it says is what a run then does, and it sends and leaves nothing."""
+"""`surelocal quote`: what it says is what a run then does, and it sends and leaves nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from runner.job_file import load_job
 from runner.quote.drawing import draw
 from tests import jobs, scripted
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.jobs import NO_KEY, run, use_engine
 from tests.scripted import Model, calibrate
 from tests.stand_in import StandIn
@@ -48,7 +48,7 @@ def job_of(folder: Path, rule: Mapping[str, Any], url: str = NOWHERE, **keys: An
 
 
 def quoted(job: Path, *options: object) -> dict[str, Any]:
-    result = localfirst("quote", job, "--json", *options)
+    result = surelocal("quote", job, "--json", *options)
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
@@ -87,7 +87,7 @@ def test_nothing_is_sent_though_there_is_a_key_and_nothing_is_left(
     closed = {"budget_usd": 5, "base_url": api.url, "daily_budget_usd": 1, "lane": "batch"}
     job = job_of(tmp_path, {"threshold": 0.9}, escalation=closed)
     before = sorted(tmp_path.rglob("*"))
-    assert "Nothing was sent" in localfirst("quote", job, "--pilot", 50).stdout
+    assert "Nothing was sent" in surelocal("quote", job, "--pilot", 50).stdout
     assert api.bill.requests(None) == []
     assert sorted(tmp_path.rglob("*")) == before
     assert model.asked["answer"] < 60
@@ -97,7 +97,7 @@ def test_an_engine_that_gives_out_leaves_nothing_either(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of(tmp_path, {"threshold": 0.9}, local={"model": "./no-model"})
-    refused = localfirst("quote", job)
+    refused = surelocal("quote", job)
     assert refused.exit_code == 2 and "no-model" in refused.stderr
     assert list(scratch.iterdir()) == []
 
@@ -139,13 +139,13 @@ def test_with_labels_it_certifies_what_a_run_then_accepts(tmp_path: Path, model:
     # With the calibration there, the job's own quote is by it.
     found = quoted(certain, "--pilot", 1000)
     assert exactly(found["counts"]["local"]) == accepted[-1]
-    assert "By 200 of people's labels" in localfirst("quote", certain).stdout
+    assert "By 200 of people's labels" in surelocal("quote", certain).stdout
 
 
 def test_too_few_labels_are_no_mistake_but_an_answer(tmp_path: Path, model: Model) -> None:
     job = job_of(tmp_path, {"target_error": 0.01})
     labels = scripted.labels(job.parent, CASES[:40])
-    said = " ".join(localfirst("quote", job, "--labels", labels).stdout.split())
+    said = " ".join(surelocal("quote", job, "--labels", labels).stdout.split())
     assert "To certify" in said and "(there are 40)" in said
 
 
@@ -156,7 +156,7 @@ def test_without_labels_it_says_that_nothing_is_certified(tmp_path: Path, model:
     points = found["curve"]["points"]
     assert not any(one["certified"] for one in points) and not found["curve"]["calibrated"]
     assert points[-1]["labels_needed"] >= 22  # ln 0.1 / ln 0.9
-    said = " ".join(localfirst("quote", job_of(tmp_path, {"target_error": 0.05})).stdout.split())
+    said = " ".join(surelocal("quote", job_of(tmp_path, {"target_error": 0.05})).stdout.split())
     assert "Nothing can be certified without labels" in said and "an indication only" in said
     assert "has no calibration yet: so far it accepts nothing" in said
 
@@ -195,7 +195,7 @@ def test_a_job_without_a_closed_model_costs_nothing(tmp_path: Path, model: Model
     found = quoted(job, *none)
     assert found["cost_usd"] == {} and found["closed_model"] is None
     assert found["counts"]["escalated"]["in_pilot"] == 0
-    assert "nothing would be paid" in localfirst("quote", job, *none).stdout
+    assert "nothing would be paid" in surelocal("quote", job, *none).stdout
 
 
 def test_time_and_what_the_machine_costs_meanwhile(tmp_path: Path, model: Model) -> None:
@@ -219,23 +219,23 @@ def test_a_shared_prefix_that_is_long_enough_is_priced_as_cached(
 
 def test_it_becomes_a_file_to_send(tmp_path: Path, model: Model) -> None:
     job, file = job_of(tmp_path, {"threshold": 0.9}), tmp_path / "quote.md"
-    assert localfirst("quote", job, "-o", file).exit_code == 0
+    assert surelocal("quote", job, "-o", file).exit_code == 0
     text = file.read_text("utf-8")
     assert text.startswith("# Quote for small: 307 records") and "## Cost" in text
     assert "| Hybrid, live | $" in text and "Nothing was sent" in text
-    refused = localfirst("quote", job, "-o", tmp_path / "nowhere" / "quote.md")
+    refused = surelocal("quote", job, "-o", tmp_path / "nowhere" / "quote.md")
     assert refused.exit_code == 2 and "cannot write the quote" in refused.stderr
 
 
 def test_mistakes_are_a_sentence(tmp_path: Path, model: Model) -> None:
     job = job_of(tmp_path, {"threshold": 0.9})
-    assert localfirst("quote", job, "--pilot", 1).exit_code == 2
+    assert surelocal("quote", job, "--pilot", 1).exit_code == 2
     empty = jobs.write_job(tmp_path / "empty", NOWHERE, [], local=scripted.LOCAL)
     (empty.parent / "records.jsonl").write_text("", encoding="utf-8")
-    result = localfirst("quote", empty)
+    result = surelocal("quote", empty)
     assert result.exit_code == 2 and "records.jsonl" in result.stderr
     overall = job_of(tmp_path, {"target_error_overall": 0.1})
-    result = localfirst("quote", overall, "--labels", scripted.labels(job.parent, CASES[:9]))
+    result = surelocal("quote", overall, "--labels", scripted.labels(job.parent, CASES[:9]))
     assert result.exit_code == 2 and "--teacher" in result.stderr
 
 
@@ -246,7 +246,7 @@ def test_text_has_no_curve_and_no_local_records_need_no_model(tmp_path: Path, mo
     found = quoted(rules)
     assert found["curve"] is None and found["time"]["records_a_second"] is None
     assert exactly(found["counts"]["rule"]) == 3
-    assert "none was loaded" in localfirst("quote", rules).stdout
+    assert "none was loaded" in surelocal("quote", rules).stdout
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from runner.job_records import Output
 from runner.report.page import _REASONS as PAGE_WORDS
 from runner.summary import CAUSES
 from runner.types import Reason
-from tests.fakes import JOB, localfirst, write_job
+from tests.fakes import JOB, surelocal, write_job
 
 pytest.importorskip("prometheus_client", reason="the server's metrics are a page of it")
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +74,7 @@ def test_every_option_has_a_help() -> None:
 def test_every_command_and_each_of_its_options_is_there() -> None:
     page = (make_reference.FOLDER / "cli.md").read_text("utf-8")
     for path, command in commands.commands():
-        shown = localfirst(*path.split()[1:], "--help")
+        shown = surelocal(*path.split()[1:], "--help")
         assert shown.exit_code == 0, path
         part = page.partition(f"## {path}\n")[2].partition("\n## ")[0]
         assert commands.usage(path, command) in part
@@ -130,7 +130,7 @@ def test_a_reason_has_the_same_words_wherever_it_is_shown() -> None:
 
 def test_an_option_of_several_commands_has_the_same_words() -> None:
     said: defaultdict[str, set[str | None]] = defaultdict(set)
-    groups = [("localfirst", main), *commands.commands()]
+    groups = [("surelocal", main), *commands.commands()]
     for _, command in groups:
         for option in command.params:
             if isinstance(option, click.Option):
@@ -188,7 +188,7 @@ def test_the_schema_file_is_one_and_names_no_key_twice() -> None:
     text = (make_reference.FOLDER / job.SCHEMA).read_text("utf-8")
     given = json.loads(text)
     jsonschema.Draft202012Validator.check_schema(given)
-    assert given["title"] == "A localfirst job"
+    assert given["title"] == "A surelocal job"
     assert '"title": "Budget Usd"' not in text
 
 

@@ -27,7 +27,7 @@ from runner.report.texts import GONE, KEPT, LONGEST, Texts
 from runner.running import job_of
 from runner.types import Record
 from tests import jobs, scripted
-from tests.fakes import localfirst, run_rows, write_job
+from tests.fakes import run_rows, surelocal, write_job
 from tests.stand_in import StandIn
 
 NAME, MAIL, PHONE = "Ottokar Wunderlich", "o.wunderlich@example.org", "+49 170 1234567"
@@ -79,7 +79,7 @@ def in_review(folder: Path, patch: pytest.MonkeyPatch) -> Path:
 
 
 def page_of(run_dir: Path) -> str:
-    result = localfirst("report", run_dir)
+    result = surelocal("report", run_dir)
     assert (result.exit_code, result.stdout) == (0, ""), result.stderr
     assert f"report: {run_dir / 'report.html'}" in result.stderr
     return (run_dir / "report.html").read_text("utf-8")
@@ -129,7 +129,7 @@ def text_of(page: str) -> str:
 def test_every_figure_is_what_status_says(which: str, request: pytest.FixtureRequest) -> None:
     run_dir = request.getfixturevalue(which)
     figures = Figures(page_of(run_dir))
-    status = json.loads(localfirst("status", run_dir, "--json").stdout)
+    status = json.loads(surelocal("status", run_dir, "--json").stdout)
     found = figures.found
     assert found["records"] == f"{status['records']:,}"
     for table, names in (
@@ -206,14 +206,14 @@ def test_what_people_decided_says_how_often_the_model_was_right(
 ) -> None:
     uncalibrated = in_review(tmp_path, monkeypatch)
     sheet = uncalibrated / "queue.jsonl"
-    assert localfirst("review", "export", uncalibrated, sheet).exit_code == 0
+    assert surelocal("review", "export", uncalibrated, sheet).exit_code == 0
     truths = {one.id: one for one in CASES}
     rows = [json.loads(line) for line in sheet.read_text("utf-8").splitlines()]
     queue = [row["id"] for row in rows if row["id"] in truths]
     for row in rows:
         row["decision"] = {"intent": truths[row["id"]].truth}
     sheet.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    done = localfirst("review", "import", uncalibrated, sheet)
+    done = surelocal("review", "import", uncalibrated, sheet)
     assert done.exit_code == 0, done.stderr
     with read_ledger(uncalibrated) as ledger:
         known = evidence(ledger, job_of(uncalibrated, ledger))
@@ -411,12 +411,12 @@ def test_a_job_that_needs_no_model_at_all(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_sentences(tmp_path: Path, uncalibrated: Path) -> None:
-    gone = localfirst("report", tmp_path / "gone")
+    gone = surelocal("report", tmp_path / "gone")
     assert (gone.exit_code, "is not a run directory" in gone.stderr) == (2, True)
-    nowhere = localfirst("report", uncalibrated, "-o", tmp_path / "no" / "where.html")
+    nowhere = surelocal("report", uncalibrated, "-o", tmp_path / "no" / "where.html")
     assert nowhere.exit_code == 1
     assert "cannot write the report to" in nowhere.stderr and "No such file" in nowhere.stderr
-    other = localfirst("report", uncalibrated, "-o", tmp_path / "other.html")
+    other = surelocal("report", uncalibrated, "-o", tmp_path / "other.html")
     assert other.exit_code == 0 and (tmp_path / "other.html").stat().st_size > 20_000
 
 

@@ -16,7 +16,7 @@ import pytest
 from scripts.browser import executable
 from tests import jobs
 from tests.browser import Browser, Page
-from tests.fakes import localfirst, run_rows, write_job
+from tests.fakes import run_rows, surelocal, write_job
 
 # The same runs, made in the same ways.
 from tests.test_report import audited, made, uncalibrated
@@ -133,7 +133,7 @@ def luminance(colour: str) -> float:
 
 
 def reported(run_dir: Path) -> Path:
-    assert localfirst("report", run_dir).exit_code == 0
+    assert surelocal("report", run_dir).exit_code == 0
     return run_dir / "report.html"
 
 

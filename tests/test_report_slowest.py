@@ -14,7 +14,7 @@ from runner.ledger import open_ledger, read_ledger
 from runner.slowest import KEPT, Slowest, slowest
 from runner.types import Completion, Prompt, Sampling
 from tests import jobs, scripted
-from tests.fakes import localfirst, run_rows, write_job
+from tests.fakes import run_rows, surelocal, write_job
 from tests.scripted import name_in
 
 NAME = "Ottokar Wunderlich"
@@ -69,7 +69,7 @@ def test_the_report_shows_them_as_the_job_redacts(
     assert [position for position, _ in found[:3]] == [17, 1, 3]
     for (_, seconds), least in zip(found, (0.2, 0.15, 0.1), strict=False):
         assert seconds >= least
-    result = localfirst("report", run_dir)
+    result = surelocal("report", run_dir)
     assert result.exit_code == 0, result.stderr
     page = (run_dir / "report.html").read_text("utf-8")
     [part] = re.findall(r"<summary>Slowest here \(20\)</summary>.*?</details>", page, re.DOTALL)
@@ -85,5 +85,5 @@ def test_what_needed_no_model_has_no_time(tmp_path: Path) -> None:
     run_rows(write_job(tmp_path, "id,message\n1,a\n"))
     with read_ledger(tmp_path / "run") as ledger:
         assert slowest(ledger) == []
-    assert localfirst("report", tmp_path / "run").exit_code == 0
+    assert surelocal("report", tmp_path / "run").exit_code == 0
     assert "Slowest here" not in (tmp_path / "run" / "report.html").read_text("utf-8")

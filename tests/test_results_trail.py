@@ -14,7 +14,7 @@ from runner.results import deliver
 from runner.results.kept import Noting
 from runner.running import job_of
 from runner.types import DecidedBy, Outcome, Status
-from tests.fakes import localfirst, write_job
+from tests.fakes import surelocal, write_job
 
 ROWS = "id,message\n" + "".join(f"T-{n},text {n}\n" for n in range(20))
 FORMATS = ("jsonl", "csv", "parquet")
@@ -23,14 +23,14 @@ FORMATS = ("jsonl", "csv", "parquet")
 @pytest.fixture(params=FORMATS)
 def ran(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     job = write_job(tmp_path, ROWS, output={"format": request.param})
-    result = localfirst("run", job, "--run-dir", tmp_path / "run")
+    result = surelocal("run", job, "--run-dir", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     [path] = (tmp_path / "run").glob("results.*")
     return path
 
 
 def verified(path: Path) -> dict[str, Any]:
-    result = localfirst("status", path.parent, "--verify", "--json")
+    result = surelocal("status", path.parent, "--verify", "--json")
     told: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == (0 if told["whole"] else 1)
     return told
@@ -81,7 +81,7 @@ def test_a_file_that_is_gone_is_missed_until_it_is_written_again(ran: Path) -> N
     assert "No such file" in verified(ran)["problem"]
     elsewhere = ran.parent.parent / "elsewhere.csv"
     options = ["--set", "output.format=auto", "-o", elsewhere]
-    assert localfirst("run", job, "--run-dir", ran.parent, *options).exit_code == 0
+    assert surelocal("run", job, "--run-dir", ran.parent, *options).exit_code == 0
     assert verified(ran)["whole"]  # it has another name now
     elsewhere.write_bytes(elsewhere.read_bytes()[:-1])
     assert str(elsewhere) in verified(ran)["problem"]
@@ -137,8 +137,8 @@ def test_killed_between_the_note_and_the_file(
 
 def test_an_export_over_it_and_a_device_are_fine(ran: Path) -> None:
     job = ran.parent.parent / "job.yaml"
-    assert localfirst("export", ran.parent, "-o", ran).exit_code == 0
+    assert surelocal("export", ran.parent, "-o", ran).exit_code == 0
     assert verified(ran)["whole"]
     devnull = ["--set", "output.format=jsonl", "-o", "/dev/null"]
-    assert localfirst("run", job, "--run-dir", ran.parent, *devnull).exit_code == 0
+    assert surelocal("run", job, "--run-dir", ran.parent, *devnull).exit_code == 0
     assert verified(ran)["whole"]

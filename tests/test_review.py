@@ -26,7 +26,7 @@ from runner.ledger import read_ledger
 from runner.review import import_reviews
 from runner.types import WHOLE, Completion, Constraint, Usage
 from tests import fakes, jobs
-from tests.fakes import localfirst, read_rows
+from tests.fakes import read_rows, surelocal
 from tests.stand_in import StandIn
 
 SCHEMA: dict[str, Any] = {
@@ -66,7 +66,7 @@ def queue_job(folder: Path, rows: list[Row] | None = None, **keys: Any) -> Path:
     given = rows or jobs.records(["R-1", "R-2"], "review", message=FORMULA, reason="own")
     whole = {"routes": TO_REVIEW, "answer": {"schema": SCHEMA}, **keys}
     job = jobs.write_job(folder, "http://localhost:1", given, NO_KEY, **whole)
-    result = localfirst("run", job, "--run-dir", folder / "run")
+    result = surelocal("run", job, "--run-dir", folder / "run")
     assert result.exit_code == 3, result.stderr
     return folder / "run"
 
@@ -88,7 +88,7 @@ def local_job(folder: Path, patch: pytest.MonkeyPatch, ids: list[str], **keys: A
     rows = jobs.records(ids, "local")
     keys = {"local": local, "confidence": confidence, "routes": TO_REVIEW, **keys}
     job = jobs.write_job(folder, "http://localhost:1", rows, NO_KEY, **keys)
-    result = localfirst("run", job, "--run-dir", folder / "run")
+    result = surelocal("run", job, "--run-dir", folder / "run")
     assert result.exit_code in (0, 3), result.stderr
     return folder / "run"
 
@@ -104,7 +104,7 @@ def decided(run: Path) -> list[tuple[Any, ...]]:
 def refused(run: Path, path: Path, status: int = 2) -> str:
     """The sentence of an import that changes nothing."""
     before = (run / "results.jsonl").read_bytes()
-    result = localfirst("review", "import", run, path)
+    result = surelocal("review", "import", run, path)
     assert (result.exit_code, result.stdout) == (status, "")
     assert (run / "results.jsonl").read_bytes() == before
     assert decided(run) == []
@@ -116,7 +116,7 @@ def refused(run: Path, path: Path, status: int = 2) -> str:
 
 def test_the_queue_goes_out_as_csv_and_comes_back(tmp_path: Path) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
-    exported = localfirst("review", "export", run, path)
+    exported = surelocal("review", "export", run, path)
     assert exported.exit_code == 0, exported.stderr
     assert "2 records in" in exported.stderr
     assert path.read_bytes().startswith(b"\xef\xbb\xbfid,")
@@ -133,7 +133,7 @@ def test_the_queue_goes_out_as_csv_and_comes_back(tmp_path: Path) -> None:
 
     filled = {"decision.intent": "Lost_Card", "decision.count": " 3 ", "decision.urgent": "TRUE"}
     rows[1] |= filled | {"note": "ruft zurück 📞"}
-    imported = localfirst("review", "import", run, save(path, rows), "--by", "Zoë", "--json")
+    imported = surelocal("review", "import", run, save(path, rows), "--by", "Zoë", "--json")
     assert imported.exit_code == 3, imported.stderr  # R-1 is not decided yet
     value = {"intent": "lost_card", "count": 3, "urgent": True, "team": None}
     row = results(run)["R-2"]
@@ -149,31 +149,31 @@ def test_the_queue_goes_out_as_csv_and_comes_back(tmp_path: Path) -> None:
 
 def test_the_same_file_again_changes_nothing_and_another_corrects(tmp_path: Path) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     rows = [row | {"decision.intent": "lost_card"} for row in sheet(path)]
-    assert localfirst("review", "import", run, save(path, rows)).exit_code == 0
+    assert surelocal("review", "import", run, save(path, rows)).exit_code == 0
     before = (run / "results.jsonl").read_bytes(), decided(run)
     assert {who for _, who, _, _ in before[1]} == {getpass.getuser()}
-    again = localfirst("review", "import", run, path, "--by", "somebody else")
+    again = surelocal("review", "import", run, path, "--by", "somebody else")
     assert "2 unchanged" in again.stderr
     assert ((run / "results.jsonl").read_bytes(), decided(run)) == before
     rows[0]["decision.intent"] = "card_arrival"
-    result = localfirst("review", "import", run, save(path, rows), "--by", "Ann")
+    result = surelocal("review", "import", run, save(path, rows), "--by", "Ann")
     assert "1 corrected, 1 unchanged" in result.stderr
     assert results(run)["R-1"]["value"]["intent"] == "card_arrival"
     assert [who for _, who, _, _ in decided(run)][2:] == ["Ann"]
     # A rerun leaves what people decided as it is, and the queue is empty now.
-    rerun = localfirst("run", tmp_path / "job.yaml", "--run-dir", run)
+    rerun = surelocal("run", tmp_path / "job.yaml", "--run-dir", run)
     assert rerun.exit_code == 0, rerun.stderr
     assert results(run)["R-1"]["decided_by"] == "human"
-    empty = localfirst("review", "export", run, tmp_path / "empty.csv")
+    empty = surelocal("review", "export", run, tmp_path / "empty.csv")
     assert (empty.exit_code, sheet(tmp_path / "empty.csv")) == (0, [])
     assert "0 records" in empty.stderr
 
 
 def test_jsonl_keeps_types_and_takes_them_as_they_are(tmp_path: Path) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.jsonl"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     rows = read_rows(path)
     assert rows[0]["message"] == FORMULA
     assert (rows[0]["decision"], rows[0]["note"]) == (None, "")
@@ -182,7 +182,7 @@ def test_jsonl_keeps_types_and_takes_them_as_they_are(tmp_path: Path) -> None:
     path.write_text(text)
     assert "line 1: `decision.count`: '3' is not of type 'integer'" in refused(run, path)
     path.write_text(text.replace('"3"', "3"))
-    assert "1 decided, 1 undecided" in localfirst("review", "import", run, path).stderr
+    assert "1 decided, 1 undecided" in surelocal("review", "import", run, path).stderr
     assert results(run)["R-1"]["value"] == {"intent": "lost_card", "team": "cards", "count": 3}
 
 
@@ -200,11 +200,11 @@ def test_labels_text_and_open_schemas_have_one_column(
     tmp_path: Path, answer: Row, given: str, value: Any
 ) -> None:
     run, path = queue_job(tmp_path, answer=answer), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     rows = sheet(path)
     assert list(rows[0])[-2:] == ["decision", "note"]
     rows[0]["decision"] = given
-    result = localfirst("review", "import", run, save(path, rows))
+    result = surelocal("review", "import", run, save(path, rows))
     assert "1 decided" in result.stderr
     assert results(run)["R-1"]["value"] == value
 
@@ -213,19 +213,19 @@ def test_ids_that_look_like_formulas_come_back_as_they_were(tmp_path: Path) -> N
     ids = ["=1+1", "'=1", "-5", "@x", "\t+", "00123", "-a", "ü"]
     rows = [{"id": name, "kind": "review", "message": name, "n": [1, {"a": "é"}]} for name in ids]
     run, path = queue_job(tmp_path, rows), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     got = sheet(path)
     assert [row["id"] for row in got[:4]] == ["'=1+1", "''=1", "-5", "'@x"]
     assert got[0]["n"] == '[1, {"a": "é"}]'
     filled = [row | {"decision.intent": "lost_card"} for row in got]
     blank = dict.fromkeys(got[0], "")  # as spreadsheets leave them
-    result = localfirst("review", "import", run, save(path, [*filled, blank]))
+    result = surelocal("review", "import", run, save(path, [*filled, blank]))
     assert result.exit_code == 0, result.stderr
     assert [row["decided_by"] for row in results(run).values()] == ["human"] * len(ids)
     lines = [{"id": name, "decision": {"intent": "lost_card", "team": None}} for name in ids]
     path = tmp_path / "lines.jsonl"  # no spreadsheet, no guard
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    assert f"{len(ids)} unchanged" in localfirst("review", "import", run, path).stderr
+    assert f"{len(ids)} unchanged" in surelocal("review", "import", run, path).stderr
 
 
 def test_a_records_own_fields_keep_their_names_where_they_can(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_records_own_fields_keep_their_names_where_they_can(tmp_path: Path) ->
             "message": "m", "later": True}]  # fmt: skip
     run = queue_job(tmp_path, rows, records={"path": "records.jsonl", "id": "nr"})
     path = tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     first, second = sheet(path)
     assert list(first)[:9] == [
         "id", "nr", "kind", "message", "record.id", "record.note", "record.record.note",
@@ -245,7 +245,7 @@ def test_a_records_own_fields_keep_their_names_where_they_can(tmp_path: Path) ->
     ]  # fmt: skip
     assert (first["later"], second["later"], second["record.id"]) == ("", "true", "")
     save(path, [first | {"decision.intent": "lost_card"}, second])
-    assert "1 decided, 1 undecided" in localfirst("review", "import", run, path).stderr
+    assert "1 decided, 1 undecided" in surelocal("review", "import", run, path).stderr
 
 
 @pytest.mark.parametrize("text", ["=1", "'=1", "''@", "+49 30", "-5", "-5,20", "'a", "", "\uff1d1"])
@@ -264,13 +264,13 @@ def test_a_parquet_job_with_its_own_types(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "records.parquet")
     run = queue_job(tmp_path, records={"path": "records.parquet"})
     for ending in ("csv", "jsonl"):
-        localfirst("review", "export", run, tmp_path / f"queue.{ending}")
+        surelocal("review", "export", run, tmp_path / f"queue.{ending}")
     (row,) = sheet(tmp_path / "queue.csv")
     assert [row[n] for n in ("id", "when", "sum", "none")] == ["7", str(when), "1.50", ""]
     (line,) = read_rows(tmp_path / "queue.jsonl")
     assert (line["id"], line["sum"], line["none"]) == ("7", "1.50", None)
     path = save(tmp_path / "done.csv", [row | {"decision.intent": "lost_card"}])
-    assert localfirst("review", "import", run, path).exit_code == 0
+    assert surelocal("review", "import", run, path).exit_code == 0
 
 
 # -- what is refused ----------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def one(column: str, value: str) -> Callable[[list[Row]], list[Row]]:
         ]),
         (
             lambda rows: [{"nr": "1", "decision.intent": "lost_card"}],
-            ["line 1: no column `id`; give a file of `localfirst review export`"],
+            ["line 1: no column `id`; give a file of `surelocal review export`"],
         ),
         (
             lambda rows: [
@@ -318,7 +318,7 @@ def test_a_row_that_cannot_be_used_leaves_all_as_it_was(
     tmp_path: Path, change: Callable[[list[Row]], list[Row]], sentences: list[str]
 ) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     rows = change(sheet(path))
     names = {name: None for row in rows for name in row}
     said = refused(run, save(path, [dict.fromkeys(names, "") | row for row in rows]))
@@ -364,35 +364,35 @@ def test_labels_and_text_say_what_they_take(tmp_path: Path) -> None:
 def test_an_export_never_overwrites_decisions(tmp_path: Path) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
     path.write_text("my work")
-    result = localfirst("review", "export", run, path)
+    result = surelocal("review", "export", run, path)
     assert result.exit_code == 2
     assert "queue.csv is already there, and may hold decisions" in result.stderr
     assert path.read_text() == "my work"
-    result = localfirst("review", "export", run, path / "below.csv")
+    result = surelocal("review", "export", run, path / "below.csv")
     assert (result.exit_code, "cannot write the review file" in result.stderr) == (1, True)
-    result = localfirst("review", "export", run, tmp_path / "queue.txt")
+    result = surelocal("review", "export", run, tmp_path / "queue.txt")
     assert (result.exit_code, "is CSV or JSONL" in result.stderr) == (2, True)
-    result = localfirst("review", "export", run, tmp_path / "x.csv", "--audit", 1, "--sample", 1)
+    result = surelocal("review", "export", run, tmp_path / "x.csv", "--audit", 1, "--sample", 1)
     assert (result.exit_code, "not both" in result.stderr) == (2, True)
 
 
 def test_a_run_directory_in_use_or_none(tmp_path: Path) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     with (run / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "another localfirst is at work in" in refused(run, path)
-        result = localfirst("review", "export", run, tmp_path / "other.csv")
-        assert (result.exit_code, "another localfirst" in result.stderr) == (2, True)
-    result = localfirst("review", "export", tmp_path / "none", path)
+        assert "another surelocal is at work in" in refused(run, path)
+        result = surelocal("review", "export", run, tmp_path / "other.csv")
+        assert (result.exit_code, "another surelocal" in result.stderr) == (2, True)
+    result = surelocal("review", "export", tmp_path / "none", path)
     assert (result.exit_code, "is not a run directory" in result.stderr) == (2, True)
     assert not (tmp_path / "none").exists()
 
 
 def test_nobody_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
-    result = localfirst("review", "import", run, path, "--by", " ")
+    surelocal("review", "export", run, path)
+    result = surelocal("review", "import", run, path, "--by", " ")
     assert (result.exit_code, "who decided? Say it with --by NAME" in result.stderr) == (2, True)
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
@@ -405,7 +405,7 @@ def test_what_is_decided_without_a_person_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, path = local_job(tmp_path, monkeypatch, ["A", "U"]), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     (row,) = sheet(path)
     assert (row["id"], row["reason"]) == ("U", "unsure")
     assert (row["local_answer"], row["local_confidence"]) == ('{"intent": "lost_card"}', "0.0498")
@@ -429,7 +429,7 @@ def test_what_the_closed_model_answered_wrongly_is_shown_to_the_person(
             api.faults.push(name, when=jobs.marked(name))
         ran = jobs.run(jobs.write_job(tmp_path / "job", api.url, jobs.records(names)))
     path = tmp_path / "queue.csv"
-    localfirst("review", "export", ran.run_dir, path)
+    surelocal("review", "export", ran.run_dir, path)
     rows = {row["id"]: row for row in sheet(path)}
     assert {row["reason"] for row in rows.values()} == {"closed_invalid"}
     assert "breaks the schema at `intent`" in rows["off_enum"]["problem"]
@@ -437,7 +437,7 @@ def test_what_the_closed_model_answered_wrongly_is_shown_to_the_person(
     assert "cut off" in rows["max_tokens"]["problem"] and rows["max_tokens"]["closed_answer"]
     assert "refused" in rows["refusal"]["problem"]
     filled = [row | {"decision.intent": "lost_card"} for row in rows.values()]
-    assert localfirst("review", "import", ran.run_dir, save(path, filled)).exit_code == 0
+    assert surelocal("review", "import", ran.run_dir, save(path, filled)).exit_code == 0
     after = results(ran.run_dir)
     assert {(row["decided_by"], row["reason"]) for row in after.values()} == {
         ("human", "closed_invalid")
@@ -463,7 +463,7 @@ def test_a_person_checks_a_random_sample_of_the_accepted(
 ) -> None:
     run = local_job(tmp_path, monkeypatch, [*IDS, "U-1"])
     path = tmp_path / "audit.csv"
-    assert localfirst("review", "export", run, path, "--audit", 10).exit_code == 0
+    assert surelocal("review", "export", run, path, "--audit", 10).exit_code == 0
     rows = sheet(path)
     drawn = [row["id"] for row in rows]
     assert len(set(drawn)) == 10 and "U-1" not in drawn and drawn != sorted(drawn)
@@ -471,15 +471,15 @@ def test_a_person_checks_a_random_sample_of_the_accepted(
         ("accepted", '{"intent": "lost_card"}')
     }
     assert rows[0]["message"] == f"<{drawn[0]}> where is my card"
-    localfirst("review", "export", run, tmp_path / "same.csv", "--audit", 10)
+    surelocal("review", "export", run, tmp_path / "same.csv", "--audit", 10)
     assert (tmp_path / "same.csv").read_bytes() == path.read_bytes()
-    localfirst("review", "export", run, tmp_path / "other.csv", "--audit", 10, "--seed", "b")
+    surelocal("review", "export", run, tmp_path / "other.csv", "--audit", 10, "--seed", "b")
     assert [row["id"] for row in sheet(tmp_path / "other.csv")] != drawn
 
     for row in rows[:4]:
         row["decision.intent"] = "lost_card"
     rows[2]["decision.intent"] = "card_arrival"
-    result = localfirst("review", "import", run, save(path, rows), "--by", "Ann")
+    result = surelocal("review", "import", run, save(path, rows), "--by", "Ann")
     assert "1 corrected, 3 confirmed, 6 undecided" in result.stderr
     verdicts = [(row["id"], row["id"] == drawn[2], "Ann", 0) for row in rows[:4]]
     assert checked(run) == sorted(verdicts)  # in the input's order, not in the file's
@@ -488,13 +488,13 @@ def test_a_person_checks_a_random_sample_of_the_accepted(
     assert (wrong["decided_by"], wrong["reason"], wrong["model"]) == ("human", "audit", None)
     assert wrong["value"] == {"intent": "card_arrival"}
 
-    assert "4 unchanged" in localfirst("review", "import", run, path).stderr
+    assert "4 unchanged" in surelocal("review", "import", run, path).stderr
     assert checked(run) == sorted(verdicts)
     rows[2]["decision.intent"] = "lost_card"  # on second thoughts
-    localfirst("review", "import", run, save(path, rows), "--by", "Bob")
+    surelocal("review", "import", run, save(path, rows), "--by", "Bob")
     assert (drawn[2], 0, "Bob", 0) in checked(run)
     # The next sample holds none that was checked, and is as random.
-    localfirst("review", "export", run, tmp_path / "next.csv", "--audit", 99)
+    surelocal("review", "export", run, tmp_path / "next.csv", "--audit", 99)
     rest = {row["id"] for row in sheet(tmp_path / "next.csv")}
     assert rest == set(IDS) - set(drawn[:4])
 
@@ -502,7 +502,7 @@ def test_a_person_checks_a_random_sample_of_the_accepted(
 @pytest.mark.process
 def test_verdicts_raise_the_audits_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, path = local_job(tmp_path, monkeypatch, IDS), tmp_path / "audit.csv"
-    localfirst("review", "export", run, path, "--audit", 20)
+    surelocal("review", "export", run, path, "--audit", 20)
     rows = [row | {"decision.intent": "card_arrival"} for row in sheet(path)]
     save(path, rows)
     rule = "confidence={target_error: 0.02, calibration: none.json}"
@@ -522,7 +522,7 @@ def test_a_sample_of_all_is_labels_and_a_queue_is_none(
 ) -> None:
     run = local_job(tmp_path, monkeypatch, ["A-1", "U-2", "U-3"])
     path, queue = tmp_path / "sample.csv", tmp_path / "queue.csv"
-    assert localfirst("review", "export", run, path, "--sample", 9).exit_code == 0
+    assert surelocal("review", "export", run, path, "--sample", 9).exit_code == 0
     rows = sheet(path)
     assert {row["id"] for row in rows} == {"A-1", "U-2", "U-3"}
     assert {(row["sample"], row["local_answer"]) for row in rows} == {("all", "")}
@@ -536,18 +536,18 @@ def test_a_sample_of_all_is_labels_and_a_queue_is_none(
     }
     job = tmp_path / "job.yaml"
     rule = ("--set", "confidence={target_error: 0.02, calibration: c.json}")
-    certified = localfirst("calibrate", job, "--labels", path, *rule)
+    certified = surelocal("calibrate", job, "--labels", path, *rule)
     assert "3 labels of records that reach the local model cannot certify" in certified.stderr
 
-    localfirst("review", "export", run, queue)
+    surelocal("review", "export", run, queue)
     save(queue, [row | {"decision.intent": "lost_card"} for row in sheet(queue)])
-    biased = localfirst("calibrate", job, "--labels", queue, *rule)
+    biased = surelocal("calibrate", job, "--labels", queue, *rule)
     assert biased.exit_code == 2
     assert "line 2: `sample` is 'queue', and only a random sample of all" in biased.stderr
-    assert "`localfirst review export RUN_DIR FILE --sample N`" in biased.stderr
+    assert "`surelocal review export RUN_DIR FILE --sample N`" in biased.stderr
 
     # The same file decides what waits for a person, and checks what was accepted.
-    result = localfirst("review", "import", run, path)
+    result = surelocal("review", "import", run, path)
     assert (result.exit_code, "2 decided, 1 corrected" in result.stderr) == (0, True)
     assert checked(run) == [("A-1", 1, getpass.getuser(), 0)]
 
@@ -579,7 +579,7 @@ def test_a_sample_needs_the_records_of_the_run(
     run, file = local_job(tmp_path, monkeypatch, IDS), tmp_path / "records.jsonl"
 
     def asked(*options: object) -> str:
-        result = localfirst("review", "export", run, tmp_path / "s.csv", *options)
+        result = surelocal("review", "export", run, tmp_path / "s.csv", *options)
         assert result.exit_code == 2, result.stderr
         assert not (tmp_path / "s.csv").exists()
         return result.stderr
@@ -604,14 +604,14 @@ def test_a_sample_holds_no_record_that_is_in_error_itself(
     run = local_job(tmp_path, monkeypatch, [*ids, "A-003", "", "A-007"])
     assert results(run)["A-003"]["status"] == "error"
     path, job = tmp_path / "labels.csv", tmp_path / "job.yaml"
-    said = localfirst("review", "export", run, path, "--sample", 99).stderr
+    said = surelocal("review", "export", run, path, "--sample", 99).stderr
     assert "80 records in" in said
-    assert f"decide every row, then: localfirst calibrate JOB.yaml --labels {path}" in said
+    assert f"decide every row, then: surelocal calibrate JOB.yaml --labels {path}" in said
     rows = sheet(path)
     assert sorted(row["id"] for row in rows) == ids
     save(path, [row | {"decision.intent": "lost_card"} for row in rows])
     rule = "confidence={target_error: 0.2, calibration: c.json}"
-    certified = localfirst("calibrate", job, "--labels", path, "--set", rule)
+    certified = surelocal("calibrate", job, "--labels", path, "--set", rule)
     assert certified.exit_code == 0, certified.stderr
 
 
@@ -623,33 +623,33 @@ def test_a_record_that_was_mended_since_wants_a_run_first(
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:2], lines[2].replace("A-1", "A-3")]) + "\n")
     export = ("review", "export", run, tmp_path / "labels.csv", "--sample", 9)
-    early = localfirst(*export)
+    early = surelocal(*export)
     assert early.exit_code == 2 and "put the file back" not in early.stderr
     assert "line 3 is now A-3" in early.stderr
-    assert "first give the same `localfirst run …` again" in early.stderr
-    localfirst("run", tmp_path / "job.yaml", "--run-dir", run)
-    assert "3 records in" in localfirst(*export).stderr
+    assert "first give the same `surelocal run …` again" in early.stderr
+    surelocal("run", tmp_path / "job.yaml", "--run-dir", run)
+    assert "3 records in" in surelocal(*export).stderr
 
 
 def test_a_sample_of_nothing(tmp_path: Path) -> None:
     run = queue_job(tmp_path)
     for option, why in (("--audit", "no accepted local answer"), ("--sample", "no record reaches")):
-        result = localfirst("review", "export", run, tmp_path / "s.csv", option, 3)
+        result = surelocal("review", "export", run, tmp_path / "s.csv", option, 3)
         assert (result.exit_code, why in result.stderr) == (2, True), result.stderr
 
 
 def test_results_that_cannot_be_written_lose_no_decision(tmp_path: Path) -> None:
     run, path = queue_job(tmp_path), tmp_path / "queue.csv"
-    localfirst("review", "export", run, path)
+    surelocal("review", "export", run, path)
     rows = [row | {"decision.intent": "lost_card"} for row in sheet(path)]
     save(path, rows)
     (run / "results.jsonl").unlink()
     (run / "results.jsonl").mkdir()  # the results cannot be written: the decisions are kept
-    result = localfirst("review", "import", run, path)
+    result = surelocal("review", "import", run, path)
     assert result.exit_code == 1
     assert "cannot write the results to" in result.stderr
     (run / "results.jsonl").rmdir()
-    assert "2 unchanged" in localfirst("review", "import", run, path).stderr
+    assert "2 unchanged" in surelocal("review", "import", run, path).stderr
     with read_ledger(run) as ledger:
         assert [str(outcome.decided_by) for outcome in ledger.outcomes()] == ["human", "human"]
     assert fakes.read_rows(run / "results.jsonl")[0]["decided_by"] == "human"
@@ -673,7 +673,7 @@ def test_a_full_disk_leaves_no_half_of_a_file_and_no_half_of_an_import(tmp_path:
     run, path = queue_job(tmp_path, rows), tmp_path / "queue.jsonl"
     ran = on_a_small_disk("review", "export", run, path)
     assert ran.returncode == 1
-    assert f"localfirst: cannot write the review file {path}: File too large" in ran.stderr
+    assert f"surelocal: cannot write the review file {path}: File too large" in ran.stderr
     assert not path.exists()
     decision = {"intent": "lost_card", "team": None}
     lines = [{"id": i, "decision": decision, "note": "n" * 100_000} for i in ("R-1", "R-2")]
@@ -684,4 +684,4 @@ def test_a_full_disk_leaves_no_half_of_a_file_and_no_half_of_an_import(tmp_path:
     assert decided(run) == []
     with read_ledger(run) as ledger:
         assert [str(outcome.status) for outcome in ledger.outcomes()] == ["review", "review"]
-    assert localfirst("review", "import", run, path).exit_code == 0
+    assert surelocal("review", "import", run, path).exit_code == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runner.types import Completion, Usage
-from tests.fakes import localfirst, read_rows, write_job
+from tests.fakes import read_rows, surelocal, write_job
 from tests.jobs import DEMO_MODEL, Scripted, query, spent_usd, use_engine
 from tests.stand_in import StandIn
 
@@ -60,7 +60,7 @@ def write(job: Path, rows: list[Row]) -> None:
 def give(job: Path, rows: list[Row], *options: str, status: int = 0) -> list[dict[str, Any]]:
     """Runs the job over these rows; its results."""
     write(job, rows)
-    ran = localfirst("run", job, "--run-dir", job.parent / "run", *options)
+    ran = surelocal("run", job, "--run-dir", job.parent / "run", *options)
     assert ran.exit_code == status, ran.stderr
     return read_rows(job.parent / "run" / "results.jsonl") if status != 2 else []
 
@@ -93,10 +93,10 @@ def test_thirty_edits_of_an_export(tmp_path: Path, engine: Counting, seed: int) 
         rows = chance.choice(former) if back else edited(rows, chance, number)
         former.append(rows)
     run_dir = tmp_path / "run"
-    assert localfirst("status", run_dir, "--verify").exit_code == 0
+    assert surelocal("status", run_dir, "--verify").exit_code == 0
     with sqlite3.connect(run_dir / "ledger.sqlite") as database:
         database.execute("UPDATE outcomes SET value='\"forged\"' WHERE record_id='R-7'")
-    told = localfirst("status", run_dir, "--verify")
+    told = surelocal("status", run_dir, "--verify")
     assert told.exit_code == 1 and "R-7" in told.stderr + told.stdout
 
 
@@ -145,14 +145,14 @@ def test_what_is_known_is_said_and_a_wrong_file_is_refused(
     give(job, rows)
     others = [(str(n), f"other {n}") for n in range(6)] + rows[6:] + [("11", "new")]
     write(job, others)
-    refused = localfirst("run", job, "--run-dir", tmp_path / "run")
+    refused = surelocal("run", job, "--run-dir", tmp_path / "run")
     assert refused.exit_code == 2 and MOST_OTHERS in refused.stderr
     assert "4 records are known, 1 are new, 6 have changed, 0 are gone" in refused.stderr
     assert sum(engine.asked.values()) == 10
     assert len(give(job, rows)) == 10, "it has changed nothing"
     assert len(give(job, others, "--new-records")) == 11
     assert sum(engine.asked.values()) == 17
-    status = localfirst("status", tmp_path / "run").output
+    status = surelocal("status", tmp_path / "run").output
     assert "kept of records that are no longer given" in status
 
 
@@ -202,7 +202,7 @@ def test_a_record_that_waits_and_is_no_longer_given_is_not_sent(
         without.delenv("ANTHROPIC_API_KEY")
         give(job, rows, status=3)
         assert [row["id"] for row in give(job, rows[2:], status=3)] == ["2", "3", "4", "5"]
-    assert localfirst("escalate", tmp_path / "run").exit_code == 0
+    assert surelocal("escalate", tmp_path / "run").exit_code == 0
     assert len(api.bill.requests()) == 4
     assert [row["status"] for row in give(job, rows)] == ["done"] * 6
     assert len(api.bill.requests()) == 6
@@ -218,7 +218,7 @@ def test_a_sample_names_the_same_records_in_a_file_of_another_order(
 
     def sampled(name: str) -> list[tuple[str, str]]:
         path = tmp_path / name
-        assert localfirst("review", "export", run_dir, path, "--sample", "8").exit_code == 0
+        assert surelocal("review", "export", run_dir, path, "--sample", "8").exit_code == 0
         text = path.read_text("utf-8-sig")
         return [(row["id"], row["message"]) for row in csv.DictReader(text.splitlines())]
 

@@ -1,4 +1,4 @@
-"""`localfirst serve` as OpenAI's own SDK sees it: answers, refusals, limits."""
+"""`surelocal serve` as OpenAI's own SDK sees it: answers, refusals, limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from runner.errors import RunDirError, UsageError
 from runner.types import Completion, Prompt, Sampling
 from tests import jobs
-from tests.fakes import localfirst, read_rows
+from tests.fakes import read_rows, surelocal
 from tests.jobs import query, wait_until
 from tests.serving import MODEL, Echo, Served, body, serving, write
 
@@ -53,9 +53,9 @@ def by_schema(text: str) -> str:
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
-    result = localfirst("export", run_dir, "-o", run_dir / "out.csv")
+    result = surelocal("export", run_dir, "-o", run_dir / "out.csv")
     assert result.exit_code == 0, result.stderr
-    result = localfirst("export", run_dir, "-o", run_dir / "out.jsonl")
+    result = surelocal("export", run_dir, "-o", run_dir / "out.jsonl")
     assert result.exit_code == 0, result.stderr
     return read_rows(run_dir / "out.jsonl")
 
@@ -89,17 +89,17 @@ def test_an_answer_by_the_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         counts = found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens
         assert counts == (7, 3, 10)
         assert found.model_extra == {
-            "localfirst": {
+            "surelocal": {
                 "status": "done", "decided_by": "local", "reason": "confident",
                 "confidence": 0.99, "field_confidence": {}, "cost_usd": 0.0, "calibrated": False,
                 "record": found.id,
             }
         }  # fmt: skip
-        shown = {k: v for k, v in raw.headers.items() if k.startswith("x-localfirst")}
+        shown = {k: v for k, v in raw.headers.items() if k.startswith("x-surelocal")}
         assert shown == {
-            "x-localfirst-status": "done", "x-localfirst-decided-by": "local",
-            "x-localfirst-reason": "confident", "x-localfirst-confidence": "0.9900",
-            "x-localfirst-cost-usd": "0.00000000", "x-localfirst-record": found.id,
+            "x-surelocal-status": "done", "x-surelocal-decided-by": "local",
+            "x-surelocal-reason": "confident", "x-surelocal-confidence": "0.9900",
+            "x-surelocal-cost-usd": "0.00000000", "x-surelocal-record": found.id,
         }  # fmt: skip
         assert raw.headers["x-request-id"].startswith("req_")
         ChatCompletion.model_validate(json.loads(raw.text), strict=True)
@@ -124,7 +124,7 @@ def test_streams_by_the_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert "".join(part.choices[0].delta.content or "" for part in parts) == said
         assert len(parts) > 4
         assert [part.choices[0].finish_reason for part in parts][-2:] == [None, "stop"]
-        assert parts[-1].model_extra["localfirst"]["decided_by"] == "local"
+        assert parts[-1].model_extra["surelocal"]["decided_by"] == "local"
         assert last.choices == [] and last.usage.total_tokens == 10
         assert {chunk.id for chunk in chunks} == {last.id}
         plain = list(served.client().chat.completions.create(**body(), stream=True))
@@ -133,7 +133,7 @@ def test_streams_by_the_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert stream.get_final_completion().choices[0].message.content == said
         raw = served.post(body(stream=True))
         assert raw.headers["content-type"].startswith("text/event-stream")
-        assert raw.headers["x-localfirst-decided-by"] == "local"
+        assert raw.headers["x-surelocal-decided-by"] == "local"
         assert raw.text.endswith("data: [DONE]\n\n")
 
 
@@ -166,7 +166,7 @@ def test_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(monkeypatch, write(tmp_path), Echo()) as served:
         [model] = served.client().models.list().data
         assert model.id == MODEL
-        assert served.client().models.retrieve(MODEL).owned_by == "localfirst"
+        assert served.client().models.retrieve(MODEL).owned_by == "surelocal"
         with pytest.raises(openai.NotFoundError, match="whatever is asked for"):
             served.client().models.retrieve("gpt-5")
         with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
@@ -176,10 +176,10 @@ def test_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         served.ask()
         text = served.get("/metrics").text
         assert (
-            'localfirst_requests_total{decided_by="local",reason="confident",status="done"} 1.0'
+            'surelocal_requests_total{decided_by="local",reason="confident",status="done"} 1.0'
             in text
         )
-        assert "localfirst_request_seconds_count 1.0" in text
+        assert "surelocal_request_seconds_count 1.0" in text
 
 
 class Intent(BaseModel):
@@ -197,7 +197,7 @@ def test_the_job_s_answer_is_the_response_format(
             found = served.ask("i lost it", response_format=kind)
             assert json.loads(found.choices[0].message.content) == {"intent": "lost_card"}
         for kind in ({"type": "json_object"}, {"type": "text"}, None):
-            assert served.ask(response_format=kind).model_extra["localfirst"]["status"] == "done"
+            assert served.ask(response_format=kind).model_extra["surelocal"]["status"] == "done"
         with pytest.raises(openai.BadRequestError, match="not the `answer` of the job"):
             served.client().chat.completions.parse(**body(), response_format=Intent)
 
@@ -215,20 +215,20 @@ def test_an_unsure_answer_is_an_error_unless_it_is_asked_for(
         error = raised.value
         assert (error.status_code, error.code, error.type) == (503, "not_certified", "server_error")
         assert isinstance(error.body, dict)
-        assert error.body["localfirst"]["status"] == "review"
-        assert error.response.headers["x-localfirst-reason"] == "unsure"
+        assert error.body["surelocal"]["status"] == "review"
+        assert error.response.headers["x-surelocal-reason"] == "unsure"
         assert len(engine.prompts) == 1, "the SDK does not ask again"
-        given = served.ask("unsure of this", localfirst_on_unsure="answer")
+        given = served.ask("unsure of this", surelocal_on_unsure="answer")
         assert given.choices[0].message.content == "echo of unsure of this"
-        own = given.model_extra["localfirst"]
+        own = given.model_extra["surelocal"]
         assert (own["status"], own["decided_by"], own["reason"]) == ("review", None, "unsure")
         assert own["confidence"] == 0.3
-        by_header = served.post(body("unsure"), x_localfirst_on_unsure="answer")
-        assert by_header.headers["x-localfirst-decided-by"] == "nobody"
-        refused(served, body(localfirst_on_unsure="no"), 400, "invalid_request")
+        by_header = served.post(body("unsure"), x_surelocal_on_unsure="answer")
+        assert by_header.headers["x-surelocal-decided-by"] == "nobody"
+        refused(served, body(surelocal_on_unsure="no"), 400, "invalid_request")
     with serving(monkeypatch, tmp_path / "job.yaml", Echo(), on_unsure="answer") as served:
         assert served.ask("unsure").choices[0].message.content == "echo of unsure"
-        refused(served, body("unsure", localfirst_on_unsure="error"), 503, "not_certified")
+        refused(served, body("unsure", surelocal_on_unsure="error"), 503, "not_certified")
 
 
 RULES: dict[str, Any] = {
@@ -248,8 +248,8 @@ def test_rules_see_the_message_and_the_metadata(
         fields = {"kind": "birthday", "first_name": "Ann"}
         found = served.ask("hi", metadata=fields)
         assert found.choices[0].message.content == "Hurray, Ann!"
-        assert found.model_extra["localfirst"]["decided_by"] == "template"
-        assert (found.model, found.usage.total_tokens) == ("localfirst-template", 0)
+        assert found.model_extra["surelocal"]["decided_by"] == "template"
+        assert (found.model, found.usage.total_tokens) == ("surelocal-template", 0)
         assert not engine.prompts
         assert served.ask("no field is named").choices[0].message.content
         assert "first_name" in refused(
@@ -259,7 +259,7 @@ def test_rules_see_the_message_and_the_metadata(
         message = refused(served, body("my lawyer"), 503, "kept_local")
         assert "waits for a person" in message
         reply = served.post(body("my lawyer", metadata={"region": "US"}))
-        assert reply.headers["x-localfirst-reason"] == "legal: %C2%A7 1"
+        assert reply.headers["x-surelocal-reason"] == "legal: %C2%A7 1"
         refused(served, body(metadata=["kind"]), 400, "invalid_request")
 
 
@@ -377,7 +377,7 @@ def test_whom_it_lets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (["--api-key-env", "NOBODY_HAS_THIS"], "no key in NOBODY_HAS_THIS"),
         (["--api-key-env", "ANTHROPIC_API_KEY"], "closed model's key"),
     ]:
-        result = localfirst("serve", job, *given)
+        result = surelocal("serve", job, *given)
         assert result.exit_code == 2
         assert words in result.stderr
 
@@ -414,7 +414,7 @@ def test_an_answer_that_comes_too_late_is_kept(
         found = served.client().chat.completions.create(**asked)
         assert found.choices[0].message.content == "echo of slow"
         assert found.model_extra is not None
-        assert found.model_extra["localfirst"]["record"] == "R-1"
+        assert found.model_extra["surelocal"]["record"] == "R-1"
         assert found.usage is not None and found.usage.total_tokens == 10
         assert len(engine.prompts) == 1
 
@@ -484,7 +484,7 @@ def test_two_hundred_clients_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 json=body(mark, stream=n == each - 1, metadata={"record_id": mark}),
             )
             assert reply.status_code == 200, reply.text
-            assert reply.headers["x-localfirst-record"] == mark
+            assert reply.headers["x-surelocal-record"] == mark
             if n < each - 1:
                 assert reply.json()["choices"][0]["message"]["content"] == f"echo of {mark}"
             else:
@@ -519,19 +519,19 @@ def test_its_run_directory_is_read_like_any_other(
 ) -> None:
     with serving(monkeypatch, write(tmp_path), Echo()) as served:
         served.ask("one")
-        served.ask("unsure", localfirst_on_unsure="answer")
-        with pytest.raises(RunDirError, match="another localfirst"):  # noqa: SIM117
+        served.ask("unsure", surelocal_on_unsure="answer")
+        with pytest.raises(RunDirError, match="another surelocal"):  # noqa: SIM117
             with serving(monkeypatch, tmp_path / "job.yaml", Echo()):
                 pass
-        result = localfirst("status", served.run_dir, "--json")
+        result = surelocal("status", served.run_dir, "--json")
         assert json.loads(result.stdout)["records"] == 2
     lines = rows(served.run_dir)
-    assert [line["localfirst"]["status"] for line in lines] == ["done", "review"]
-    result = localfirst("report", served.run_dir)
+    assert [line["surelocal"]["status"] for line in lines] == ["done", "review"]
+    result = surelocal("report", served.run_dir)
     assert result.exit_code == 0, result.stderr
-    assert localfirst("status", served.run_dir, "--verify").exit_code == 0
+    assert surelocal("status", served.run_dir, "--verify").exit_code == 0
     queue = tmp_path / "queue.csv"
-    result = localfirst("review", "export", served.run_dir, queue)
+    result = surelocal("review", "export", served.run_dir, queue)
     assert result.exit_code == 0, result.stderr
     assert "echo of unsure" in queue.read_text()
     with serving(monkeypatch, tmp_path / "job.yaml", Echo()) as served:
@@ -557,10 +557,10 @@ def test_what_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with serving(monkeypatch, batch, Echo(), f"local.model={MODEL}", "escalation=null"):
             pass
     divided = ["confidence={policy: budget}", "escalation.budget_usd=1"]
-    result = localfirst("serve", job, *(each for o in divided for each in ("--set", o)))
+    result = surelocal("serve", job, *(each for o in divided for each in ("--set", o)))
     assert result.exit_code == 2
     assert "`policy: budget`" in result.stderr
-    result = localfirst("serve", job, "--set", "local.model=/nowhere")
+    result = surelocal("serve", job, "--set", "local.model=/nowhere")
     assert result.exit_code == 2
 
 
@@ -613,7 +613,7 @@ def test_the_demo_served_by_vllm(tmp_path: Path) -> None:
             found: Any = client.chat.completions.create(**body("my card was declined at the store"))
             answer = json.loads(found.choices[0].message.content)
             assert answer == {"intent": "card_declined", "domain": "credit_cards"}
-            assert found.localfirst["confidence"] > 0.9
+            assert found.surelocal["confidence"] > 0.9
             assert found.usage.completion_tokens > 5
             with pytest.raises(openai.InternalServerError, match="no key"):
                 client.chat.completions.create(**body("what does zebra law say of my bank"))

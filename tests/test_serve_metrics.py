@@ -41,7 +41,7 @@ def samples(served: Served) -> dict[Key, float]:
 
 
 def at(found: dict[Key, float], name: str, **labels: str) -> float:
-    return found[f"localfirst_{name}", frozenset(labels.items())]
+    return found[f"surelocal_{name}", frozenset(labels.items())]
 
 
 def by_label(found: dict[Key, float], name: str) -> dict[tuple[str, ...], float]:
@@ -49,7 +49,7 @@ def by_label(found: dict[Key, float], name: str) -> dict[tuple[str, ...], float]
     return {
         tuple(value for _, value in sorted(labels)): value
         for (metric, labels), value in found.items()
-        if metric == f"localfirst_{name}"
+        if metric == f"surelocal_{name}"
     }
 
 
@@ -122,7 +122,7 @@ def test_names_units_and_types_are_as_prometheus_wants_them(
     with serving(monkeypatch, write(tmp_path), Echo()) as served:
         served.post(body())
         found = families(served)
-    ours = {name: family for name, family in found.items() if name.startswith("localfirst_")}
+    ours = {name: family for name, family in found.items() if name.startswith("surelocal_")}
     assert {family.type for family in ours.values()} == {"counter", "gauge", "histogram"}
     for name, family in ours.items():
         assert family.documentation.endswith("."), name
@@ -133,7 +133,7 @@ def test_names_units_and_types_are_as_prometheus_wants_them(
             assert sample.labels.keys() <= {
                 "status", "decided_by", "reason", "code", "model", "type", "le"
             }  # fmt: skip
-    assert "localfirst_budget_usd" not in ours  # no closed model, no budget
+    assert "surelocal_budget_usd" not in ours  # no closed model, no budget
 
 
 def test_labels_are_few_whatever_clients_send(

@@ -1,4 +1,4 @@
-"""`localfirst serve` and money: what is sent, what it costs, and what no crash may lose."""
+"""`surelocal serve` and money: what is sent, what it costs, and what no crash may lose."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner.ledger import read_ledger
 from runner.results.rows import row
 from runner.serve import serving as serving_module
 from tests import jobs, scripted
-from tests.fakes import localfirst, read_rows
+from tests.fakes import read_rows, surelocal
 from tests.jobs import KEY, NO_KEY, query, spent_usd, wait_until
 from tests.serving import MODEL, Echo, Served, body, serving, start, write
 from tests.stand_in import StandIn
@@ -39,7 +39,7 @@ def api(tmp_path: Path) -> Iterator[StandIn]:
 
 
 def own(reply: Any) -> dict[str, Any]:
-    found: dict[str, Any] = reply.model_extra["localfirst"]
+    found: dict[str, Any] = reply.model_extra["surelocal"]
     return found
 
 
@@ -72,7 +72,7 @@ def test_what_is_unsure_is_bought_and_the_books_balance(
         stream = list(served.client().chat.completions.create(**body("unsure too"), stream=True))
         words = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
         assert words == "bought for unsure too"
-        assert "localfirst_spent_usd 0.0" in served.get("/metrics").text
+        assert "surelocal_spent_usd 0.0" in served.get("/metrics").text
     books_balance(served, api)
 
 
@@ -98,7 +98,7 @@ def test_the_same_rows_as_the_batch(
         for record in given:
             fields = {"kind": record["kind"], "record_id": record["id"]}
             served.post(body(record["message"], metadata=fields))
-    result = localfirst("export", served.run_dir, "-o", tmp_path / "rows.csv")
+    result = surelocal("export", served.run_dir, "-o", tmp_path / "rows.csv")
     assert result.exit_code == 0, result.stderr
     with read_ledger(served.run_dir) as ledger:
         rows = {outcome.record_id: row(outcome) for outcome in ledger.outcomes()}
@@ -120,7 +120,7 @@ def test_redaction_holds(tmp_path: Path, api: StandIn, monkeypatch: pytest.Monke
     assert "[FIRST_NAME]" in request.raw
     assert "Annabel, ann@example.org" in reply.choices[0].message.content
     books_balance(served, api)
-    result = localfirst("status", served.run_dir, "--egress")
+    result = surelocal("status", served.run_dir, "--egress")
     assert request.sha256 in result.stdout
 
 
@@ -138,7 +138,7 @@ def test_at_the_cap_free_work_goes_on(
                 assert code(reply) == (503, "budget_exhausted")
                 assert reply.headers["x-should-retry"] == "false"
         assert own(served.ask("sure"))["decided_by"] == "local"
-        given = served.ask("unsure", localfirst_on_unsure="answer")
+        given = served.ask("unsure", surelocal_on_unsure="answer")
         assert own(given)["waits_for"] == "budget"
     books_balance(served, api)
     assert spent_usd(served.run_dir) <= Decimal("0.0026")
@@ -156,13 +156,13 @@ def test_without_a_key_it_waits_and_can_be_sent_later(
         assert served.get("/health").json()["escalation"] == "no_key"
     assert api.bill.requests() == []
     monkeypatch.setenv("NOBODY_HAS_THIS_KEY", KEY)
-    result = localfirst("escalate", served.run_dir)
+    result = surelocal("escalate", served.run_dir)
     assert result.exit_code == 0, result.stderr
     requests = api.bill.requests()
     assert [request.text for request in requests] == ["Message: unsure"] * 2
     assert "Be brief." in requests[0].raw
     answers = read_rows(served.run_dir / "results.jsonl")
-    assert {row["localfirst"]["decided_by"] for row in answers} == {"closed"}
+    assert {row["surelocal"]["decided_by"] for row in answers} == {"closed"}
 
 
 def test_a_request_s_own_cap(tmp_path: Path, api: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_request_s_own_cap(tmp_path: Path, api: StandIn, monkeypatch: pytest.M
         reply = served.post(body("unsure", max_escalation_usd="0.000001"))
         assert code(reply) == (503, "too_dear")
         assert "max_escalation_usd" in reply.json()["error"]["message"]
-        reply = served.post(body("unsure"), x_localfirst_max_escalation_usd="0.0")
+        reply = served.post(body("unsure"), x_surelocal_max_escalation_usd="0.0")
         assert code(reply) == (503, "kept_local")
         assert api.bill.requests() == []
         found = served.ask("unsure of all", max_escalation_usd=0.05)
@@ -183,7 +183,7 @@ def test_a_request_s_own_cap(tmp_path: Path, api: StandIn, monkeypatch: pytest.M
         raw = api.bill.requests()[0].raw
         assert "max_escalation" not in raw
     # What its request did not allow to leave, no later command sends.
-    assert localfirst("escalate", served.run_dir).exit_code == 3
+    assert surelocal("escalate", served.run_dir).exit_code == 3
     assert len(api.bill.requests()) == 1
     books_balance(served, api)
 
@@ -210,7 +210,7 @@ def test_a_provider_in_trouble_and_well_again(
         api.faults.push("rst_after")
         reply = served.post(body("unsure 5"))
         assert code(reply) == (503, "not_certified")
-        assert reply.headers["x-localfirst-reason"] == "reply_lost"
+        assert reply.headers["x-surelocal-reason"] == "reply_lost"
     api.wait_idle()
     assert spent_usd(served.run_dir) >= api.bill.total_usd()
     assert query(served.run_dir, "SELECT COUNT(*) FROM outcomes") == [(5,)]
@@ -256,7 +256,7 @@ def test_what_was_sent_is_settled_for_a_client_that_has_gone(
         assert found == [("done", None), ("waiting", "client_gone")]
         assert len(api.bill.requests()) == 1
     books_balance(served, api)
-    assert "their clients had gone" in localfirst("status", served.run_dir).output
+    assert "their clients had gone" in surelocal("status", served.run_dir).output
 
 
 def free_port() -> int:
@@ -301,7 +301,7 @@ def test_killed_and_started_again_it_has_lost_nothing_paid(tmp_path: Path, api: 
     assert len({request.text for request in requests}) == len(requests) == 30
     assert spent_usd(run_dir) == api.bill.total_usd() > 0
     assert query(run_dir, "SELECT COUNT(*) FROM outcomes") == [(30,)]
-    assert localfirst("status", run_dir, "--verify").exit_code == 0
+    assert surelocal("status", run_dir, "--verify").exit_code == 0
     assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
 
 
@@ -354,11 +354,11 @@ def test_a_certified_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
                 assert code(reply) == (400, "invalid_request")
                 assert "certificate" in reply.json()["error"]["message"]
             shown = served.get("/metrics").text
-            assert "localfirst_audited 3.0" in shown and "localfirst_audited_wrong 1.0" in shown
-            assert "localfirst_audit_alarms 0.0" in shown
-            while "localfirst_audit_alarms 0.0" in served.get("/metrics").text:
+            assert "surelocal_audited 3.0" in shown and "surelocal_audited_wrong 1.0" in shown
+            assert "surelocal_audit_alarms 0.0" in shown
+            while "surelocal_audit_alarms 0.0" in served.get("/metrics").text:
                 assert own(served.ask("<sure-and-wrong> where"))["reason"] == "audit"
-            assert "localfirst_audit_alarms 1.0" in served.get("/metrics").text
+            assert "surelocal_audit_alarms 1.0" in served.get("/metrics").text
         api.wait_idle()
         assert spent_usd(served.run_dir) == api.bill.total_usd()
         stated = json.loads(query(served.run_dir, "SELECT value FROM meta WHERE key='audit'")[0][0])

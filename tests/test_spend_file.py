@@ -178,10 +178,10 @@ def test_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return job.model_copy(update={"folder": tmp_path / "job"}).spend_path()
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert path() == tmp_path / "state" / "localfirst" / "spend.sqlite"
+    assert path() == tmp_path / "state" / "surelocal" / "spend.sqlite"
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert path() == tmp_path / "me" / ".local" / "state" / "localfirst" / "spend.sqlite"
+    assert path() == tmp_path / "me" / ".local" / "state" / "surelocal" / "spend.sqlite"
     assert path(spend_file="../team.sqlite") == tmp_path / "team.sqlite"
     assert path(spend_file="~/team.sqlite") == tmp_path / "me" / "team.sqlite"
 

@@ -1,4 +1,4 @@
-"""`localfirst init --records`: a job for a file of the user's own, which validates as it stands."""
+"""`surelocal init --records`: a job for a file of the user's own, which validates as it stands."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import pytest
 
 from runner.job import Job
 from runner.job_file import load_job
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 
 TEXT = "where is the card that I ordered"
 
 
 def started(folder: Path, records: Path) -> tuple[Job, str]:
     """The job that is written for a file, and what was said; it validates as it stands."""
-    made = localfirst("init", folder, "--records", records)
+    made = surelocal("init", folder, "--records", records)
     assert made.exit_code == 0, made.stderr
     path = folder / "job.yaml"
-    fine = localfirst("validate", path)
+    fine = surelocal("validate", path)
     assert fine.exit_code == 0, fine.stderr
     assert [one.name for one in folder.iterdir() if one.name != records.name] == ["job.yaml"]
     return load_job(path).job, made.stderr
 
 
 def refused(folder: Path, records: Path) -> str:
-    result = localfirst("init", folder, "--records", records)
+    result = surelocal("init", folder, "--records", records)
     assert (result.exit_code, result.stdout) == (2, "")
     assert not (folder / "job.yaml").exists()
     return result.stderr
@@ -54,7 +54,7 @@ def test_an_export_with_semicolons_and_spaces_in_its_names(tmp_path: Path) -> No
     assert job.name == "my-job" and job.escalation is None
     assert "the column `Ticket No` (40 different in the first 41 records)" in said
     assert "the column `Customer's message`, which has the longest texts" in said
-    assert "next: localfirst validate '" in said
+    assert "next: surelocal validate '" in said
     text = (tmp_path / "my job" / "job.yaml").read_text("utf-8")
     assert """#   record['Ticket No'], Kind, record["Customer's message"]\n""" in text
 
@@ -133,6 +133,6 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "records.csv"
     file.write_text("id,message\n1,a\n")
     (tmp_path / "job.yaml").write_text("mine")
-    result = localfirst("init", tmp_path, "--records", file)
+    result = surelocal("init", tmp_path, "--records", file)
     assert (result.exit_code, "job.yaml is already there" in result.stderr) == (2, True)
     assert (tmp_path / "job.yaml").read_text() == "mine"

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from runner import telemetry
 from runner.telemetry import Off, Spans
-from tests.fakes import localfirst, write_job
+from tests.fakes import surelocal, write_job
 from tests.serving import MODEL, Echo, body, serving, write
 from tests.stand_in import StandIn
 
@@ -128,21 +128,21 @@ def test_a_request_is_a_span_with_its_parts_in_its_clients_trace(
     assert told == {
         "http.request.method": "POST", "http.route": "/v1/chat/completions",
         "http.response.status_code": 200, "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "localfirst", "gen_ai.request.model": MODEL,
+        "gen_ai.provider.name": "surelocal", "gen_ai.request.model": MODEL,
         "gen_ai.response.model": MODEL, "gen_ai.usage.input_tokens": 7,
-        "gen_ai.usage.output_tokens": 3, "localfirst.status": "done",
-        "localfirst.decided_by": "local", "localfirst.reason": "confident",
-        "localfirst.confidence": 0.99, "localfirst.cost_usd": 0.0,
+        "gen_ai.usage.output_tokens": 3, "surelocal.status": "done",
+        "surelocal.decided_by": "local", "surelocal.reason": "confident",
+        "surelocal.confidence": 0.99, "surelocal.cost_usd": 0.0,
     }  # fmt: skip
     told = attributes(second)
     assert (told["http.response.status_code"], told["error.type"]) == (503, "503")
-    assert told["localfirst.status"] == "review" and "localfirst.decided_by" not in told
+    assert told["surelocal.status"] == "review" and "surelocal.decided_by" not in told
     assert attributes(third)["http.response.status_code"] == 400
 
     parts = {one.name: one for one in collector.spans if one.parent_span_id == first.span_id}
     assert parts.keys() == {"route", "generate", "check", "decide"}
-    assert attributes(parts["route"]) == {"localfirst.route": "local"}
-    assert attributes(parts["check"]) == {"localfirst.valid": True}
+    assert attributes(parts["route"]) == {"surelocal.route": "local"}
+    assert attributes(parts["check"]) == {"surelocal.valid": True}
     told = attributes(parts["generate"])
     assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (7, 3)
     assert told["gen_ai.response.finish_reasons"] == ["stop"]
@@ -150,7 +150,7 @@ def test_a_request_is_a_span_with_its_parts_in_its_clients_trace(
         assert first.start_time_unix_nano <= part.start_time_unix_nano
         assert part.end_time_unix_nano <= first.end_time_unix_nano
     assert len(collector.named("load")) == 1
-    assert collector.services() == {"localfirst"}
+    assert collector.services() == {"surelocal"}
     assert SECRET.encode() not in collector.raw and b"ann@" not in collector.raw
 
 
@@ -170,9 +170,9 @@ def test_an_escalation_is_a_span_with_what_was_paid(
     assert told["gen_ai.provider.name"] == "anthropic"
     assert told["gen_ai.request.model"] == "claude-sonnet-5-5"
     assert told["gen_ai.usage.input_tokens"] > 0 and told["gen_ai.usage.output_tokens"] > 0
-    assert whole["localfirst.decided_by"] == "closed"
+    assert whole["surelocal.decided_by"] == "closed"
     assert whole["gen_ai.response.model"] == "claude-sonnet-5-5"
-    assert whole["localfirst.cost_usd"] == pytest.approx(float(spent_usd(served.run_dir)))
+    assert whole["surelocal.cost_usd"] == pytest.approx(float(spent_usd(served.run_dir)))
     assert collector.services() == {"night-shift"}
     assert SECRET.encode() not in collector.raw and KEY.encode() not in collector.raw
 
@@ -209,14 +209,14 @@ def test_texts_are_in_no_span_not_even_where_things_go_wrong(
 @pytest.mark.process
 def test_a_run_is_one_span(tmp_path: Path, collector: Collector) -> None:
     job = write_job(tmp_path, f"id,message\n1,{SECRET}\n2,b\n,c\n")
-    result = localfirst("run", job, "--run-dir", tmp_path / "run")
+    result = surelocal("run", job, "--run-dir", tmp_path / "run")
     assert result.exit_code == 3, result.stderr
     [span] = collector.spans
     assert span.name == "run"
     assert attributes(span) == {
-        "localfirst.job": "small", "gen_ai.request.model": "nobody/no-model",
-        "localfirst.decided_by.template": 2, "localfirst.status.done": 2,
-        "localfirst.status.error": 1, "localfirst.records": 3, "localfirst.spent_usd": 0.0,
+        "surelocal.job": "small", "gen_ai.request.model": "nobody/no-model",
+        "surelocal.decided_by.template": 2, "surelocal.status.done": 2,
+        "surelocal.status.error": 1, "surelocal.records": 3, "surelocal.spent_usd": 0.0,
     }  # fmt: skip
     assert SECRET.encode() not in collector.raw
 
@@ -250,7 +250,7 @@ def test_another_protocol_and_missing_packages_are_a_sentence_and_it_goes_on(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     assert isinstance(telemetry.begin(said.append), Off)
     assert said == [
-        "OTEL_EXPORTER_OTLP_PROTOCOL is grpc, and localfirst speaks http/protobuf alone: no traces "
+        "OTEL_EXPORTER_OTLP_PROTOCOL is grpc, and surelocal speaks http/protobuf alone: no traces "
         "are sent"
     ]
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -258,7 +258,7 @@ def test_another_protocol_and_missing_packages_are_a_sentence_and_it_goes_on(
         if name.startswith("opentelemetry"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)  # as where it is not installed
-    result = localfirst(
+    result = surelocal(
         "--log-format", "json", "run", write_job(tmp_path, "id,message\n1,a\n"), "--run-dir",
         tmp_path / "run",
     )  # fmt: skip
@@ -267,7 +267,7 @@ def test_another_protocol_and_missing_packages_are_a_sentence_and_it_goes_on(
         one for one in map(json.loads, result.stderr.splitlines()) if one["level"] == "warning"
     ]
     assert "no traces are sent: opentelemetry-sdk is not installed" in warning["message"]
-    assert "localfirst[otel]" in warning["message"] and collector.requests == []
+    assert "surelocal[otel]" in warning["message"] and collector.requests == []
 
 
 @pytest.mark.process

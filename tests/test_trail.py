@@ -21,7 +21,7 @@ from runner.errors import RunFailed
 from runner.ledger import Egress, open_ledger
 from runner.types import Completion, DecidedBy, Outcome, Reason, Status, Usage
 from tests import jobs, scripted
-from tests.fakes import localfirst, read_rows
+from tests.fakes import read_rows, surelocal
 from tests.stand_in import StandIn
 
 TABLES = ("outcomes", "attempts", "audits", "reviews", "meta", "trail")
@@ -72,16 +72,16 @@ def done(
         with (job.parent / "records.jsonl").open("a") as file:
             file.write("{broken\n")
         run = job.parent / "run"
-        ran = localfirst("run", job, "--run-dir", run)
+        ran = surelocal("run", job, "--run-dir", run)
         assert ran.exit_code == 3, ran.stderr
         bodies += [request.raw.encode() for request in api.bill.requests()]
     sheet = folder / "checks.jsonl"
-    exported = localfirst("review", "export", run, sheet, "--audit", 2)
+    exported = surelocal("review", "export", run, sheet, "--audit", 2)
     assert exported.exit_code == 0, exported.stderr
     checks = [row | {"decision": {"intent": "lost_card"}} for row in read_rows(sheet)]
     checks[1]["decision"] = {"intent": "card_arrival"}
     sheet.write_text("\n".join(map(json.dumps, checks)) + "\n")
-    assert localfirst("review", "import", run, sheet, "--by", "Ada").exit_code == 3
+    assert surelocal("review", "import", run, sheet, "--by", "Ada").exit_code == 3
     return run
 
 
@@ -101,14 +101,14 @@ def tamper(run: Path, sql: str, *values: Any) -> None:
 
 
 def whole(run: Path, *options: object) -> dict[str, Any]:
-    found = localfirst("status", run, "--verify", "--json", *options)
+    found = surelocal("status", run, "--verify", "--json", *options)
     assert found.exit_code == 0, found.stderr
     return dict(json.loads(found.stdout))
 
 
 def found(run: Path, *options: object) -> str:
     """The sentence about what was done to it."""
-    result = localfirst("status", run, "--verify", "--json", *options)
+    result = surelocal("status", run, "--verify", "--json", *options)
     assert result.exit_code == 1, result.stdout
     problem = json.loads(result.stdout)["problem"]
     assert problem and problem in result.stderr
@@ -116,13 +116,13 @@ def found(run: Path, *options: object) -> str:
 
 
 def record(run: Path, name: str) -> dict[str, Any]:
-    told = localfirst("status", run, "--record", name, "--json")
+    told = surelocal("status", run, "--record", name, "--json")
     assert told.exit_code == 0, told.stderr
     return dict(json.loads(told.stdout))
 
 
 def words(run: Path, name: str) -> str:
-    return localfirst("status", run, "--record", name).stdout
+    return surelocal("status", run, "--record", name).stdout
 
 
 # -- what left ----------------------------------------------------------------------------------
@@ -130,14 +130,14 @@ def words(run: Path, name: str) -> str:
 
 @pytest.mark.process
 def test_egress_lists_every_request_that_left_to_the_byte(done: Path, bodies: list[bytes]) -> None:
-    lines = localfirst("status", done, "--egress", "--json").stdout.splitlines()
+    lines = surelocal("status", done, "--egress", "--json").stdout.splitlines()
     sent = [json.loads(line) for line in lines]
     assert {row["id"] for row in sent} == {"C-1", "C-2", "U-1"}
     assert {row["sha256"] for row in sent} == {hashlib.sha256(b).hexdigest() for b in bodies}
     assert sorted(row["bytes"] for row in sent) == sorted(map(len, bodies))
     assert {(row["provider"], row["model"]) for row in sent} == {("anthropic", "claude-sonnet-5-5")}
     assert {row["state"] for row in sent} == {"settled"}
-    table = [line.split("\t") for line in localfirst("status", done, "--egress").stdout.split("\n")]
+    table = [line.split("\t") for line in surelocal("status", done, "--egress").stdout.split("\n")]
     header, *cells = table[:-1]
     assert header[:2] == ["time", "id"] and len(cells) == 3
     assert {len(row) for row in cells} == {len(header)}
@@ -166,10 +166,10 @@ def test_what_never_left_is_no_egress(tmp_path: Path) -> None:
     with StandIn(tmp_path) as api:
         job = small_job(tmp_path / "job", api.url, routes=jobs.ROUTES)
         options = [*jobs_options(job), "--set", jobs.NO_KEY, "--limit", 3]
-        assert localfirst("run", *options).exit_code == 3
-    listed = localfirst("status", job.parent / "run", "--egress")
+        assert surelocal("run", *options).exit_code == 3
+    listed = surelocal("status", job.parent / "run", "--egress")
     assert listed.stdout.count("\n") == 1
-    assert localfirst("status", job.parent / "run", "--egress", "--json").stdout == ""
+    assert surelocal("status", job.parent / "run", "--egress", "--json").stdout == ""
 
 
 @pytest.mark.process
@@ -179,15 +179,15 @@ def test_a_call_that_was_written_down_and_never_sent_is_no_egress(
     with StandIn(tmp_path, oracle=lambda text: "card_arrival") as api:
         job = small_job(tmp_path / "job", api.url)
         run, options = job.parent / "run", [*jobs_options(job), "--limit", 2]
-        assert localfirst("run", *options, "--set", jobs.NO_KEY).exit_code == 3
+        assert surelocal("run", *options, "--set", jobs.NO_KEY).exit_code == 3
         with open_ledger(run) as ledger:  # as a run leaves it that is killed just then
             ((held),) = ledger.waiting(Reason.RULE, -1, 1)
             egress = Egress("anthropic", "never-sent", api.url, 10, "0" * 64)
             ledger.attempts.reserve(held.record, egress, Decimal("0.01"))
-        open_call = localfirst("status", run, "--egress")
+        open_call = surelocal("status", run, "--egress")
         assert "never-sent\t" in open_call.stdout and "\treserved\t0.01\n" in open_call.stdout
-        assert localfirst("run", *options).exit_code == 0
-    assert "never-sent" not in localfirst("status", run, "--egress").stdout
+        assert surelocal("run", *options).exit_code == 0
+    assert "never-sent" not in surelocal("status", run, "--egress").stdout
     states = [event.get("state") for event in record(run, "C-1")["events"]]
     assert states == [None, "written down", "unsent", "written down", "settled", None]
     whole(run)
@@ -256,7 +256,7 @@ def test_the_signals_and_the_certificate_of_an_accepted_answer_are_kept(
     job = jobs.write_job(tmp_path, "http://localhost:1", rows, **keys)
     jobs.use_engine(patch, scripted.Model(known))
     scripted.calibrate(job, "--labels", scripted.labels(tmp_path, known[:80]))
-    localfirst("run", *jobs_options(job), "--set", jobs.NO_KEY)
+    surelocal("run", *jobs_options(job), "--set", jobs.NO_KEY)
     told = record(tmp_path / "run", "R-0100")
     assert told["local"]["signals"]["probability"] == pytest.approx(0.89)
     assert told["local"]["score"] >= told["local"]["threshold"] > 0
@@ -266,7 +266,7 @@ def test_the_signals_and_the_certificate_of_an_accepted_answer_are_kept(
 
 
 def test_an_id_that_no_record_has_is_a_sentence_with_a_near_one(done: Path) -> None:
-    missed = localfirst("status", done, "--record", "U-11")
+    missed = surelocal("status", done, "--record", "U-11")
     assert (missed.exit_code, missed.stdout) == (2, "")
     assert "no record of this run is called U-11; did you mean U-1?" in missed.stderr
 
@@ -279,9 +279,9 @@ def test_a_mended_record_keeps_the_history_of_its_error(tmp_path: Path) -> None:
     good = (tmp_path / "records.jsonl").read_text()
     (tmp_path / "records.jsonl").write_text("{broken\n" + good.replace('"message"', '"massage"'))
     options = [*jobs_options(job), "--set", jobs.NO_KEY]
-    assert localfirst("run", *options).exit_code == 3
+    assert surelocal("run", *options).exit_code == 3
     (tmp_path / "records.jsonl").write_text(good.replace("T-1", "T-0") + good)
-    ran = localfirst("run", *options)
+    ran = surelocal("run", *options)
     assert ran.exit_code == 0, ran.stderr
     whole(tmp_path / "run")
     events = record(tmp_path / "run", "T-1")["events"]
@@ -296,9 +296,9 @@ def test_a_mended_record_keeps_the_history_of_its_error(tmp_path: Path) -> None:
 def test_a_ledger_that_nobody_touched_is_whole(done: Path) -> None:
     told = whole(done)
     assert told["entries"] > 20 and told["problem"] is None
-    said = localfirst("status", done, "--verify").stdout
+    said = surelocal("status", done, "--verify").stdout
     assert f"{told['entries']:,} entries, chain whole" in said and told["head"] in said
-    counted = json.loads(localfirst("status", done, "--json").stdout)["trail"]
+    counted = json.loads(surelocal("status", done, "--json").stdout)["trail"]
     assert counted == {"entries": told["entries"], "head": told["head"]}
     assert whole(done, "--head", told["head"][:16])["whole"]
 
@@ -379,7 +379,7 @@ def test_it_says_what_was_done(mine: Path, sql: str, words: str) -> None:
 @pytest.mark.process
 def test_a_record_that_waits_is_guarded_too(tmp_path: Path) -> None:
     job = small_job(tmp_path / "job", "http://localhost:1")
-    assert localfirst("run", *jobs_options(job), "--set", jobs.NO_KEY, "--limit", 3).exit_code == 3
+    assert surelocal("run", *jobs_options(job), "--set", jobs.NO_KEY, "--limit", 3).exit_code == 3
     run = job.parent / "run"
     whole(run)
     tamper(run, "UPDATE held SET fields=replace(fields, 'my card', 'your card')")
@@ -421,20 +421,20 @@ def test_a_resumed_run_goes_on_with_the_chain(tmp_path: Path, patch: pytest.Monk
     with StandIn(tmp_path, oracle=lambda text: "card_arrival") as api:
         job = small_job(tmp_path / "job", api.url)
         run, options = job.parent / "run", jobs_options(job)
-        assert localfirst("run", *options, "--limit", 2, "--set", jobs.NO_KEY).exit_code == 3
+        assert surelocal("run", *options, "--limit", 2, "--set", jobs.NO_KEY).exit_code == 3
         first = whole(run)
-        assert localfirst("run", *options, "--set", jobs.NO_KEY).exit_code == 3
+        assert surelocal("run", *options, "--set", jobs.NO_KEY).exit_code == 3
         second = whole(run, "--head", first["head"])
         assert second["entries"] > first["entries"]
         patch.setenv("NOBODY_HAS_THIS_KEY", jobs.KEY)
-        sent = localfirst("escalate", run)
+        sent = surelocal("escalate", run)
         patch.delenv("NOBODY_HAS_THIS_KEY")
         assert sent.exit_code == 0, sent.stderr
         third = whole(run, "--head", second["head"])
         assert third["entries"] > second["entries"]
         assert third["head"] in sent.stderr
         results = (run / "results.jsonl").read_bytes()
-        assert localfirst("run", *options, "--set", jobs.NO_KEY).exit_code == 0
+        assert surelocal("run", *options, "--set", jobs.NO_KEY).exit_code == 0
         assert (run / "results.jsonl").read_bytes() == results
     assert whole(run, "--head", third["head"])["whole"]
 
@@ -443,7 +443,7 @@ def test_nothing_new_to_do_leaves_the_head_where_it_was(tmp_path: Path) -> None:
     job = jobs.write_job(tmp_path, "http://localhost:1", jobs.records(["T-1"], "template"))
     heads = []
     for _ in range(2):
-        assert localfirst("run", *jobs_options(job), "--set", jobs.NO_KEY).exit_code == 0
+        assert surelocal("run", *jobs_options(job), "--set", jobs.NO_KEY).exit_code == 0
         heads.append(whole(tmp_path / "run"))
     assert heads[0] == heads[1]
 
@@ -456,7 +456,7 @@ def test_verified_while_it_runs_and_after_a_kill(tmp_path: Path) -> None:
     process = jobs.start(job, "--set", jobs.NO_KEY)
 
     def entries() -> int:
-        result = localfirst("status", run, "--verify", "--json")
+        result = surelocal("status", run, "--verify", "--json")
         if result.exit_code == 2:
             return 0  # not begun
         assert result.exit_code == 0, result.stderr
@@ -494,7 +494,7 @@ def test_a_full_disk_leaves_no_row_without_its_entry(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [["--egress"], ["--verify"], ["--record", "R-1"]])
 def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path, options: list[str]) -> None:
-    result = localfirst("status", tmp_path, *options)
+    result = surelocal("status", tmp_path, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "is not a run directory" in result.stderr
 
@@ -508,7 +508,7 @@ def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path, options: list[str]
     ],
 )
 def test_options_that_do_not_go_together(done: Path, options: list[str], words: str) -> None:
-    result = localfirst("status", done, *options)
+    result = surelocal("status", done, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
 

@@ -1,4 +1,4 @@
-"""`localfirst validate`: every mistake at once, and nothing that only follows from one."""
+"""`surelocal validate`: every mistake at once, and nothing that only follows from one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 
 RECORDS = "Ticket No;Customer message;plan\n1;a;basic\n"
 TEXT = """\
@@ -36,11 +36,11 @@ def said(folder: Path, *changes: tuple[str, str]) -> list[str]:
         text = text.replace(old, new)
     (folder / "records.csv").write_text(RECORDS)
     (folder / "job.yaml").write_text(text)
-    result = localfirst("validate", folder / "job.yaml")
+    result = surelocal("validate", folder / "job.yaml")
     assert result.exit_code == (2 if changes else 0), result.stderr
     head, *lines = result.stderr.splitlines()
     count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
-    assert not changes or head == f"localfirst: {folder / 'job.yaml'}: {count}"
+    assert not changes or head == f"surelocal: {folder / 'job.yaml'}: {count}"
     return [line.strip() for line in lines]
 
 
@@ -113,7 +113,7 @@ def test_what_only_follows_from_a_mistake_is_none(
 
 def test_a_run_says_all_of_them_too(tmp_path: Path) -> None:
     said(tmp_path, ("threshold: 0.9", "treshold: 0.9"), ("plan == ''", "pln == ''"))
-    ran = localfirst("run", tmp_path / "job.yaml", "--run-dir", tmp_path / "run")
+    ran = surelocal("run", tmp_path / "job.yaml", "--run-dir", tmp_path / "run")
     assert ran.exit_code == 2 and "2 mistakes" in ran.stderr
     assert not (tmp_path / "run").exists()
 
@@ -125,5 +125,5 @@ def test_a_run_says_of_a_rule_what_validate_does(tmp_path: Path, when: str) -> N
         "name: small\nrecords: {path: records.csv}\nprompt: {user: '{{ x }}'}\nanswer: text\n"
         f'local: {{model: nobody/no-model}}\nroutes: [{{when: "{when}", to: review}}]\n'
     )
-    told = [localfirst(c, tmp_path / "job.yaml").stderr for c in ("validate", "run")]
+    told = [surelocal(c, tmp_path / "job.yaml").stderr for c in ("validate", "run")]
     assert told[0] == told[1] and "routes[0].when" in told[0]

@@ -25,7 +25,7 @@ from runner.serve.answered import Answered, Took
 from runner.serve.telling import log
 from runner.types import WHOLE, Completion, Constraint, Outcome, Status, Usage
 from tests import jobs, scripted
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 from tests.stand_in import StandIn
 from tests.words import WORDS
 
@@ -137,7 +137,7 @@ def test_a_rules_reason_is_shown_and_nothing_hangs_on_it(
             row = unsent.rows[f"closed {word}"]
             assert (row["status"], row["reason"]) == ("waiting", word)
         jobs.run(job, again=True)
-        collected = localfirst("escalate", job.parent / "run", "--wait")
+        collected = surelocal("escalate", job.parent / "run", "--wait")
         assert collected.exit_code == 3, collected.stderr  # the review's
         ran = jobs.Ran(job.parent / "run", unsent.summary, [], jobs.rows_of(job.parent / "run"))
         check_reasons(ran)
@@ -145,10 +145,10 @@ def test_a_rules_reason_is_shown_and_nothing_hangs_on_it(
         assert ran.rows["S-1"]["status"] == "done"
         assert api.bill.billed_twice() == {} and api.bill.total_usd() == ran.spent
     exported = tmp_path / "queue.jsonl"
-    assert localfirst("review", "export", ran.run_dir, exported).exit_code == 0
+    assert surelocal("review", "export", ran.run_dir, exported).exit_code == 0
     rows = list(map(json.loads, exported.read_text("utf-8").splitlines()))
     assert [row["reason"] for row in rows] == REASONS
-    assert localfirst("report", ran.run_dir).exit_code == 0
+    assert surelocal("report", ran.run_dir).exit_code == 0
 
 
 # -- run directories of before ------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_run_directory_of_before_goes_on(tmp_path: Path, monkeypatch: pytest.M
         run_dir = job.parent / "run"
         jobs.run(job, jobs.NO_KEY)
         as_version_4(run_dir)
-        shown = json.loads(localfirst("status", run_dir, "--json").stdout)  # reading is enough
+        shown = json.loads(surelocal("status", run_dir, "--json").stdout)  # reading is enough
         assert {word: shown["reasons"][word] for word in REASONS} == dict.fromkeys(REASONS, 3) | {
             "unsure": 4, "confident": 4,
         }  # fmt: skip
@@ -260,7 +260,7 @@ def through(folder: Path, patch: pytest.MonkeyPatch, name: str) -> dict[str, dic
     with api_for(folder, lambda _: {name: "y"}) as api:
         ran = jobs.run(field_job(folder / "job", api.url, name))
         path = folder / "queue.csv"
-        assert localfirst("review", "export", ran.run_dir, path).exit_code == 0
+        assert surelocal("review", "export", ran.run_dir, path).exit_code == 0
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
         assert {row["id"] for row in rows} == {"R-1", "R-2"}
@@ -268,7 +268,7 @@ def through(folder: Path, patch: pytest.MonkeyPatch, name: str) -> dict[str, dic
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(row | {f"decision.{name}": "y"} for row in rows)
-        imported = localfirst("review", "import", ran.run_dir, path)
+        imported = surelocal("review", "import", ran.run_dir, path)
         assert imported.exit_code == 0, imported.stderr
         verified(ran.run_dir)
         found = jobs.Ran(ran.run_dir, ran.summary, [], jobs.rows_of(ran.run_dir))
@@ -326,7 +326,7 @@ def test_a_calibration_knows_such_a_field_from_the_whole_answer(
         parts = (line.split(",") for line in lines)
         truth = "\n".join(json.dumps({"id": i, "": right}) for i, right in parts)
     labels.write_text(truth + "\n", encoding="utf-8")
-    done = localfirst("calibrate", job, "--labels", labels)
+    done = surelocal("calibrate", job, "--labels", labels)
     assert done.exit_code == 0, done.stderr
     made = load(job.parent / "calibration.json", load_job(job).job.identity())
     assert [one.wrong for one in made.sample].count(True) == 30
@@ -388,7 +388,7 @@ def test_labels_ids_and_columns_may_be_called_so(
     }
     assert {row["status"] for row in ran.rows.values()} == {"done"}
     for ending in ("csv", "parquet"):
-        assert localfirst("export", ran.run_dir, "-o", tmp_path / f"o.{ending}").exit_code == 0
+        assert surelocal("export", ran.run_dir, "-o", tmp_path / f"o.{ending}").exit_code == 0
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from runner.engines.reviving import PAUSE_S, Mortal, Reviving, Say
-from runner.errors import EngineDied, EngineError, LocalFirstError, RunFailed
+from runner.errors import EngineDied, EngineError, RunFailed, SureLocalError
 from runner.types import Completion, Prompt, Sampling
 
 FIRST_PATIENCE_S, PATIENCE_S = 300.0, 60.0
@@ -263,7 +263,7 @@ class Pool:
         self._wake()
 
     def _give_up(self, lane: _Lane, error: Exception) -> None:
-        lane.over = error if isinstance(error, LocalFirstError) else EngineError(repr(error))
+        lane.over = error if isinstance(error, SureLocalError) else EngineError(repr(error))
         if not self._closing and not self._all_over():
             self._tell(lane, f"it is given up, the others go on ({error})")
 

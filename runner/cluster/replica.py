@@ -28,7 +28,7 @@ from runner.engines.child import ChildEngine
 from runner.engines.death import lacks_memory
 from runner.engines.pulse import USUAL, Ticking
 from runner.engines.wire import failure, told
-from runner.errors import EngineDied, EngineError, LocalFirstError, UsageError
+from runner.errors import EngineDied, EngineError, SureLocalError, UsageError
 from runner.types import Completion, Engine, Prompt, Sampling
 
 _POLL_S = 0.2
@@ -49,7 +49,7 @@ class Hosted:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def where(self) -> tuple[str, str]:
-        """The node's name, and the version of localfirst there."""
+        """The node's name, and the version of surelocal there."""
         return platform.node(), version()
 
     async def load(self, make: Callable[[], Engine]) -> tuple[int, str] | Failure:
@@ -186,7 +186,7 @@ class Replicas:
             _host, theirs = _wait(actor.where.remote(), starting, starting.patience_s)
             if theirs != version():
                 raise UsageError(
-                    f"cluster: a node has localfirst {theirs}, and this machine {version()}; "
+                    f"cluster: a node has surelocal {theirs}, and this machine {version()}; "
                     "install the same on all of them"
                 )
             ready = _wait(actor.load.remote(partial(self._make, thrift)), starting, None)
@@ -246,7 +246,7 @@ def died(error: BaseException) -> EngineDied:
 
 def version() -> str:
     try:
-        return importlib.metadata.version("localfirst")
+        return importlib.metadata.version("surelocal")
     except importlib.metadata.PackageNotFoundError:
         return "of a folder"
 
@@ -262,7 +262,7 @@ def _told(error: Exception) -> Failure:
     return told(error)
 
 
-def _error(reply: Failure) -> LocalFirstError:
+def _error(reply: Failure) -> SureLocalError:
     kind, said, causes = reply
     if kind == _DIED:
         return EngineDied(

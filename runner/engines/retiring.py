@@ -25,7 +25,7 @@ def retire(keep: Keep) -> str:
     ]
     said += [
         f"a kept engine of {one.model} is left, as a run uses it (pid {one.pid}), though its "
-        "model, settings or code have changed since; `localfirst engines --stop` ends it later"
+        "model, settings or code have changed since; `surelocal engines --stop` ends it later"
         for one in left
     ]
     return "; ".join(said)

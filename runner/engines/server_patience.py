@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.engines.server_wire import Kind, Trouble
 from runner.engines.suspects import Asked, Suspects
-from runner.errors import EngineError, LocalFirstError, RecordError, UsageError
+from runner.errors import EngineError, RecordError, SureLocalError, UsageError
 from runner.types import Completion, Reason
 
 MOST_ALIKE = 20
@@ -57,7 +57,7 @@ class Patience:
     def __init__(self, server: Asking) -> None:
         self._server = server
         self._met = self._down = False
-        self._failed: LocalFirstError | None = None
+        self._failed: SureLocalError | None = None
         self._outages = self._live = self._answers = 0
         self._dropped: set[Asked] = set()
         self._held: set[Asked] = set()
@@ -141,7 +141,7 @@ class Patience:
         self._held.clear()
         self._changed()
 
-    def _fail(self, error: LocalFirstError) -> LocalFirstError:
+    def _fail(self, error: SureLocalError) -> SureLocalError:
         self._failed = self._failed or error
         self._changed()
         return self._failed
@@ -256,7 +256,7 @@ class Patience:
         self._changed()
         return found or None
 
-    def _sentence(self, trouble: Trouble) -> LocalFirstError:
+    def _sentence(self, trouble: Trouble) -> SureLocalError:
         """For what is no record's fault."""
         where, said = f"the server at {self._server.address}", trouble.words
         if trouble.status in (401, 403):

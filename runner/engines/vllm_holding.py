@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.engines.choosing import first_line
 from runner.engines.grammars import ebnf, guided, without_place
-from runner.errors import LocalFirstError, RecordError, UsageError
+from runner.errors import RecordError, SureLocalError, UsageError
 from runner.types import Constraint, Reason, Sampling
 
 _MOST_SAID = 300
@@ -100,7 +100,7 @@ def _nothing(*given: Any, **named: Any) -> None:
     return None
 
 
-def refused(error: Exception, constraint: Constraint, *, shared: bool) -> LocalFirstError:
+def refused(error: Exception, constraint: Constraint, *, shared: bool) -> SureLocalError:
     """Of what all records share, or of one record's own constraint."""
     said = _said(error)
     if not shared:

@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from runner.errors import EngineError, LocalFirstError, RecordError, UsageError
+from runner.errors import EngineError, RecordError, SureLocalError, UsageError
 from runner.types import Constraint, Message, Sampling
 
 Kind = tuple[Constraint, Sampling]
@@ -40,13 +40,13 @@ def told(error: BaseException) -> tuple[str, str, str]:
         return "record", str(error), str(error.reason)
     if isinstance(error, UsageError):
         return "usage", str(error), ""
-    if isinstance(error, LocalFirstError):
+    if isinstance(error, SureLocalError):
         return "engine", str(error), ""
     traceback.print_exception(error)
     return "engine", f"{type(error).__name__}: {error}".splitlines()[0], ""
 
 
-def failure(reply: tuple[str, str, str]) -> LocalFirstError:
+def failure(reply: tuple[str, str, str]) -> SureLocalError:
     """The error that `told` told of."""
     kind, said, reason = reply
     if kind == "record":

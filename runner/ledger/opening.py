@@ -76,7 +76,7 @@ def open_ledger(run_dir: Path, *, create: bool = True) -> Iterator[Ledger]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunDirError(f"another localfirst is at work in {run_dir}") from None
+            raise RunDirError(f"another surelocal is at work in {run_dir}") from None
         try:
             # Its -wal and -shm get the mode that it has.
             database = sqlite3.connect(private.made(path))
@@ -110,8 +110,8 @@ def _version(database: sqlite3.Connection, path: Path) -> int:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version not in (0, FORMER, VERSION):
         raise RunDirError(
-            f"{path} is of ledger version {version}, this localfirst writes {VERSION}; take a new "
-            "--run-dir, or the localfirst that made it"
+            f"{path} is of ledger version {version}, this surelocal writes {VERSION}; take a new "
+            "--run-dir, or the surelocal that made it"
         )
     return version
 

@@ -1,4 +1,4 @@
-"""`localfirst quote`: a pilot on a few hundred random records → what the whole job would cost, how
+"""`surelocal quote`: a pilot on a few hundred random records → what the whole job would cost, how
 long it would take here, and which error could be certified. Nothing is ever sent, key or not."""
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def quote_job(job: Job, number: int, labels: Path | None, progress: Progress, sa
         UsageError: the job, the records or the labels are not as they must be.
         RunFailed: the engine gave out.
     """
-    with tempfile.TemporaryDirectory(prefix="localfirst-quote-") as folder:
+    with tempfile.TemporaryDirectory(prefix="surelocal-quote-") as folder:
         if labels is not None:
             job = _calibrated(job, labels, Path(folder) / "calibration.json", say)
         calibration = _calibration(job)
@@ -81,11 +81,11 @@ def quote_job(job: Job, number: int, labels: Path | None, progress: Progress, sa
 
 
 def _calibrated(job: Job, labels: Path, path: Path, say: Say) -> Job:
-    """The job with a calibration made by these labels, as `localfirst calibrate` makes it."""
+    """The job with a calibration made by these labels, as `surelocal calibrate` makes it."""
     if job.confidence.target_error_overall is not None:
         raise UsageError(
             "--labels: `target_error_overall` needs the closed model's own answers too, and a "
-            "quote pays for none; make the calibration with `localfirst calibrate --labels FILE "
+            "quote pays for none; make the calibration with `surelocal calibrate --labels FILE "
             "--teacher N`, which the quote then uses"
         )
     say("calibrating by the labels first: the local model answers these records too")

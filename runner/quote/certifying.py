@@ -1,6 +1,6 @@
 """Certified error against coverage and spend, and what it would take to certify more.
 
-With a calibration, each target's thresholds are those that `localfirst calibrate` would certify,
+With a calibration, each target's thresholds are those that `surelocal calibrate` would certify,
 and the pilot shows how much they accept and what the rest costs. Without, nothing can be certified:
 then the same is said as if the model's own probabilities were right, which is an indication and no
 more.

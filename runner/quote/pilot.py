@@ -115,7 +115,7 @@ def run_pilot(job: Job, drawn: Drawn, trusted: Trust, progress: Progress, say: S
     clock = _Clock()
     answering = build.answering(job, build.closed_side(job), trusted.calibration)
     with (
-        tempfile.TemporaryDirectory(prefix="localfirst-quote-") as folder,
+        tempfile.TemporaryDirectory(prefix="surelocal-quote-") as folder,
         open_ledger(Path(folder)) as ledger,
     ):
         watch = _Listening(ledger, trusted.rule, job, say)

@@ -41,7 +41,7 @@ def write_markdown(quote: Quote, path: Path) -> None:
 
 
 def markdown(quote: Quote) -> str:
-    made = f"By `localfirst quote` on {datetime.now(UTC).date().isoformat()}."
+    made = f"By `surelocal quote` on {datetime.now(UTC).date().isoformat()}."
     lines = [f"# {title(quote)}", "", made]
     for section in sections(quote):
         lines += ["", f"## {section.title}", ""]

@@ -31,6 +31,6 @@ class Pace:
 
 
 def pace(ledger: Ledger) -> Pace | None:
-    """``None`` where no run came to its end yet, or a former localfirst made the ledger."""
+    """``None`` where no run came to its end yet, or a former surelocal made the ledger."""
     kept = ledger.meta("pace")
     return Pace(*json.loads(kept)) if kept else None

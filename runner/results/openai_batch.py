@@ -1,6 +1,6 @@
 """Results as OpenAI's batch API writes them: a line for each request, with a chat completion in it.
 
-What localfirst has to say besides stands under a key of its own, `localfirst`, which readers of
+What surelocal has to say besides stands under a key of its own, `surelocal`, which readers of
 such files pass over. Ids are made from the record, and ``created`` is 0: the API says no more of
 it than that it is a time, and a rerun must write the same bytes.
 """
@@ -60,7 +60,7 @@ def _line(outcome: Outcome, usage: tuple[int, int, int], asked: str | None) -> d
         "custom_id": outcome.record_id,
         "response": response,
         "error": error,
-        "localfirst": {name: own[name] for name in _OWN} | {"asked_for": asked},
+        "surelocal": {name: own[name] for name in _OWN} | {"asked_for": asked},
     }
 
 
@@ -73,7 +73,7 @@ def chat_completion(outcome: Outcome, name: str, usage: tuple[int, int, int]) ->
         "id": name,
         "object": "chat.completion",
         "created": 0,
-        "model": outcome.model or f"localfirst-{outcome.decided_by}",
+        "model": outcome.model or f"surelocal-{outcome.decided_by}",
         "choices": [
             {
                 "index": 0,

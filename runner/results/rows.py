@@ -95,7 +95,7 @@ def write_rows(
     except OSError as error:
         raise RunFailed(
             f"cannot write the results to {path}: {error.strerror or error}; the run itself is "
-            "safe: write them again elsewhere with `localfirst export RUN_DIR -o FILE`"
+            "safe: write them again elsewhere with `surelocal export RUN_DIR -o FILE`"
         ) from None
 
 

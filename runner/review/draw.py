@@ -118,7 +118,7 @@ def _same(ledger: Ledger, record: Record) -> Record:
         mend = "put the file back as it was"
         if known.status is Status.ERROR:
             mend = (
-                "it was in error, so if it is mended now, first give the same `localfirst run …` "
+                "it was in error, so if it is mended now, first give the same `surelocal run …` "
                 "again, which takes it up"
             )
         raise RunDirError(

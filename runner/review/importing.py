@@ -1,4 +1,4 @@
-"""`localfirst review import`: decisions back in, all of a file or nothing of it.
+"""`surelocal review import`: decisions back in, all of a file or nothing of it.
 
 A person may decide what is in review, correct what a person decided before, and check what was
 drawn at random; all else has been decided and stands. A check of an accepted local answer is a
@@ -126,7 +126,7 @@ def _check_columns(path: Path, reading: Decisions) -> None:
         return
     if ID not in names:
         raise InputError(
-            f"{path}, line 1: no column `{ID}`; give a file of `localfirst review export`, saved "
+            f"{path}, line 1: no column `{ID}`; give a file of `surelocal review export`, saved "
             "with commas as CSV UTF-8"
         )
     if wrong := reading.unknown_column(names):
@@ -134,7 +134,7 @@ def _check_columns(path: Path, reading: Decisions) -> None:
     if not any(name == DECISION or name.startswith(PART) for name in names):
         raise InputError(
             f"{path}, line 1: no column `{DECISION}` nor one that begins with `{PART}`; give a "
-            "file of `localfirst review export`"
+            "file of `surelocal review export`"
         )
 
 
@@ -176,7 +176,7 @@ def _may_decide(outcome: Outcome) -> None:
     }.get(outcome.status, f"was answered by {outcome.decided_by}")
     raise ValueError(
         f"{outcome.record_id} is not in review: it {state}; take the row out, or check answers of "
-        "a random sample: `localfirst review export RUN_DIR FILE --audit N`"
+        "a random sample: `surelocal review export RUN_DIR FILE --audit N`"
     )
 
 

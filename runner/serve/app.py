@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from runner.errors import LocalFirstError
+from runner.errors import SureLocalError
 from runner.serve.answered import Answered
 from runner.serve.guard import Guard
 from runner.serve.intake import Asked, Intake
@@ -24,7 +24,7 @@ from runner.serve.replies import Refusal, chunks, completion, own_headers, own_w
 from runner.serve.serving import ClientGone, Serving, Taken
 from runner.serve.telling import End, attributes, log
 
-Fatal = Callable[[LocalFirstError], None]
+Fatal = Callable[[SureLocalError], None]
 BUSY_S = 1
 CLIENT_CLOSED = 499
 
@@ -133,7 +133,7 @@ class Desk:
         except Taken:
             message = f"the record {asked.id} is another request's; give this one another id"
             raise Refused(409, "record_id_taken", message) from None
-        except LocalFirstError as error:
+        except SureLocalError as error:
             self._fatal(error)
             raise Refused(500, "server_stopping", f"the server is stopping: {error}") from None
 
@@ -149,7 +149,7 @@ class Desk:
         return refused(Refusal(404, "model_not_found", message))
 
     def _model(self) -> dict[str, Any]:
-        whose = {"object": "model", "created": self.begun, "owned_by": "localfirst"}
+        whose = {"object": "model", "created": self.begun, "owned_by": "surelocal"}
         return {"id": self.model} | whose
 
     def health(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Refused(Exception):
 
 def make_app(desk: Desk, guard: Guard) -> FastAPI:
     """The application. It has no pages of its own: those load scripts from elsewhere."""
-    app = FastAPI(title="localfirst", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="surelocal", openapi_url=None, docs_url=None, redoc_url=None)
 
     # A plain route: the body is read by hand, and what FastAPI would look for is not there.
     app.add_route("/v1/chat/completions", desk.completion, methods=["POST"])

@@ -23,7 +23,7 @@ from runner.prompts import Renderer, renderer_of
 from runner.serve.options import OnUnsure
 from runner.types import Message, Record
 
-ON_UNSURE = "localfirst_on_unsure"
+ON_UNSURE = "surelocal_on_unsure"
 RECORD_ID = "record_id"
 OWN_PREFIX = "chatcmpl-"
 LONGEST_ID = 200
@@ -76,8 +76,8 @@ class Intake:
             )
         name, named = _name(body, headers)
         stream, usage = _streaming(body)
-        on_unsure = self._unsure(body.get(ON_UNSURE) or headers.get("x-localfirst-on-unsure"))
-        most = _most(body.get(MOST_USD, headers.get("x-localfirst-max-escalation-usd")))
+        on_unsure = self._unsure(body.get(ON_UNSURE) or headers.get("x-surelocal-on-unsure"))
+        most = _most(body.get(MOST_USD, headers.get("x-surelocal-max-escalation-usd")))
         fields = self._fields(name, body, most)
         mark = digest(fields)[:DIGEST_LENGTH]
         return Asked(name, named, fields, mark, on_unsure, stream, usage)

@@ -23,13 +23,13 @@ from runner.types import Reason
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _HISTOGRAMS = {
-    "total": ("localfirst_request_seconds", "From a request's arrival to its settled answer."),
+    "total": ("surelocal_request_seconds", "From a request's arrival to its settled answer."),
     "local": (
-        "localfirst_local_seconds",
+        "surelocal_local_seconds",
         "From handing a request to the local model until it was decided.",
     ),
     "closed": (
-        "localfirst_closed_seconds",
+        "surelocal_closed_seconds",
         "A request's calls to the closed model, and the pauses between them.",
     ),
 }
@@ -70,20 +70,20 @@ class Metrics:
             for name, (metric, says) in _HISTOGRAMS.items()
         }
         self.in_flight = Gauge(
-            "localfirst_requests_in_flight", "Requests at work.", registry=self._registry
+            "surelocal_requests_in_flight", "Requests at work.", registry=self._registry
         )
         self._look(gauges)
         ProcessCollector(registry=self._registry)
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
-        return Counter(f"localfirst_{name}", says, labels, registry=self._registry)
+        return Counter(f"surelocal_{name}", says, labels, registry=self._registry)
 
     def _look(self, gauges: Mapping[tuple[str, str, str, str], Look]) -> None:
         known: dict[str, Gauge] = {}
         for (name, says, label, value), look in gauges.items():
             if name not in known:
                 labels = (label,) if label else ()
-                known[name] = Gauge(f"localfirst_{name}", says, labels, registry=self._registry)
+                known[name] = Gauge(f"surelocal_{name}", says, labels, registry=self._registry)
             one = known[name].labels(value) if label else known[name]
             one.set_function(look)
 

@@ -1,8 +1,8 @@
 """An answered request → what OpenAI's SDK expects: a completion, its chunks, or an error.
 
 An answer that may not stand is an error unless the request asks for it: a status of 200 would hide
-from every client written for OpenAI's API that nobody vouches for it. What localfirst has to say
-stands under ``localfirst`` (which the SDK keeps) and in headers that begin with X-Localfirst.
+from every client written for OpenAI's API that nobody vouches for it. What surelocal has to say
+stands under ``surelocal`` (which the SDK keeps) and in headers that begin with X-Surelocal.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Refusal:
     def body(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         error = {"message": self.message, "type": kind, "param": None, "code": self.code}
-        return {"error": error | ({"localfirst": self.own} if self.own else {})}
+        return {"error": error | ({"surelocal": self.own} if self.own else {})}
 
     def headers(self) -> dict[str, str]:
         found = {"x-should-retry": "true" if self.again else "false"}
@@ -76,7 +76,7 @@ class Refusal:
 
 
 def own_words(answered: Answered, *, calibrated: bool) -> dict[str, Any]:
-    """The ``localfirst`` of a reply: who decided, why, how sure, at what cost."""
+    """The ``surelocal`` of a reply: who decided, why, how sure, at what cost."""
     outcome = answered.outcome
     shown = row(outcome)
     found = {name: shown[name] for name in _OWN}
@@ -96,7 +96,7 @@ def own_headers(own: dict[str, Any]) -> dict[str, str]:
         "cost-usd": f"{own['cost_usd']:.8f}",
         "record": quote(own["record"], safe=_PLAIN),
     }
-    return {f"x-localfirst-{name}": value for name, value in shown.items()}
+    return {f"x-surelocal-{name}": value for name, value in shown.items()}
 
 
 def refusal(asked: Asked, answered: Answered, own: dict[str, Any]) -> Refusal | None:
@@ -119,7 +119,7 @@ def refusal(asked: Asked, answered: Answered, own: dict[str, Any]) -> Refusal | 
     detail = f": {outcome.error}" if outcome.error else ""
     message = (
         f"{why} ({outcome.shown_reason}){detail}; {where} as record {outcome.record_id}: {mend}, "
-        "or take what the local model says, unsure as it is, with `localfirst_on_unsure: answer`"
+        "or take what the local model says, unsure as it is, with `surelocal_on_unsure: answer`"
     )
     later = RETRY_AFTER_S if code == "provider_unavailable" else None
     return Refusal(503, code, message, retry_after_s=later, own=own)
@@ -136,7 +136,7 @@ def completion(answered: Answered, own: dict[str, Any]) -> dict[str, Any]:
     if not name.startswith(OWN_PREFIX):
         name = OWN_PREFIX + hashlib.sha256(name.encode()).hexdigest()[:32]
     body = chat_completion(outcome, name, answered.tokens)
-    return body | {"created": int(time.time()), "localfirst": own}
+    return body | {"created": int(time.time()), "surelocal": own}
 
 
 def chunks(whole: dict[str, Any], *, include_usage: bool) -> Iterator[str]:
@@ -152,7 +152,7 @@ def chunks(whole: dict[str, Any], *, include_usage: bool) -> Iterator[str]:
     yield event({"role": "assistant", "content": "", "refusal": None})
     for piece in re.findall(r"\s*\S+\s*", whole["choices"][0]["message"]["content"]):
         yield event({"content": piece})
-    yield event({}, whole["choices"][0]["finish_reason"], localfirst=whole["localfirst"])
+    yield event({}, whole["choices"][0]["finish_reason"], surelocal=whole["surelocal"])
     if include_usage:
         yield _event(shared | {"choices": [], "usage": whole["usage"]})
     yield "data: [DONE]\n\n"

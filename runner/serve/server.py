@@ -23,7 +23,7 @@ from escalation.courier_client import Courier
 from escalation.escalate import Escalator
 from escalation.spend import day_cap
 from runner import build
-from runner.errors import LocalFirstError, RunDirError, UsageError
+from runner.errors import RunDirError, SureLocalError, UsageError
 from runner.interrupts import end_at_once
 from runner.job import Job
 from runner.job_records import BATCH, REQUESTS, Records
@@ -74,7 +74,7 @@ class Server:
         self._say = say
         self._http: _Http | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._failed: LocalFirstError | None = None
+        self._failed: SureLocalError | None = None
         self._tracing: Tracing = Off()
         self._deaths = 0
         self.port = options.port
@@ -189,7 +189,7 @@ class Server:
             serving.stop()
             await serving.aclose(options.timeout_s)
 
-    def _fatal(self, error: LocalFirstError) -> None:
+    def _fatal(self, error: SureLocalError) -> None:
         if self._failed is None:
             self._failed = error
             self.stop()

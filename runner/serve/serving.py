@@ -2,7 +2,7 @@
 
 What waits is asked for at once, since somebody waits for it, and never later on this server's own
 account: whoever got no answer may have gone elsewhere. It stays in the ledger, for the same request
-under the same name or for `localfirst escalate`.
+under the same name or for `surelocal escalate`.
 """
 
 from __future__ import annotations

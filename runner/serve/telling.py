@@ -50,7 +50,7 @@ def attributes(model: str, status: int, end: End) -> dict[str, Any]:
         read, _, said = end.tokens
         found |= {"gen_ai.usage.input_tokens": read, "gen_ai.usage.output_tokens": said}
         found |= {"gen_ai.response.model": end.outcome.model}
-        found |= {f"localfirst.{name}": value for name, value in _figures(end).items()}
+        found |= {f"surelocal.{name}": value for name, value in _figures(end).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

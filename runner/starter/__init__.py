@@ -1,4 +1,4 @@
-"""A new job to start from: `localfirst init`."""
+"""A new job to start from: `surelocal init`."""
 
 from __future__ import annotations
 

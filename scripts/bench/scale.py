@@ -106,14 +106,14 @@ class Scripted:
 
 
 def one(arguments: list[str]) -> dict[str, Any]:
-    """One command of `localfirst` in this process, and what it took."""
+    """One command of `surelocal` in this process, and what it took."""
     from runner import build
-    from runner.cli import main as localfirst
+    from runner.cli import main as surelocal
 
     build.engine = lambda job: Scripted()
     began, cpu = time.monotonic(), time.process_time()
     try:
-        localfirst(arguments, standalone_mode=False)
+        surelocal(arguments, standalone_mode=False)
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)

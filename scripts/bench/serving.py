@@ -1,4 +1,4 @@
-"""`localfirst serve` against vLLM's own server: throughput and latency with many clients at once.
+"""`surelocal serve` against vLLM's own server: throughput and latency with many clients at once.
 
     python scripts/bench/serving.py [--clients 32] [--requests 640] [--rounds 3]
 

@@ -2,7 +2,7 @@
 
     python scripts/bench/startup.py [--rounds 5]
 
-Each round starts `localfirst run` on the demo (its first 20 records), the same again with a kept
+Each round starts `surelocal run` on the demo (its first 20 records), the same again with a kept
 engine (`--keep-loaded`), and raw vLLM in one process: one `LLM.chat` of one of the demo's prompts,
 with the same schema and logprobs, a cache of the same size and all that starts it sooner: even the
 sampler's compilation is left out, which ours has, since a long run is slower without. All are timed
@@ -35,7 +35,7 @@ RAW = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }  # fmt: skip
-BEGAN = "LOCALFIRST_BENCH_BEGAN"
+BEGAN = "SURELOCAL_BENCH_BEGAN"
 STEPS = ("imported", "job checked", "engine wanted", "engine ready", "tested", "first answer")
 
 

@@ -16,9 +16,9 @@ _UNSET = {"None", "False", "()", "Sentinel.UNSET"}
 
 
 def commands(
-    group: click.Group = runner.cli.main, path: str = "localfirst"
+    group: click.Group = runner.cli.main, path: str = "surelocal"
 ) -> Iterator[tuple[str, click.Command]]:
-    """(`localfirst review export`, the command), in the order of `--help`."""
+    """(`surelocal review export`, the command), in the order of `--help`."""
     for name in sorted(group.commands):
         command = group.commands[name]
         if isinstance(command, click.Group):
@@ -38,8 +38,8 @@ def statuses() -> dict[int, str]:
 
 
 def page() -> str:
-    out = ["# The command line\n", said(runner.cli.main.help, "localfirst") + "\n"]
-    options = list(_rows("localfirst", runner.cli.main))
+    out = ["# The command line\n", said(runner.cli.main.help, "surelocal") + "\n"]
+    options = list(_rows("surelocal", runner.cli.main))
     out.append(table(_HEAD, options) if options else "")
     out.append("Progress and messages go to stderr; what `--json` gives, to stdout.\n")
     out.append(table(("exit status", "when"), ((str(n), when) for n, when in statuses().items())))
@@ -56,7 +56,7 @@ def usage(path: str, command: click.Command) -> str:
 
 
 def lacking() -> list[str]:
-    """Options without a help text, as `localfirst run --limit`."""
+    """Options without a help text, as `surelocal run --limit`."""
     return [
         f"{path} {parameter.opts[-1]}"
         for path, command in commands()

@@ -6,15 +6,15 @@ import inspect
 
 import runner.errors
 from reference.text import LackingError, block, code, said, table
-from runner.errors import LocalFirstError
+from runner.errors import SureLocalError
 
 
-def classes() -> list[type[LocalFirstError]]:
+def classes() -> list[type[SureLocalError]]:
     """In the order in which they are defined: the root first."""
     found = [
         one
         for one in vars(runner.errors).values()
-        if inspect.isclass(one) and issubclass(one, LocalFirstError)
+        if inspect.isclass(one) and issubclass(one, SureLocalError)
     ]
     return sorted(found, key=lambda one: inspect.getsourcelines(one)[1])
 
@@ -35,7 +35,7 @@ def page() -> str:
         rows.append((code(one.__name__), str(one.exit_status), said(one.__doc__, one.__name__)))
     return "\n".join([
         "# Errors\n",
-        "Every error of localfirst is one of these, by `from runner.errors import …`; the command "
+        "Every error of surelocal is one of these, by `from runner.errors import …`; the command "
         "line shows its sentence, without a traceback, and ends with its exit status. Whatever "
         "else surfaces is a bug.\n",
         block(tree()),

@@ -13,7 +13,7 @@ from runner.job import Job
 SCHEMA = "job.schema.json"
 _HEAD = """# The job file
 
-A job is one YAML file. `localfirst validate JOB.yaml` names every mistake in one at once, each with
+A job is one YAML file. `surelocal validate JOB.yaml` names every mistake in one at once, each with
 its line and the mend. An unknown key is a mistake. Paths are relative to the job file.
 
 Editors that know JSON Schema complete and check the keys with [job.schema.json](job.schema.json);
@@ -40,7 +40,7 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Job.model_json_schema(by_alias=True),
     }
-    return {**_plain(found), "title": "A localfirst job"}
+    return {**_plain(found), "title": "A surelocal job"}
 
 
 def schema_text() -> str:

@@ -12,7 +12,7 @@ from runner.presets import Preset, presets, verified
 _HEAD = """# Presets
 
 For a job's `local: {preset: NAME[/VARIANT][/MODE]}`; the first variant and the first mode are the
-usual ones. `localfirst models` says which of them fit this machine. *Verified in*: a random-weight
+usual ones. `surelocal models` says which of them fit this machine. *Verified in*: a random-weight
 checkpoint of that architecture went through the whole pipeline (`scripts/verify_presets.py`).
 """
 

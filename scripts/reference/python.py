@@ -1,4 +1,4 @@
-"""python.md: the public names of `runner`, with their signatures and docstrings."""
+"""python.md: the public names of `surelocal`, with their signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from textwrap import dedent
 from typing import Any
 
-import runner
+import surelocal
 from reference.text import LackingError, block, code, said
 from runner.job_confidence import Part
 
 
 def page() -> str:
-    title, _, rest = (runner.__doc__ or "").partition("\n\n")
-    out = [f"# {title.rstrip('.')}\n", _markdown(rest.strip("\n"), "runner")]
-    for name in runner.__all__:
-        out += _named(name, getattr(runner, name))
+    title, _, rest = (surelocal.__doc__ or "").partition("\n\n")
+    out = [f"# {title.rstrip('.')}\n", _markdown(rest.strip("\n"), "surelocal")]
+    for name in surelocal.__all__:
+        out += _named(name, getattr(surelocal, name))
     return "\n".join(out)
 
 
@@ -66,7 +66,7 @@ def _doc(value: Any, name: str) -> str:
     """A docstring as Markdown: its indented parts (Args, Raises, examples) as they stand."""
     text = inspect.cleandoc(value.__doc__ or "")
     if not text:
-        raise LackingError(f"runner.{name} has no docstring")
+        raise LackingError(f"surelocal.{name} has no docstring")
     return _markdown(text, name)
 
 

@@ -22,8 +22,8 @@ FORMATS = {
     "csv": "A header line; `value` is JSON text where it is no plain text, `field_confidence` "
     "always; null is an empty cell.",
     "parquet": "`confidence` and `cost_usd` are doubles, all others text as in CSV.",
-    "openai_batch": "The output file of OpenAI's batch API; what localfirst says stands in each "
-    "line's `localfirst`.",
+    "openai_batch": "The output file of OpenAI's batch API; what surelocal says stands in each "
+    "line's `surelocal`.",
 }
 TABLES = {
     "meta": "What belongs to the run as a whole: the job, its identity, the certificate.",
@@ -45,12 +45,12 @@ the reason for which it went there. A rule's own `reason` may stand instead.
 """
 _WAITS = """## What a waiting record waits for
 
-Not in the row, but in the counts of `localfirst run` and `localfirst status`.
+Not in the row, but in the counts of `surelocal run` and `surelocal status`.
 """
 _LEDGER = f"""## The ledger
 
 `{LEDGER}` in the run directory, in SQLite; money is in 10⁻¹² US dollars there. Read it, and let
-localfirst write it: every entry is chained to the one before, and `localfirst status --verify`
+surelocal write it: every entry is chained to the one before, and `surelocal status --verify`
 tells what was changed.
 """
 

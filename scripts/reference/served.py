@@ -17,7 +17,7 @@ from runner.types import Outcome
 
 _HEAD = """# The server's metrics
 
-What `GET /metrics` of `localfirst serve` gives, for Prometheus; of the process itself it also gives
+What `GET /metrics` of `surelocal serve` gives, for Prometheus; of the process itself it also gives
 Prometheus' usual `process_…`. Those of money are there where the job has an `escalation`, and a
 label where there was something to count.
 """

@@ -38,7 +38,7 @@ AS_JSON_SYSTEM = "Answer with the intent and the domain of the customer's messag
 LABEL_SYSTEM = "Answer with the intent of the customer's message."
 GREEDY = Sampling(temperature=0.0, max_tokens=64)
 KEY = "a-key-of-the-tests"
-KEY_ENV = "LOCALFIRST_TEST_SERVER_KEY"
+KEY_ENV = "SURELOCAL_TEST_SERVER_KEY"
 CPU = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

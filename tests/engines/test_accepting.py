@@ -19,7 +19,7 @@ from runner.schema_sense import senseless
 from runner.types import Constraint
 from tests import jobs
 from tests.engines.asking import SLOW
-from tests.fakes import localfirst
+from tests.fakes import surelocal
 
 pytestmark = SLOW
 
@@ -169,7 +169,7 @@ def test_the_command_names_the_line(tmp_path: Path) -> None:
     local = {"model": str(jobs.DEMO_MODEL), "sampling": {"top_p": 5}}
     rows = jobs.records(["1"])
     job = jobs.write_job(tmp_path / "job", "http://127.0.0.1:9", rows, local=local)
-    result = localfirst("validate", job)
+    result = surelocal("validate", job)
     assert result.exit_code == 2
     assert "local.sampling: top_p must be in" in result.stderr
     assert "line " in result.stderr

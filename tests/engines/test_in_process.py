@@ -216,7 +216,7 @@ def test_a_missing_package_has_its_mend(engine_class: str, package: str) -> None
     )
     assert package in ran.stdout
     assert "is not installed; install it with `make setup STACK=" in ran.stdout
-    assert "`pip install 'localfirst[" in ran.stdout
+    assert "`pip install 'surelocal[" in ran.stdout
 
 
 def test_closing_transformers_ends_what_is_in_flight() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import EngineError, LocalFirstError, RecordError, UsageError
+from runner.errors import EngineError, RecordError, SureLocalError, UsageError
 from runner.types import Engine, Sampling
 from tests.engines.asking import KEY, KEY_ENV, SLOW, Server, answers, prompts
 
@@ -21,8 +21,8 @@ pytestmark = SLOW
 # --- the server ---
 
 
-def refusal(engine: Engine) -> LocalFirstError:
-    with pytest.raises(LocalFirstError) as raised:
+def refusal(engine: Engine) -> SureLocalError:
+    with pytest.raises(SureLocalError) as raised:
         answers(engine, prompts(["my card was declined"]))
     return raised.value
 
@@ -154,7 +154,7 @@ def test_logprobs_that_are_missing_or_of_something_else(given: list[str | bytes]
 def test_what_servers_refuse(
     status: int,
     body: object,
-    kind: type[LocalFirstError],
+    kind: type[SureLocalError],
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,4 +1,4 @@
-"""localfirst: a whole run, from the loaded engine to the written results and the closed engine."""
+"""surelocal: a whole run, from the loaded engine to the written results and the closed engine."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def certified(folder: Path, looks: str) -> str:
 
 
 def calibrate(folder: Path, looks: str) -> float:
-    """Seconds that `localfirst calibrate` takes with these looks, its loading included."""
+    """Seconds that `surelocal calibrate` takes with these looks, its loading included."""
     began = time.monotonic()
     command = [sys.executable, "-m", "runner.cli", "calibrate", str(DEMO / "job.yaml")]
     command += ["--labels", str(DEMO / "labels.csv"), "--set", certified(folder, looks)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"localfirst calibrate: {done.stderr.strip()}")
+        raise SystemExit(f"surelocal calibrate: {done.stderr.strip()}")
     return time.monotonic() - began

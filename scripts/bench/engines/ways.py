@@ -35,7 +35,7 @@ class Way:
 
 
 BARE, SCHEMA, RAW = "LLM.chat, bare", "LLM.chat + schema", "LLM.chat + schema + logprobs"
-OURS, CERTIFIED = "localfirst", "localfirst, certified"
+OURS, CERTIFIED = "surelocal", "surelocal, certified"
 P_TRUE, SAMPLES = "certified + P(true)", "certified + 5 samples"
 LOOKS = {CERTIFIED: "{}", P_TRUE: "{p_true: true}", SAMPLES: "{samples: 5}"}
 AS_OURS = "256 sequences, 4,096 tokens a step"

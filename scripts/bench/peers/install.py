@@ -20,7 +20,7 @@ import numpy.typing as npt
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parents[2] / ".venv-peers"
 PYTHON = VENV / "bin" / "python"
-STAMP = VENV / ".localfirst-ready"
+STAMP = VENV / ".surelocal-ready"
 REQUIREMENTS = HERE / "requirements.txt"
 TORCH = ("torch", "torchgen", "torch-*.dist-info")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "LANGSMITH_TRACING": "false", "LANGCHAIN_TRACING_V2": "false"}

@@ -19,7 +19,7 @@ def main() -> None:
     curves = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     figure, axes = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
     for name, (coverage, risk) in curves.items():
-        strong = name == "localfirst"
+        strong = name == "surelocal"
         axes.plot(
             coverage,
             [100 * r for r in risk],

@@ -63,7 +63,7 @@ def draw_all(questions: Sequence[Question], sizes: Sequence[int], splits: int) -
 
 def table(drawn: Draws) -> list[str]:
     lines = [
-        "| questions | labels | target | localfirst: broken | coverage | of the oracle's "
+        "| questions | labels | target | surelocal: broken | coverage | of the oracle's "
         "| nothing | probability alone: broken | coverage | of the oracle's | nothing "
         "| plain test: broken | coverage | of the oracle's | nothing |",
         "|" + "---|" * 15,
@@ -93,7 +93,7 @@ def cost_table(drawn: Draws, usd: float) -> list[str]:
             accepted = [_accepted(d, target) for d in draws]
             wrong = np.mean([(a & d.wrong).mean() for a, d in zip(accepted, draws, strict=True)])
             paid = 1 - np.mean([a.mean() for a in accepted])
-            rows.insert(-1, (f"localfirst at {target:.0%}", float(paid), float(wrong)))
+            rows.insert(-1, (f"surelocal at {target:.0%}", float(paid), float(wrong)))
         lines += [
             f"| {pool} | {size:,} | {name} | {paid:.1%} | {paid * usd:.2f} | {wrong:.1%} |"
             for name, paid, wrong in rows

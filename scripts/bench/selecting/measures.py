@@ -53,7 +53,7 @@ class Referenced:
 def referenced(
     pool: Sequence[Question], seed: int, also: Sequence[str] = (), *, support: bool = True
 ) -> Referenced:
-    """As `localfirst calibrate` does it: 2,000 unlabelled records, at random, and support; with
+    """As `surelocal calibrate` does it: 2,000 unlabelled records, at random, and support; with
     these further signals, if any."""
     order = np.random.default_rng(seed).permutation(len(pool))
     shuffled = [pool[i] for i in order]

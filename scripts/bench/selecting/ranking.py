@@ -22,8 +22,8 @@ TARGETS = (0.01, 0.02, 0.05)
 DRAWS = 10
 LABELS = 1000
 RESAMPLES = 200
-OURS = "localfirst"
-LOOKS = "localfirst, with every look"
+OURS = "surelocal"
+LOOKS = "surelocal, with every look"
 TOKENS = "token probabilities, trained alike"
 SIGNALS = {
     "probability": "probability of the value",
