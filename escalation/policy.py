@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from escalation.notices import Note, Notices
-from runner.columns_read import looked_at
+from escalation.policy_notices import Note, Notices
+from runner.answering.prompts import Expression
+from runner.answering.template_answers import TemplateAnswer
 from runner.errors import RecordError
+from runner.formats.typed_cells import FALSE
 from runner.job import Job
-from runner.job_confidence import Confidence
-from runner.prompts import Expression
-from runner.template_answers import TemplateAnswer
-from runner.typed_cells import FALSE
+from runner.job.confidence import Confidence
+from runner.templates.columns_read import looked_at
 from runner.types import Answer, JSONValue, Reason, Record, Route
 
 

@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from runner.api import Result as Result
     from runner.api import run as run
     from runner.job import Job as Job
-    from runner.job_file import load_job as load_job
-    from runner.job_file import make_job as make_job
+    from runner.job.file import load_job as load_job
+    from runner.job.file import make_job as make_job
 
 _HOMES = {
     "Job": "runner.job",
     "Result": "runner.api",
-    "load_job": "runner.job_file",
-    "make_job": "runner.job_file",
+    "load_job": "runner.job.file",
+    "make_job": "runner.job.file",
     "run": "runner.api",
 }
 __all__ = ["Job", "Result", "load_job", "make_job", "run"]

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, Union
 from runner import private
 from runner.errors import UsageError
 from runner.job import Job
-from runner.job_file import load_job, make_job
+from runner.job.file import load_job, make_job
 from runner.ledger import read_ledger
-from runner.pipeline import Progress
+from runner.pipeline.loop import Progress
+from runner.pipeline.run import RunRequest, run_job
 from runner.records import file_format
 from runner.results import row, write_results
-from runner.running import RunRequest, run_job
-from runner.summary import Summary
+from runner.status.summary import Summary
 from runner.terminal import echo
 
 if TYPE_CHECKING:

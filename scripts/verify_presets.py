@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import yaml  # noqa: E402
 
-from runner.presets import MODES, VERIFIED, Mode, folder, presets  # noqa: E402
+from runner.job.presets import MODES, VERIFIED, Mode, folder, presets  # noqa: E402
 from tiny_models import CONTEXT, TINY, make_tiny  # noqa: E402
 
 ENGINES = ("vllm", "transformers")
@@ -186,9 +186,9 @@ def run_mode(room: Path, engine: str, mode: str, how: Mode) -> dict[str, Any]:
     Raises:
         AssertionError, runner.errors.SureLocalError: with what was not as it should be.
     """
-    from runner.job_file import load_job
-    from runner.pipeline import Progress
-    from runner.running import RunRequest, run_job
+    from runner.job.file import load_job
+    from runner.pipeline.loop import Progress
+    from runner.pipeline.run import RunRequest, run_job
 
     job = load_job(_write_job(room, engine, mode, how)).job
     output, folder = room / f"{mode}.jsonl", room / f"run-{mode}"

@@ -123,7 +123,7 @@ def begun(job: Path, command: str, lane: str, *options: str) -> subprocess.Popen
     keys = {"ANTHROPIC_API_KEY": KEY, "OPENAI_API_KEY": KEY}
     with (job.parent / "stderr.txt").open("a") as stderr:
         return subprocess.Popen(
-            [sys.executable, "-m", "runner.cli", *order, *options],
+            [sys.executable, "-m", "runner.cli.main", *order, *options],
             cwd=ROOT,
             env=os.environ | keys,
             stdout=subprocess.DEVNULL,

@@ -99,14 +99,14 @@ def forked_couriers() -> Iterator[None]:
     from tests import zygote
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("escalation.courier_process.subprocess", zygote)
+        patch.setattr("escalation.send.courier_process.subprocess", zygote)
         yield
     zygote.close()
 
 
 @pytest.fixture
 def true_couriers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("escalation.courier_process.subprocess", subprocess)
+    monkeypatch.setattr("escalation.send.courier_process.subprocess", subprocess)
 
 
 @pytest.fixture

@@ -40,14 +40,14 @@ def results(folder: Path) -> bytes:
 
 
 def engine_of(run: subprocess.Popen[str]) -> int | None:
-    """The process that `runner.engines.child` has started."""
+    """The process that `runner.engines.process.child` has started."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
             command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == run.pid and b"runner.engines.host" in command:
+        if parent == run.pid and b"runner.engines.process.host" in command:
             return int(status.parent.name)
     return None
 

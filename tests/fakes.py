@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from click.testing import CliRunner, Result
 
-from runner.cli import main
+from runner.cli.main import main
 from runner.types import Completion, Prompt, Sampling, Usage
 
 JOB: dict[str, Any] = {

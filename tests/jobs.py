@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 import yaml
 
-from runner import build
 from runner.job import Job
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.ledger import read_ledger
-from runner.pipeline import Progress
-from runner.running import RunRequest, escalate_run, run_job
-from runner.summary import Summary
+from runner.pipeline import assemble
+from runner.pipeline.loop import Progress
+from runner.pipeline.run import RunRequest, escalate_run, run_job
+from runner.status.summary import Summary
 from runner.types import Completion, Engine, Prompt, Sampling, Usage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,7 +143,7 @@ def spent_usd(run_dir: Path) -> Decimal:
 
 def start(job: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     """The same as a process, leading a session of its own; its stderr is in ``stderr.txt``."""
-    command = [sys.executable, "-m", "runner.cli", "run", str(job)]
+    command = [sys.executable, "-m", "runner.cli.main", "run", str(job)]
     command += ["--run-dir", str(job.parent / "run"), *options]
     with (job.parent / "stderr.txt").open("a") as stderr:
         return subprocess.Popen(
@@ -185,7 +185,7 @@ def use_engine(patch: pytest.MonkeyPatch, engine: Engine) -> None:
     def load(job: Job) -> Engine:
         return engine
 
-    patch.setattr(build, "engine", load)
+    patch.setattr(assemble, "engine", load)
 
 
 def unsure(text: str = '{"intent": "lost_card"}') -> Completion:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from runner.foreign_json import Unreadable, parse
+from runner.formats.foreign_json import Unreadable, parse
 from tests.odd_api import Odd
 
 Value = Any

@@ -14,8 +14,8 @@ from typing import Any
 
 from click.testing import Result
 
+from runner.answering.extra_signals import QUESTION
 from runner.errors import RecordError
-from runner.looks import QUESTION
 from runner.types import Completion, Prompt, Reason, Sampling, Usage
 from tests import jobs
 from tests.fakes import surelocal

@@ -23,9 +23,9 @@ import pytest
 import yaml
 from openai import OpenAI
 
-from runner import build
 from runner.job import Job
-from runner.job_file import load_job
+from runner.job.file import load_job
+from runner.pipeline import assemble
 from runner.serve import ServeOptions, Server
 from runner.types import Completion, Engine, Prompt, Sampling, Usage
 from tests.jobs import DEMO_MODEL, KEY, ROOT, wait_until
@@ -164,7 +164,7 @@ def use(patch: pytest.MonkeyPatch, engine: Engine) -> None:
     def load(job: Job) -> Engine:
         return engine
 
-    patch.setattr(build, "engine", load)
+    patch.setattr(assemble, "engine", load)
 
 
 def start(job: Path, port: int, **environment: str) -> subprocess.Popen[str]:

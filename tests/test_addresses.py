@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.urls import has_login, hidden, showable
+from runner.formats.urls import has_login, hidden, showable
 from tests.fakes import surelocal
 from tests.jobs import records, write_job
 

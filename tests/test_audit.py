@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.audit import TILTS, Audit, Wager, chosen, uniform
+from escalation.certify.audit import TILTS, Audit, Wager, chosen, uniform
 
 Verdicts = st.lists(st.booleans(), max_size=120)
 Rates = st.floats(0.001, 0.9)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from escalation.escalate import Escalator
-from escalation.replies import Reply
-from runner import build
-from runner.job_file import load_job
+from escalation.providers.protocol import Reply
+from escalation.send.escalate import Escalator
+from runner.job.file import load_job
 from runner.ledger import open_ledger
-from runner.pipeline import Pipeline, Progress
+from runner.pipeline import assemble
+from runner.pipeline.loop import Pipeline, Progress
 from runner.types import Completion, Outcome, Prompt, Sampling
 from tests import scripted
 from tests.jobs import NO_KEY, Ran, query, run, use_engine
@@ -146,14 +146,14 @@ class Watched:
 def watched(job_file: Path, known: Mapping[str, Case], run_dir: Path, limit: int) -> Watched:
     """A run of the first records."""
     job, said = load_job(job_file).job, list[str]()
-    given, trusted, progress = build.closed_side(job), build.trust(job), Progress()
+    given, trusted, progress = assemble.closed_side(job), assemble.trust(job), Progress()
     assert given is not None
     sender = Closed(known)
     with open_ledger(run_dir) as ledger:
-        watch = build.watch(job, trusted, ledger, said.append, audits=True)
+        watch = assemble.watch(job, trusted, ledger, said.append, audits=True)
         escalator = Escalator(ledger, given, progress.resettle, watch.verdict)
-        answering = build.answering(job, given, trusted.calibration)
-        records = (r for r in build.records(job) if r.position < limit)
+        answering = assemble.answering(job, given, trusted.calibration)
+        records = (r for r in assemble.records(job) if r.position < limit)
         pipeline = Pipeline(ledger, answering, watch, progress)
         asyncio.run(pipeline.run(records, escalator, sender))
         return Watched(list(ledger.outcomes()), said, watch.alarms, sender)

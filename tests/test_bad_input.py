@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner import build
 from runner.errors import RecordError
+from runner.pipeline import assemble
 from tests.fakes import ECHO, ScriptedEngine, completion, run_rows, surelocal, write_job
 
 HEADER = "id,message\n"
@@ -147,7 +147,7 @@ def test_a_model_is_asked_only_for_what_needs_one_and_one_failure_is_one_row(
         return completion("maybe" if message == "odd" else "yes", [sure])
 
     engine = ScriptedEngine(script)
-    monkeypatch.setattr(build, "engine", lambda job: engine)
+    monkeypatch.setattr(assemble, "engine", lambda job: engine)
     rule = {**ECHO, "when": "message == 'mail'", "answer": "no"}
     text = HEADER + "1,sure\n2,mail\n3,long\n4,unsure\n5,odd\n6\n"
     answer = {"labels": ["yes", "no"]}

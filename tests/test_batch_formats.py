@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import JobError
-from runner.job_file import load_job
-from runner.openai_lines import in_one_order
+from runner.formats.openai_request import in_one_order
+from runner.job.file import load_job
 from runner.records import read_records
 
 SCHEMA: dict[str, Any] = {

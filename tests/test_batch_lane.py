@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from escalation.batching import MOST_ASKED
 from escalation.redact import Redactor
+from escalation.send.batch_submit import MOST_ASKED
 from runner.errors import UsageError
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.ledger import read_ledger
-from runner.pipeline import Progress
-from runner.running import escalate_run
+from runner.pipeline.loop import Progress
+from runner.pipeline.run import escalate_run
 from tests.jobs import (
     KEY,
     Ran,

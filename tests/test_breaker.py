@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.breaker import AFTER, FIRST_S, JITTER, LONGEST_S, Breaker
-from escalation.replies import Reply, overloaded
+from escalation.limits.breaker import AFTER, FIRST_S, JITTER, LONGEST_S, Breaker
+from escalation.providers.protocol import Reply, overloaded
 from runner.types import Completion, Prompt, Sampling, Usage
 from tests.jobs import DEMO_MODEL, Ran, records, run, use_engine, write_job
 from tests.scripted import Clock

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.budget import Budget
+from escalation.limits.budget import Budget
 from tests.jobs import records, run, write_job
 from tests.stand_in import StandIn
 

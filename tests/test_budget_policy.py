@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.standing import Division
+from escalation.send.local_fallback import Division
 from runner.ledger import CHOOSING, open_ledger
 from runner.types import Outcome, Record, Status
 from tests import scripted
@@ -111,7 +111,7 @@ def test_killed_while_the_budget_is_spent_and_sent_again(
     run(job)  # a resumed run changes nothing of what waits
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     api.latency = 0.1
-    command = [sys.executable, "-m", "runner.cli", "escalate", str(run_dir)]
+    command = [sys.executable, "-m", "runner.cli.main", "escalate", str(run_dir)]
     process = subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, env=os.environ | {"ANTHROPIC_API_KEY": KEY},

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from escalation.calibration import (
+from escalation.certify.calibration import (
     IDENTITY,
     NO_ANSWER,
     PEOPLE,
@@ -27,13 +27,13 @@ from escalation.calibration import (
     calibrate,
     expected_calibration_error,
 )
-from escalation.calibration_file import load, save
-from escalation.combiner import PROBABILITY, Combiner, Platt, fit_combiner
-from escalation.support import Support
+from escalation.certify.calibration_file import load, save
+from escalation.certify.labels import read_labels
+from escalation.certify.neighbour_support import Support
+from escalation.certify.score_fusion import PROBABILITY, Combiner, Platt, fit_combiner
+from runner.answering.scoring import SCORING
 from runner.engines.grammars import json_options
 from runner.errors import InputError, UsageError
-from runner.labels import read_labels
-from runner.scoring import SCORING
 from runner.types import WHOLE, Constraint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -262,7 +262,7 @@ def test_labels_are_held_against_answers_by_field(
 
 def surelocal(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "runner.cli", *words],
+        [sys.executable, "-m", "runner.cli.main", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "300"},
     )  # fmt: skip
 

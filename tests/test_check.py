@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.check import Checker
+from runner.answering.check import Checker
 from runner.types import WHOLE, Constraint
 from tests.fakes import completion
 

@@ -28,7 +28,7 @@ HEADER = "id,message\n"
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "runner.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "runner.cli.main", *map(str, arguments)]
 
 
 def spawned(

@@ -15,10 +15,10 @@ import pytest
 from runner.cluster import pool
 from runner.cluster.nodes import plan
 from runner.cluster.pool import NoPlace, Pool, Starting
-from runner.engines.reviving import Mortal
+from runner.engines.process.reviving import Mortal
 from runner.errors import EngineDied, EngineError, JobError, RecordError, UsageError
 from runner.job import Cluster, Job, Local
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.types import Message, Prompt, Sampling
 from tests import jobs
 from tests.fakes import JOB, surelocal

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from escalation.policy import Router
-from runner.column_kinds import Kind, kind_mistakes
 from runner.errors import JobError, RecordError
 from runner.job import Job
-from runner.job_file import load_job
+from runner.job.file import load_job
+from runner.pipeline.preflight import check_job
 from runner.records.source import job_kinds, job_records
+from runner.templates.column_kinds import Kind, kind_mistakes
 from runner.types import Record, Route
-from runner.validate import check_job
 from tests.fakes import JOB
 from tests.jobs import DEMO_MODEL
 

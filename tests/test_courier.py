@@ -173,7 +173,7 @@ def test_a_courier_that_cannot_start_is_a_sentence(tmp_path: Path, api: StandIn)
 
 def courier(run_dir: Path, *lines: str) -> list[dict[str, object]]:
     """A courier under our own hand: what it answers to these lines."""
-    command = [sys.executable, "-m", "escalation.courier", str(run_dir)]
+    command = [sys.executable, "-m", "escalation.send.courier", str(run_dir)]
     ran = subprocess.run(
         command, input="".join(lines), cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.cells import guarded, unguarded
+from runner.formats.formula_cells import guarded, unguarded
 from runner.results import write_results
 from runner.types import DecidedBy, Outcome, Status
 from tests.fakes import read_rows, surelocal, write_job

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.curve import certified_curve, spending_curve
-from runner.job_confidence import Confidence
+from runner.job.confidence import Confidence
 from runner.ledger import open_ledger
+from runner.status.curves import certified_curve, spending_curve
 from runner.types import DecidedBy, Outcome, Status
 from tests.fakes import surelocal
 from tests.test_calibration import of, one

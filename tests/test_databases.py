@@ -25,7 +25,7 @@ import yaml
 
 from runner.errors import JobError, RunFailed
 from runner.interrupts import run_to_its_end
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.records.source import job_digest, job_records
 from tests import jobs, scripted
 from tests.fakes import JOB, read_rows, surelocal
@@ -433,7 +433,7 @@ def locked(server: Server, seconds: float) -> Iterator[None]:
 def test_a_database_that_does_not_answer_is_said_to_be_waited_for(
     tmp_path: Path, pg: Base, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.database_waits.SAY_AFTER_S", 0.3)
+    monkeypatch.setattr("runner.formats.database_waits.SAY_AFTER_S", 0.3)
     fill(pg)
     with locked(server, 1.5):
         result = surelocal("run", job(tmp_path, pg), "--run-dir", tmp_path / "run")
@@ -467,8 +467,8 @@ def test_ctrl_c_ends_the_wait_for_a_database_at_once(tmp_path: Path, pg: Base) -
 def test_a_locked_sqlite_file_is_waited_for_and_then_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.database.LOCKED_S", 1)
-    monkeypatch.setattr("runner.database_waits.SAY_AFTER_S", 0.3)
+    monkeypatch.setattr("runner.formats.database.LOCKED_S", 1)
+    monkeypatch.setattr("runner.formats.database_waits.SAY_AFTER_S", 0.3)
     base = sqlite(tmp_path)
     fill(base)
     holder = sqlite3.connect(tmp_path / "crm.db", isolation_level=None)
@@ -483,7 +483,7 @@ def test_a_locked_sqlite_file_is_waited_for_and_then_said(
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.records.source import job_records
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 records = job_records(load_job(Path(sys.argv[1])).job)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner import display
-from runner.display import Display
-from runner.meter import Counted, Meter
+from runner.observe import display
+from runner.observe.display import Display
+from runner.observe.meter import Counted, Meter
 from runner.types import DecidedBy, Outcome, Status
 from tests.fakes import write_job
 from tests.jobs import ROOT, wait_until
@@ -173,7 +173,7 @@ def test_a_run_on_a_terminal_leaves_its_summary_and_what_others_wrote(tmp_path: 
     job = write_job(tmp_path, "id,message\n" + "".join(f"{n},x\n" for n in range(300)))
     script = (
         "import os, sys, time\n"
-        "from runner import display, pipeline\n"
+        "from runner.observe import display, pipeline\n"
         "display.LIVE_EVERY_S = 0.02\n"
         "breath = pipeline.Settling.by_template\n"
         "def slow(self, record, *rest):\n"
@@ -181,7 +181,7 @@ def test_a_run_on_a_terminal_leaves_its_summary_and_what_others_wrote(tmp_path: 
         "        os.write(2, b'a library says so\\n'); time.sleep(0.3)\n"
         "    return breath(self, record, *rest)\n"
         "pipeline.Settling.by_template = slow\n"
-        "from runner.cli import main\n"
+        "from runner.cli.main import main\n"
         "main(sys.argv[1:])\n"
     )
     ours, theirs = pty.openpty()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from runner.doctor import examine, largest
-from runner.hardware import Gpu, Machine, this_machine
-from runner.job_file import load_job
-from runner.memory import GIB
+from runner.job.file import load_job
+from runner.machine.doctor import examine, largest
+from runner.machine.hardware import Gpu, Machine, this_machine
+from runner.machine.memory import GIB
 from tests.fakes import surelocal, write_job
 from tests.jobs import ROOT
 

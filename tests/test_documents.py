@@ -23,10 +23,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from runner.cli import main
+from runner.cli.main import main
 from runner.job import Job
-from runner.job_file import load_job
-from runner.validate import check_job
+from runner.job.file import load_job
+from runner.pipeline.preflight import check_job
 from tests import fakes, jobs
 from tests.documents import (
     DOCS,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from runner.engines import reviving
-from runner.engines.death import death, kernel_kills, lacks_memory
-from runner.engines.reviving import Reviving
-from runner.engines.vllm_thrift import thrifty
+from runner.engines.process import reviving
+from runner.engines.process.death import death, kernel_kills, lacks_memory
+from runner.engines.process.reviving import Reviving
+from runner.engines.vllm.memory import thrifty
 from runner.errors import EngineDied, EngineError, RunFailed
 from runner.types import Completion, Prompt, Sampling
 from tests import jobs
@@ -239,7 +239,7 @@ def test_so_little_that_it_does_not_load_is_taken_back(
 
 
 def test_what_vllm_is_told_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.engines.vllm_thrift.on_cpu", lambda: False)
+    monkeypatch.setattr("runner.engines.vllm.memory.on_cpu", lambda: False)
     given = {"max_num_seqs": 100, "dtype": "float32"}
     assert thrifty(given, 0) == given
     of_gpu = {"max_num_seqs": 25, "gpu_memory_utilization": 0.72, "dtype": "float32"}
@@ -249,7 +249,7 @@ def test_what_vllm_is_told_to_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
         "kv_cache_memory_bytes": 4 << 30,
         "max_num_seqs": 128,
     }
-    monkeypatch.setattr("runner.engines.vllm_thrift.on_cpu", lambda: True)
+    monkeypatch.setattr("runner.engines.vllm.memory.on_cpu", lambda: True)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
     assert thrifty({}, 2) == {"kv_cache_memory_bytes": 1 << 29, "max_num_seqs": 64}
 

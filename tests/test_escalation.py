@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from escalation.anthropic import Anthropic
+from escalation.providers.anthropic import Anthropic
 from runner.errors import RecordError, RunDirError, UsageError
 from runner.job import Escalation
 from runner.types import Completion, Constraint, Message, Prompt, Reason

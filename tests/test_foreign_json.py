@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.foreign_json import MOST_DEPTH, Unreadable, clipped, count, parse
+from runner.formats.foreign_json import MOST_DEPTH, Unreadable, clipped, count, parse
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from escalation.openai_batches import _marked
-from runner.job_escalation import default_spend_file
+from escalation.providers.openai_batches import _marked
+from runner.job.escalation import default_spend_file
 
 FORMER = "localfirst"
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.guard import FIRST, MOST_BROKEN, WELL_AGAIN, WINDOW, Guard
+from escalation.limits.local_guard import FIRST, MOST_BROKEN, WELL_AGAIN, WINDOW, Guard
 from runner.engines.self_test import engine_problem
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.ledger import open_ledger
 from runner.types import Completion, Constraint, Prompt, Sampling, Usage
 from tests import jobs

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runner.answering.prompts import renderer_of
 from runner.errors import RecordError
+from runner.formats.typed_json import TAG, read, written
 from runner.job import Job, digest
 from runner.ledger import open_ledger
-from runner.prompts import renderer_of
 from runner.records import read_records
 from runner.records.source import job_records
-from runner.typed_json import TAG, read, written
 from runner.types import Outcome, Reason, Record, Status
 from tests.fakes import JOB
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import JobError, UsageError
-from runner.job_file import load_job
+from runner.job.file import load_job
 
 TEXT = """\
 name: small

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from escalation.journal import check, close
-from escalation.request_bytes import mark_of
+from escalation.providers.request_bytes import mark_of
+from escalation.send.journal import check, close
 from runner.errors import RunDirError
 from runner.ledger import Egress, open_ledger
 from runner.types import Record

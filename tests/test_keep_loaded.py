@@ -21,15 +21,15 @@ from typing import Any
 
 import pytest
 
-from runner.engines.adopting import Hung, Kept, adopt, kept, make_room, stop
-from runner.engines.child import ChildEngine
-from runner.engines.keeping import Keep, files_digest, folder, made_folder, name_of
-from runner.engines.keeping_notes import end_stuck
-from runner.engines.process import IN_USE
-from runner.engines.reviving import Reviving
+from runner.engines.process.child import ChildEngine
+from runner.engines.process.process import IN_USE
+from runner.engines.process.reviving import Reviving
+from runner.engines.process.warm_address import Keep, files_digest, folder, made_folder, name_of
+from runner.engines.process.warm_client import Hung, Kept, adopt, kept, make_room, stop
+from runner.engines.process.warm_notes import end_stuck
 from runner.errors import EngineDied, JobError, UsageError
-from runner.job_file import load_job
-from runner.loading import in_child
+from runner.job.file import load_job
+from runner.pipeline.load_engine import in_child
 from runner.types import Completion, Message, Prompt, Sampling
 from tests.fakes import surelocal
 from tests.jobs import NO_KEY, ROOT, start, wait_until, write_job
@@ -189,7 +189,7 @@ def test_a_killed_run_leaves_the_engine_well() -> None:
 
 
 def test_one_that_is_stuck_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.engines.keeping._GREETS_WITHIN_S", 0.3)
+    monkeypatch.setattr("runner.engines.process.warm_address._GREETS_WITHIN_S", 0.3)
     first = engine()
     close(first)
     os.kill(first.pid, signal.SIGSTOP)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runner import keys, loading
-from runner.engines.child import ChildEngine
-from runner.job_escalation import _USUAL
-from runner.job_file import make_job
+from runner import keys
+from runner.engines.process.child import ChildEngine
+from runner.job.escalation import _USUAL
+from runner.job.file import make_job
+from runner.pipeline import load_engine
 from runner.types import Completion, Prompt, Sampling
 from tests.fakes import JOB
 
@@ -60,8 +61,8 @@ def test_no_key_is_in_an_engines_process_or_in_its_childrens(
               "api_key_env": NAMED[0], "price": {"input": 1, "output": 1}}  # fmt: skip
     local = {"model": "nobody/no-model", "engine": "transformers", "api_key_env": NAMED[1]}
     job = make_job({**JOB, "local": local, "escalation": closed})
-    monkeypatch.setattr(loading, "_maker", lambda name: partial(_nosy))
-    engine = loading.load(job)
+    monkeypatch.setattr(load_engine, "_maker", lambda name: partial(_nosy))
+    engine = load_engine.load(job)
     try:
         child: ChildEngine = engine._engine  # type: ignore[attr-defined]
         for pid in (child.pid, int(child.asks_for)):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from runner.engines.openai_server import OpenAIServerEngine
+from runner.engines.openai_server.engine import OpenAIServerEngine
 from runner.errors import EngineError, RecordError, SureLocalError, UsageError
 from runner.job import Local
 from runner.types import Completion, Constraint, Message, Prompt, Reason, Sampling

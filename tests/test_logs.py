@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from runner import display_log, logs
-from runner.cli import main
+from runner import events as logs
+from runner.cli.main import main
+from runner.observe import display_log
 from tests import jobs
 from tests.fakes import surelocal, write_job
 from tests.jobs import KEY, ROOT, records, wait_until
@@ -122,7 +123,7 @@ def test_a_key_is_cut_out_wherever_it_stands(
 @pytest.mark.process
 def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     job = write_job(tmp_path, "id,message\n" + "".join(f"{n},{n:0300}\n" for n in range(20_000)))
-    command = [sys.executable, "-m", "runner.cli", JSON, "run", str(job)]
+    command = [sys.executable, "-m", "runner.cli.main", JSON, "run", str(job)]
     with subprocess.Popen(
         [*command, "--run-dir", str(tmp_path / "run")], cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -168,7 +169,7 @@ def test_a_format_that_there_is_not_is_a_mistake(tmp_path: Path) -> None:
     job = write_job(tmp_path, RECORDS)
     result = surelocal("run", job, "--log-format", "xml")
     assert result.exit_code == 2 and "'xml' is not one of 'text', 'json'" in result.stderr
-    code = "import sys; from runner.cli import main; main(sys.argv[1:])"
+    code = "import sys; from runner.cli.main import main; main(sys.argv[1:])"
     environment = os.environ | {"SURELOCAL_LOG_FORMAT": "xml"}
     ran = subprocess.run(
         [sys.executable, "-c", code, "validate", str(job)], env=environment, cwd=ROOT, text=True,
@@ -193,7 +194,7 @@ def test_a_mistake_of_our_own_has_its_traceback_in_one_line(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of our own")
 
-    monkeypatch.setattr("runner.job_file.load_job", broken)
+    monkeypatch.setattr("runner.job.file.load_job", broken)
     _, [error] = told(JSON, "validate", write_job(tmp_path, RECORDS), status=1)
     assert error["exit_status"] == 1 and "of our own" in error["message"]
     assert "ZeroDivisionError" in error["traceback"]
@@ -207,7 +208,7 @@ def test_what_an_engine_or_a_library_writes_becomes_events(tmp_path: Path) -> No
     """In a process of its own: from Python, past Python, and from a child."""
     code = (
         "import logging, os, subprocess, sys, warnings\n"
-        "from runner import logs\n"
+        "from runner import events as logs\n"
         "with logs.as_json():\n"
         "    print('printed', file=sys.stderr)\n"
         "    warnings.warn('warned')\n"

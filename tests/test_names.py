@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from escalation.redact import Redactor, restore
+from runner.answering.prompts import Renderer
 from runner.errors import RecordError
-from runner.prompts import Renderer
 from runner.types import Completion, Constraint, Message, Prompt, Record
 from tests.letters import (
     FIRST,

@@ -18,10 +18,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from escalation.patience import Patience
-from runner import build
-from runner.database import Database
+from escalation.providers.patience import Patience
 from runner.errors import InputError
+from runner.formats.database import Database
+from runner.pipeline import assemble
 from runner.records.database import query_records
 from runner.serve.options import Limits
 from tests import serving
@@ -48,7 +48,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("true_couriers")]
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setattr(build, "PATIENCE", SOON)
+    monkeypatch.setattr(assemble, "PATIENCE", SOON)
 
 
 def courier_of(run_dir: Path) -> int:
@@ -142,8 +142,9 @@ def test_a_run_that_was_itself_stopped_finds_its_courier_well(tmp_path: Path) ->
 def start_patient(job: Path) -> subprocess.Popen[bytes]:
     """`surelocal run` as a process, as patient as these tests."""
     code = (
-        f"from escalation.patience import Patience; from runner import build; "
-        f"build.PATIENCE = {SOON!r}; from runner.cli import main; main()"
+        "from escalation.providers.patience import Patience; "
+        "from runner.pipeline import assemble as build; "
+        f"build.PATIENCE = {SOON!r}; from runner.cli.main import main; main()"
     )
     with (job.parent / "stderr.txt").open("a") as stderr:
         return subprocess.Popen(
@@ -214,7 +215,7 @@ def test_a_database_that_takes_no_connection_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("psycopg")
-    monkeypatch.setattr("runner.database.CONNECT_S", 2)
+    monkeypatch.setattr("runner.formats.database.CONNECT_S", 2)
     with Silent() as server:
         url = server.url.replace("http", "postgresql") + "/crm"
         asked = query_records(Database(url, tmp_path, "records.url"), "SELECT 1 AS id", "id")

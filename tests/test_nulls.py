@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.answering.prompts import Expression, LineRenderer, Renderer, Template
+from runner.answering.template_answers import TemplateAnswer
 from runner.errors import RecordError
-from runner.prompts import Expression, LineRenderer, Renderer, Template
-from runner.template_answers import TemplateAnswer
 from runner.types import Constraint, Record
 
 NULL = Record(0, "1", {"name": None, "other": "x", "First name": None}, 2)

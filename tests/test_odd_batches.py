@@ -23,13 +23,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from escalation import batch_calls, listing
-from escalation.batches import CallFailed, Found, Lost, Remote
-from runner.build import _batches as build_batches
-from runner.cli import main
+from escalation.providers import batch_calls, batch_listing
+from escalation.providers.batch_protocol import CallFailed, Found, Lost, Remote
+from runner.cli.main import main
 from runner.job import Escalation
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.ledger import open_ledger
+from runner.pipeline.assemble import _batches as build_batches
 from tests.jobs import Ran, query, records, rows_of, run
 from tests.stand_in import StandIn
 from tests.stand_in.wire import Call, Reply
@@ -458,7 +458,7 @@ def test_a_lost_batch_is_never_sent_again_however_odd_the_list_is(
 ) -> None:
     """200 trials over both: of each search, the lost batch is the outcome, or that it cannot be
     told; never that it was not made."""
-    monkeypatch.setattr(listing, "MOST_PAGES", 30)
+    monkeypatch.setattr(batch_listing, "MOST_PAGES", 30)
     path = sent(tmp_path, api, side, 7, each=5)
     settings = load_job(path, ()).job.escalation
     assert settings is not None

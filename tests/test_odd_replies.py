@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.anthropic import Anthropic, AnthropicWire
-from escalation.bodies import MOST_REPLY_BYTES
-from escalation.courier_journal import journaled
-from escalation.limits import anthropic_limits, openai_limits
-from escalation.openai import OpenAI, OpenAIWire
-from escalation.replies import Reply, seconds
-from runner.check import MOST_TEXT, Checker
-from runner.foreign_json import Unreadable, one_line
+from escalation.providers.anthropic import Anthropic, AnthropicWire
+from escalation.providers.bodies import MOST_REPLY_BYTES
+from escalation.providers.openai import OpenAI, OpenAIWire
+from escalation.providers.protocol import Reply, seconds
+from escalation.providers.rate_headers import anthropic_limits, openai_limits
+from escalation.send.courier_journal import journaled
+from runner.answering.check import MOST_TEXT, Checker
+from runner.formats.foreign_json import Unreadable, one_line
 from runner.job import Escalation
 from runner.ledger import Egress, open_ledger
 from runner.types import Constraint, Message, Prompt

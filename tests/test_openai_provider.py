@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from escalation.openai import OpenAI, OpenAIWire
-from escalation.openai_schema import strict
-from escalation.replies import Reply, bare
-from escalation.request_bytes import body_bytes
+from escalation.providers.openai import OpenAI, OpenAIWire
+from escalation.providers.openai_schema import strict
+from escalation.providers.protocol import Reply, bare
+from escalation.providers.request_bytes import body_bytes
 from runner.errors import UsageError
 from runner.job import Job, digest
-from runner.job_escalation import Escalation, endpoint_of
+from runner.job.escalation import Escalation, endpoint_of
 from runner.types import Constraint, Message, Prompt, Usage
 from tests.fakes import JOB
 from tests.jobs import (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, hypergeom
 
-from escalation.overall import certify_overall
+from escalation.certify.overall import certify_overall
 
 DRAWS = 400
 SLACK = 3 * np.sqrt(0.09 / DRAWS)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from escalation.anthropic import Anthropic, AnthropicWire
-from escalation.limits import anthropic_limits, openai_limits
-from escalation.openai import OpenAI, OpenAIWire
-from escalation.pace import FIRST_AT_ONCE, POLL_S, Flight, Pace
-from escalation.replies import Reply
+from escalation.limits.rate import FIRST_AT_ONCE, POLL_S, Flight, Pace
+from escalation.providers.anthropic import Anthropic, AnthropicWire
+from escalation.providers.openai import OpenAI, OpenAIWire
+from escalation.providers.protocol import Reply
+from escalation.providers.rate_headers import anthropic_limits, openai_limits
 from runner.job import Escalation
 from runner.types import Message, Prompt, Usage
 from tests.jobs import Ran, records, run, start, wait_until, write_job

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.display import Display
-from runner.engines.process import Started
+from runner.engines.process.process import Started
 from runner.errors import JobError, RecordError, UsageError
-from runner.meter import Counted, Meter
+from runner.observe.display import Display
+from runner.observe.meter import Counted, Meter
 from runner.plain import one_line, printable
 from runner.terminal import console
 from tests.fakes import surelocal, write_job

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from runner.errors import JobError, UsageError
-from runner.job_file import load_job
-from runner.memory import BLOCK, CPU_BLOCK, GIB, Model, fit, layers_of, of_folder, of_preset
-from runner.presets import Layers, choose, folder, presets, resolved, verified
+from runner.job.file import load_job
+from runner.job.presets import Layers, choose, folder, presets, resolved, verified
+from runner.machine.memory import BLOCK, CPU_BLOCK, GIB, Model, fit, layers_of, of_folder, of_preset
 from tests.fakes import write_job
 from tests.jobs import DEMO_MODEL, ROOT
 
@@ -39,7 +39,7 @@ print(json.dumps({
 """
 _LOAD_DEMO = """
 import json, sys
-from runner.engines.vllm import VllmEngine
+from runner.engines.vllm.engine import VllmEngine
 from runner.job import Local
 
 if __name__ == "__main__":
@@ -199,7 +199,7 @@ def test_without_a_mode_it_does_not_think_unless_it_must() -> None:
 def test_a_broken_preset_file_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.presets.folder", lambda: tmp_path)
+    monkeypatch.setattr("runner.job.presets.folder", lambda: tmp_path)
     for text, said in [
         ("family: x", "cannot be read"),
         ("models: [{name: Bad Name}]", "String should match pattern"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.prices import OVERHEAD_TOKENS, price_date, price_of, times
+from escalation.providers.prices import OVERHEAD_TOKENS, price_date, price_of, times
 from runner.errors import UsageError
 from runner.job import Escalation, Price
 from runner.types import Usage

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from runner.answering.prompts import Expression, Renderer, Template, template_mistakes
+from runner.answering.template_answers import TemplateAnswer
 from runner.errors import RecordError
-from runner.prompts import Expression, Renderer, Template, template_mistakes
-from runner.template_answers import TemplateAnswer
 from runner.types import Constraint, Record
 
 COLUMNS = ["id", "message", "first_name"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.quote.drawing import draw
 from tests import jobs, scripted
 from tests.fakes import surelocal

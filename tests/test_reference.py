@@ -14,11 +14,11 @@ import jsonschema
 import pytest
 import yaml
 
-from runner.cli import main
-from runner.job_file import make_job
-from runner.job_records import Output
+from runner.cli.main import main
+from runner.job.file import make_job
+from runner.job.records import Output
 from runner.report.page import _REASONS as PAGE_WORDS
-from runner.summary import CAUSES
+from runner.status.summary import CAUSES
 from runner.types import Reason
 from tests.fakes import JOB, surelocal, write_job
 
@@ -84,7 +84,7 @@ def test_every_command_and_each_of_its_options_is_there() -> None:
 
 def test_the_exit_statuses_are_those_that_commands_end_with() -> None:
     from runner import errors
-    from runner.cli_parts import SOME_UNFINISHED
+    from runner.cli.common import SOME_UNFINISHED
 
     ends = {error.exit_status for error in vars(errors).values() if hasattr(error, "exit_status")}
     assert {0, *ends, SOME_UNFINISHED, 130} == set(commands.statuses())
@@ -161,7 +161,7 @@ def test_the_schema_takes_every_job_here(path: Path) -> None:
 )
 def test_the_schema_takes_what_a_job_may_hold(keys: dict[str, Any]) -> None:
     assert accepted({**JOB, **keys})
-    from runner.presets import resolved
+    from runner.job.presets import resolved
 
     assert make_job(resolved({**JOB, **keys})).name == "small"
 

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from runner.ledger import read_ledger
+from runner.pipeline.run import job_of
 from runner.report import write_report
 from runner.report.evidence import Bin, evidence
 from runner.report.facts import Facts, gather
 from runner.report.texts import GONE, KEPT, LONGEST, Texts
-from runner.running import job_of
 from runner.types import Record
 from tests import jobs, scripted
 from tests.fakes import run_rows, surelocal, write_job
@@ -422,7 +422,7 @@ def test_mistakes_are_sentences(tmp_path: Path, uncalibrated: Path) -> None:
 
 @pytest.mark.process
 def test_the_command_line_loads_no_plots() -> None:
-    script = "import sys, runner.cli; print({'matplotlib', 'sklearn'} & set(sys.modules))"
+    script = "import sys, runner.cli.main; print({'matplotlib', 'sklearn'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
 

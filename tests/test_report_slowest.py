@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.ledger import open_ledger, read_ledger
-from runner.slowest import KEPT, Slowest, slowest
+from runner.pipeline.slowest import KEPT, Slowest, slowest
 from runner.types import Completion, Prompt, Sampling
 from tests import jobs, scripted
 from tests.fakes import run_rows, surelocal, write_job

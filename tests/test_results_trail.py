@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from runner.ledger import open_ledger
+from runner.pipeline.run import job_of
 from runner.results import deliver
 from runner.results.kept import Noting
-from runner.running import job_of
 from runner.types import DecidedBy, Outcome, Status
 from tests.fakes import surelocal, write_job
 

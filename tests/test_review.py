@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.cells import guarded, unguarded
+from escalation.certify.labels import read_labels
 from runner.errors import InputError
-from runner.job_file import load_job
-from runner.labels import read_labels
+from runner.formats.formula_cells import guarded, unguarded
+from runner.job.file import load_job
 from runner.ledger import read_ledger
 from runner.review import import_reviews
 from runner.types import WHOLE, Completion, Constraint, Usage
@@ -662,7 +662,7 @@ def on_a_small_disk(*arguments: object) -> subprocess.CompletedProcess[str]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
     return subprocess.run(
-        [sys.executable, "-m", "runner.cli", *map(str, arguments)],
+        [sys.executable, "-m", "runner.cli.main", *map(str, arguments)],
         capture_output=True, text=True, cwd=jobs.ROOT, check=False, preexec_fn=small_files,
     )  # fmt: skip
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, hypergeom
 
-from escalation.population import Walk, plan
-from escalation.risk import (
+from escalation.certify.finite_batch import Walk, plan
+from escalation.certify.thresholds import (
     certify,
     certify_all,
     certify_strata,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import sandbox
+from runner.answering.prompts import Expression, Template, template_mistakes
 from runner.errors import RecordError
-from runner.prompts import Expression, Template, template_mistakes
+from runner.templates import sandbox
 from runner.types import Record
 
 RECORD = Record(0, "a", {"message": "hi {{ 7 * 7 }} {% for x in y %}", "parts": [1, 2, 3]}, 1)

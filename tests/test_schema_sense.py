@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.answering.schema_sense import senseless
+from runner.answering.schemas import Schema
 from runner.errors import JobError
-from runner.job_file import load_job
-from runner.schema_sense import senseless
-from runner.schemas import Schema
-from runner.validate import check_job
+from runner.job.file import load_job
+from runner.pipeline.preflight import check_job
 from tests.fakes import JOB
 
 WORDS = st.sampled_from(["a", "b", "intent", "x y", "é", "$ref", "type"])

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
-from runner.check import Checker
-from runner.schemas import Schema
+from runner.answering.check import Checker
+from runner.answering.schemas import Schema
 from runner.types import Completion, Constraint
 
 SLOW = (

@@ -597,7 +597,7 @@ def test_the_demo_served_by_vllm(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     job = jobs.ROOT / "configs" / "demo" / "job.yaml"
-    command = [sys.executable, "-m", "runner.cli", "serve", str(job), "--port", str(port)]
+    command = [sys.executable, "-m", "runner.cli.main", "serve", str(job), "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--run-dir", str(tmp_path / "run")],
         cwd=jobs.ROOT, stderr=subprocess.PIPE, text=True,

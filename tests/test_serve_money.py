@@ -91,7 +91,7 @@ def test_the_same_rows_as_the_batch(
     api.claude.oracle = lambda text: "card_arrival" if "7" in text else "lost_card"
     closed = {"concurrency": 1, "max_tokens": 64}
     local = {"local": {"model": MODEL}}
-    monkeypatch.setattr("runner.build.engine", lambda job: Echo(says))
+    monkeypatch.setattr("runner.pipeline.assemble.engine", lambda job: Echo(says))
     batch = jobs.run(jobs.write_job(tmp_path / "a", api.url, given, closed, **local))
     job = jobs.write_job(tmp_path / "b", api.url, given, closed, **local)
     with serving(monkeypatch, job, Echo(says)) as served:
@@ -334,7 +334,7 @@ def test_a_certified_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with StandIn(tmp_path, oracle=scripted.oracle([*known, *extra])) as api:
         audited = {"target_error": 0.1, "audit": {"rate": 1.0}}
         job = scripted.job(tmp_path, api.url, known, audited)
-        monkeypatch.setattr("runner.build.engine", lambda job: model)
+        monkeypatch.setattr("runner.pipeline.assemble.engine", lambda job: model)
         scripted.calibrate(job, "--labels", scripted.labels(tmp_path, known))
         with serving(monkeypatch, job, model) as served:
             sure = next(one for one in known if one.probability and one.probability > 0.99)

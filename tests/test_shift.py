@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.shift import EDGES, FACTORS, Ranks, ShiftTest, bin_of
+from escalation.certify.shift import EDGES, FACTORS, Ranks, ShiftTest, bin_of
 
 Scores = st.lists(st.one_of(st.just(-1.0), st.floats(0, 1)), max_size=60)
 DELTA = 0.1

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.answer_values import Value, field_values, value_spans, whole_value
-from runner.check import Checker
-from runner.signals import sequence_probability, usable, value_signals
+from runner.answering.answer_values import Value, field_values, value_spans, whole_value
+from runner.answering.check import Checker
+from runner.answering.value_probability import sequence_probability, usable, value_signals
 from runner.types import Alternatives, Completion, Constraint
 from tests.fakes import completion
 

@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.spend import Day, Room, SpendFile, day_of, spent_today
+from escalation.limits.daily_cap import Day, Room, SpendFile, day_of, spent_today
 from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Egress, open_ledger
 from runner.ledger.money import to_pico
-from runner.summary import lines
+from runner.status.summary import lines
 from runner.types import Record
 from tests.fakes import JOB
 from tests.jobs import (
@@ -111,7 +111,7 @@ def test_spent_and_reserved_never_pass_the_cap(
 WORKER = """
 import random, sys, time
 from pathlib import Path
-from escalation.spend import Room, SpendFile
+from escalation.limits.daily_cap import Room, SpendFile
 path, name, cap, now = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 file, chance, paid = SpendFile(path), random.Random(name), 0
 for attempt in range(10_000):
@@ -209,7 +209,7 @@ def test_a_kill_between_file_and_ledger_reserves_too_much_until_the_next_start(
 import asyncio, os, signal, sys
 from decimal import Decimal
 from pathlib import Path
-from escalation.spend import Day, SpendFile
+from escalation.limits.daily_cap import Day, SpendFile
 day = Day(SpendFile(Path(sys.argv[1])), "run", Decimal(1), 60.0)
 print(asyncio.run(day.reserve(1, Decimal("0.25"))), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)  # before the ledger's own row

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.job import Job
-from runner.job_file import load_job
+from runner.job.file import load_job
 from tests.fakes import surelocal
 
 TEXT = "where is the card that I ordered"

@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from escalation.support import Support
+from escalation.certify.neighbour_support import Support
 from runner.types import WHOLE
 
 TEXTS = [

@@ -170,7 +170,7 @@ def test_killed_while_the_teacher_answers_and_asked_again(
 ) -> None:
     api.latency = 0.1
     job = scripted.job(tmp_path / "job", api.url, CASES, TARGET, {"concurrency": 4})
-    command = [sys.executable, "-m", "runner.cli", "calibrate", str(job), "--teacher", "80"]
+    command = [sys.executable, "-m", "runner.cli.main", "calibrate", str(job), "--teacher", "80"]
     process = subprocess.Popen(
         [*command, "--run-dir", str(job.parent / "run")],
         cwd=ROOT, env=os.environ | {"ANTHROPIC_API_KEY": KEY}, start_new_session=True,

@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from runner import telemetry
-from runner.telemetry import Off, Spans
+from runner.observe import tracing as telemetry
+from runner.observe.tracing import Off, Spans
 from tests.fakes import surelocal, write_job
 from tests.serving import MODEL, Echo, body, serving, write
 from tests.stand_in import StandIn
@@ -276,7 +276,7 @@ def test_nobody_who_asks_for_none_loads_it(tmp_path: Path) -> None:
 
     job = write_job(tmp_path, "id,message\n1,a\n")
     code = (
-        "import sys; from runner.cli import main\n"
+        "import sys; from runner.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print([n for n in sys.modules if n.startswith('opentelemetry')])\n"
     )

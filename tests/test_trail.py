@@ -150,7 +150,7 @@ def test_egress_on_a_terminal_stands_in_columns(done: Path) -> None:
     reading, writing = pty.openpty()
     with open(reading, "rb", buffering=0) as terminal:
         subprocess.run(
-            [sys.executable, "-m", "runner.cli", "status", done, "--egress"], stdout=writing,
+            [sys.executable, "-m", "runner.cli.main", "status", done, "--egress"], stdout=writing,
             check=True, cwd=jobs.ROOT,
         )  # fmt: skip
         os.close(writing)

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from escalation.calibration_file import load
-from runner.job_file import load_job
-from runner.json_text import compact
-from runner.labels import read_labels
+from escalation.certify.calibration_file import load
+from escalation.certify.labels import read_labels
+from runner.events import LOGGER
+from runner.formats.json_text import compact
+from runner.job.file import load_job
 from runner.ledger import open_ledger, read_ledger
 from runner.ledger.trail import CONTENT_BYTES, OUTCOME, Entry
-from runner.logs import LOGGER
 from runner.serve.answered import Answered, Took
 from runner.serve.telling import log
 from runner.types import WHOLE, Completion, Constraint, Outcome, Status, Usage

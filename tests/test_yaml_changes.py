@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import JobError
-from runner.job_file import load_job
+from runner.job.file import load_job
 
 JOB = """\
 name: small

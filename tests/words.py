@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from enum import StrEnum
 
-from runner import labels, reasons, types
+from escalation.certify import labels
+from runner import reasons, types
+from runner.formats.openai_request import MOST_USD, NAMES
 from runner.ledger import CHOOSING, IN_BATCH
-from runner.openai_lines import MOST_USD, NAMES
 from runner.results import COLUMNS
-from runner.summary import CAUSES
+from runner.status.summary import CAUSES
 
 _ENUMS = (reasons.Status, reasons.DecidedBy, reasons.Route, reasons.Reason)
 _SHAPES = (

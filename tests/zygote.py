@@ -24,7 +24,13 @@ from typing import Any
 
 __all__ = ["PIPE", "Popen", "TimeoutExpired"]
 
-IMPORTED = ("anthropic", "openai", "httpx2", "escalation.anthropic", "escalation.openai")
+IMPORTED = (
+    "anthropic",
+    "openai",
+    "httpx2",
+    "escalation.providers.anthropic",
+    "escalation.providers.openai",
+)
 MOST_BYTES = 1 << 20
 
 

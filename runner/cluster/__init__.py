@@ -12,7 +12,7 @@ Why Ray's actors, and not a Ray Data pipeline over them (`map_batches` with a po
   from a queue cannot be replayed.
 - The block is what is lost, retried or given up there: a record that kills engines takes its whole
   block with it, or is retried for ever. Here it is found and set aside alone
-  (`runner.engines.suspects`).
+  (`runner.engines.process.suspects`).
 - A block's answers come when its last one does, and batches run dry at its end. Here each answer
   comes by itself and the engine's batch stays full.
 """

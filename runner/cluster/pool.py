@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from runner.engines.reviving import PAUSE_S, Mortal, Reviving, Say
+from runner.engines.process.reviving import PAUSE_S, Mortal, Reviving, Say
 from runner.errors import EngineDied, EngineError, RunFailed, SureLocalError
 from runner.types import Completion, Prompt, Sampling
 

@@ -24,10 +24,10 @@ from ray.exceptions import GetTimeoutError, RayError
 from runner import keys
 from runner.cluster.nodes import Plan
 from runner.cluster.pool import NoPlace, Starting
-from runner.engines.child import ChildEngine
-from runner.engines.death import lacks_memory
-from runner.engines.pulse import USUAL, Ticking
-from runner.engines.wire import failure, told
+from runner.engines.process.child import ChildEngine
+from runner.engines.process.death import lacks_memory
+from runner.engines.process.pulse import USUAL, Ticking
+from runner.engines.process.wire import failure, told
 from runner.errors import EngineDied, EngineError, SureLocalError, UsageError
 from runner.types import Completion, Engine, Prompt, Sampling
 
@@ -88,7 +88,7 @@ class Hosted:
 
 
 class Replica:
-    """The end here: a mortal engine, as `runner.engines.child.ChildEngine` is one."""
+    """The end here: a mortal engine, as `runner.engines.process.child.ChildEngine` is one."""
 
     def __init__(self, actor: Any, window: int, asks_for: str) -> None:
         self._actor = actor
@@ -171,7 +171,7 @@ class Replicas:
             num_gpus=plan.gpus,
             # A cluster that this machine began has this machine's environment.
             runtime_env={"env_vars": dict.fromkeys(keys.withheld(), "")},
-            max_restarts=0,  # `runner.engines.reviving` starts another, with less memory if need be
+            max_restarts=0,  # `process.reviving` starts another, with less memory if need be
             scheduling_strategy="DEFAULT" if plan.gpus else "SPREAD",
         )
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runner.errors import MissingExtra, RecordError, UsageError
-from runner.job_local import Local
+from runner.job.local import Local
 from runner.types import Constraint, Sampling
 
 WITHIN_S = 180.0
@@ -78,8 +78,8 @@ def answered(question: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _by_vllm(local: Local, constraint: Constraint, sampling: Sampling, vocabulary: int) -> None:
-    from runner.engines import vllm_holding as holding
-    from runner.engines.vllm_setup import arguments, classes, environment
+    from runner.engines.vllm import holding as holding
+    from runner.engines.vllm.setup import arguments, classes, environment
 
     environment(local)
     classes()
@@ -128,8 +128,8 @@ def _tokenizer() -> Any:
 def _compiled(grammar: str) -> None:
     import xgrammar
 
-    from runner.engines.choosing import first_line
     from runner.engines.grammars import without_place
+    from runner.engines.transformers.decoding import first_line
 
     try:
         info = xgrammar.TokenizerInfo(["a", "b", "</s>"], stop_token_ids=[2])
@@ -142,9 +142,9 @@ def _compiled(grammar: str) -> None:
 def _by_transformers(
     local: Local, constraint: Constraint, sampling: Sampling, vocabulary: int
 ) -> None:
-    from runner.engines.checkpoint import packages
-    from runner.engines.choosing import first_line, warpers
     from runner.engines.grammars import choice_grammar, ebnf, without_place
+    from runner.engines.transformers.checkpoint import packages
+    from runner.engines.transformers.decoding import first_line, warpers
 
     _, library, _ = packages()
     warpers(library, sampling)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.scoring import WHITESPACE
+from runner.answering.scoring import WHITESPACE
 
 
 def json_options() -> dict[str, Any]:

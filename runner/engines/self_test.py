@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runner.answer_values import Value, field_values, whole_value
+from runner.answering.answer_values import Value, field_values, whole_value
+from runner.answering.value_probability import probability
 from runner.errors import RecordError, UsageError
-from runner.signals import probability
 from runner.types import Completion, Constraint, Engine, Message, Prompt, Sampling
 
 # Letters that no language puts in such an order, so that a tokenizer has few ways to split them.

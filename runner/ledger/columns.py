@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runner.json_text import compact
+from runner.formats.json_text import compact
 from runner.ledger.money import to_pico
 from runner.types import DecidedBy, Outcome, Reason
 

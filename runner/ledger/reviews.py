@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runner.json_text import compact
+from runner.formats.json_text import compact
+from runner.formats.typed_json import read
 from runner.ledger.columns import shown_reason
 from runner.ledger.trail import OUTCOME, REVIEW, Trail
-from runner.typed_json import read
 from runner.types import DecidedBy, JSONValue, Outcome, Reason, Record, Status
 
 

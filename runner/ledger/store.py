@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.json_text import compact, read_compact
+from runner.formats.json_text import compact, read_compact
+from runner.formats.typed_json import read, written
 from runner.ledger.attempts import Attempts
 from runner.ledger.audits import Audits
 from runner.ledger.batches import IN_BATCH, Batches
@@ -23,7 +24,6 @@ from runner.ledger.proof import Proof, prove
 from runner.ledger.queue import Queue
 from runner.ledger.reviews import Reviews
 from runner.ledger.trail import META, OUTCOME, Trail
-from runner.typed_json import read, written
 from runner.types import DecidedBy, Outcome, Reason, Record, Status
 
 # A commit writes every page of the index of ids that was touched, and ids come in no order: the

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RunFailed
-from runner.json_text import compact
+from runner.formats.json_text import compact
 
 OUTCOME, CALL, AUDIT, REVIEW, META = "outcome", "call", "audit", "review", "meta"
 BATCH = "batch"

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from escalation.calibration import Calibration
-from escalation.calibration_file import load
+from escalation.certify.accepted import Trust
+from escalation.certify.calibration import Calibration
+from escalation.certify.calibration_file import load
 from escalation.policy import Acceptance
-from escalation.trust import Trust
-from runner import build
 from runner.calibrate import calibrate_job
 from runner.errors import UsageError
 from runner.job import Job
-from runner.pipeline import Progress
+from runner.pipeline import assemble
+from runner.pipeline.certificate_monitor import Say
+from runner.pipeline.loop import Progress
 from runner.quote.certifying import Curve, curve_of
 from runner.quote.counts import Counted, counted
 from runner.quote.drawing import draw
 from runner.quote.money import Caching, Way, caching, ways
 from runner.quote.pace import Time, time_of
 from runner.quote.pilot import run_pilot
-from runner.watch import Say
 
 __all__ = ["Quote", "quote_job"]
 
@@ -63,7 +63,7 @@ def quote_job(job: Job, number: int, labels: Path | None, progress: Progress, sa
         trusted = _trust(job, calibration)
         drawn = draw(job, number)
         pilot = run_pilot(job, drawn, trusted, progress, say)
-        closed = build.closed_side(job)
+        closed = assemble.closed_side(job)
         cache = caching(closed, drawn.records)
         judged = job.answer.text is None and pilot.answered > 0
         return Quote(
@@ -113,4 +113,4 @@ def _trust(job: Job, calibration: Calibration | None) -> Trust:
     """What a run would accept; nothing, where its calibration is still to be made."""
     if job.confidence.certifies and calibration is None:
         return Trust(Acceptance(None, job.confidence.below == "escalate"))
-    return build.trust(job)
+    return assemble.trust(job)

@@ -14,20 +14,20 @@ from decimal import Decimal
 
 import numpy as np
 
-from escalation.binomial import fewest_labels, labels_enough
-from escalation.calibration import Calibration, training_share
-from escalation.certificates import certified
-from escalation.judge import Judge
+from escalation.certify.binomial import fewest_labels, labels_enough
+from escalation.certify.calibration import Calibration, training_share
+from escalation.certify.certificates import certified
+from escalation.certify.neighbour_support import FEWEST
+from escalation.certify.scorer import Judge
 from escalation.policy import Rule, decide
-from escalation.support import FEWEST
-from runner import build
-from runner.curve import TARGETS
 from runner.job import Job
-from runner.job_confidence import Confidence
+from runner.job.confidence import Confidence
+from runner.pipeline import assemble
 from runner.quote.intervals import Range, count_in
 from runner.quote.money import way
 from runner.quote.pilot import Pilot, Seen, rescored
 from runner.records.source import job_digest
+from runner.status.curves import TARGETS
 
 EVERY = (0.005, *TARGETS)
 
@@ -60,8 +60,8 @@ class Curve:
 
 
 def curve_of(job: Job, pilot: Pilot, calibration: Calibration | None) -> Curve:
-    """``calibration``: of this very job (`escalation.calibration_file.load`), or None. The pilot
-    must hold a local answer."""
+    """``calibration``: of this very job (`escalation.certify.calibration_file.load`), or None. The
+    pilot must hold a local answer."""
     rule = job.confidence
     overall = rule.target_error_overall is not None
     answered = _answered(pilot)
@@ -98,7 +98,7 @@ def _aiming_at(rule: Confidence, target: float) -> Confidence:
 
 def _judged(job: Job, seen: Sequence[Seen], calibration: Calibration) -> list[Seen]:
     """With scores by the calibration: a run with a bare threshold has none of it."""
-    judge, renderer = Judge(calibration, calibration.support), build.renderer(job)
+    judge, renderer = Judge(calibration, calibration.support), assemble.renderer(job)
     found = []
     for one in seen:
         if one.answer is not None and one.record is not None and not one.answer.calibrated:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from escalation.audit import uniform
-from runner import build
+from escalation.certify.audit import uniform
 from runner.errors import UsageError
 from runner.job import Job
+from runner.pipeline import assemble
 from runner.types import Record
 
 
@@ -36,7 +36,7 @@ def draw(job: Job, number: int) -> Drawn:
     seed = f"quote {job.identity()['prompt']}"
     heap: list[tuple[float, int, Record]] = []
     ids = array("q")
-    for record in build.records(job):
+    for record in assemble.records(job):
         ids.append(hash(record.id))
         # By position: by id, two with the same one would be drawn together or not at all.
         entry = (-uniform(str(record.position), seed), record.position, record)

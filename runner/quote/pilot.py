@@ -1,7 +1,7 @@
 """The pilot: the local half of a run over the sampled records, in a folder that is gone afterwards.
 
-It is `runner.pipeline` itself, without the part that sends: no courier is started, and no client of
-the closed model is made, key or not.
+It is `runner.pipeline.loop` itself, without the part that sends: no courier is started, and no
+client of the closed model is made, key or not.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from escalation.audit import chosen
-from escalation.judge import Judge
+from escalation.certify.accepted import Trust
+from escalation.certify.audit import chosen
+from escalation.certify.scorer import Judge
 from escalation.policy import Router, Rule
-from escalation.standing import Division
-from escalation.trust import Trust
-from runner import build
+from escalation.send.local_fallback import Division
 from runner.job import Job
 from runner.ledger import CHOOSING, Ledger, open_ledger
-from runner.pipeline import Answering, Pipeline, Progress
+from runner.pipeline import assemble
+from runner.pipeline.certificate_monitor import Say, Watch
+from runner.pipeline.loop import Answering, Pipeline, Progress
 from runner.quote.drawing import Drawn
 from runner.types import Answer, DecidedBy, Engine, Outcome, Record, Status
-from runner.watch import Say, Watch
 
 Why = Literal["", "rule", "confidence", "audit"]
 """What sends a record to the closed model; "" where nothing does."""
@@ -111,9 +111,9 @@ def run_pilot(job: Job, drawn: Drawn, trusted: Trust, progress: Progress, say: S
         UsageError: the model is not there, or gives no usable logprobs.
         RunFailed: the engine gave out.
     """
-    build.local_model(job)
+    assemble.local_model(job)
     clock = _Clock()
-    answering = build.answering(job, build.closed_side(job), trusted.calibration)
+    answering = assemble.answering(job, assemble.closed_side(job), trusted.calibration)
     with (
         tempfile.TemporaryDirectory(prefix="surelocal-quote-") as folder,
         open_ledger(Path(folder)) as ledger,

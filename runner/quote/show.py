@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from escalation.prices import price_date
+from escalation.providers.prices import price_date
 from runner import private
 from runner.errors import UsageError
 from runner.quote import Quote

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from escalation.prices import price_date
-from runner.display import duration
+from escalation.providers.prices import price_date
+from runner.observe.display import duration
 from runner.quote import Quote
 from runner.quote.certifying import Curve, Point
 from runner.quote.intervals import Range

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runner.errors import InputError
-from runner.openai_lines import NAMES
+from runner.formats.openai_request import NAMES
 from runner.records.csv_file import Note, csv_header, csv_records
 from runner.records.jsonl_file import jsonl_records
 from runner.records.openai_batch import batch_records

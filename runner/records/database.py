@@ -14,10 +14,10 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runner.database import Database
 from runner.errors import InputError, RunFailed
+from runner.formats.database import Database
+from runner.formats.nulls import Unusable
 from runner.records.rows import check_header, make_record, native
-from runner.sandbox_nulls import Unusable
 from runner.types import Record
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.openai_lines import answer_of, fields_of, in_one_order, is_batch_line
+from runner.formats.openai_request import answer_of, fields_of, in_one_order, is_batch_line
 from runner.records.jsonl_file import jsonl_records
 from runner.types import Record
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.formats.nulls import Unusable
 from runner.records.rows import check_header, make_record, native
-from runner.sandbox_nulls import Unusable
 from runner.types import Record
 
 BATCH_ROWS = 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.sandbox_nulls import Unusable
+from runner.formats.nulls import Unusable
 from runner.types import Record
 
 # Undecodable bytes (as the readers mark them), and halves of characters from a text cut in two.

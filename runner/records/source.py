@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.column_kinds import OF_TYPE, Kind
-from runner.database import Database
+from runner.formats.database import Database
+from runner.formats.typed_cells import with_types
 from runner.job import Job, digest
 from runner.records import Note, column_names, count_records, file_format, read_records
 from runner.records.database import query_columns, query_records
 from runner.records.parquet_file import parquet_texts
-from runner.typed_cells import with_types
+from runner.templates.column_kinds import OF_TYPE, Kind
 from runner.types import Record
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from escalation.calibration import NO_ANSWER, Calibration
-from escalation.calibration_file import load
+from escalation.certify.calibration import NO_ANSWER, Calibration
+from escalation.certify.calibration_file import load
 from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Ledger

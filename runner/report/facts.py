@@ -19,7 +19,7 @@ from runner.report.samples import Samples, samples
 from runner.report.savings import Way, ways
 from runner.report.texts import Texts
 from runner.report.themes import Theme, themes
-from runner.summary import Summary, summarise
+from runner.status.summary import Summary, summarise
 from runner.types import Reason, Status
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from escalation.calibration import PEOPLE
-from escalation.prices import price_date
+from escalation.certify.calibration import PEOPLE
+from escalation.providers.prices import price_date
 from runner.plain import printable
 from runner.report import plots
 from runner.report.evidence import Labels
 from runner.report.facts import Facts
-from runner.summary import CAUSES
+from runner.status.summary import CAUSES
 from runner.types import DecidedBy, Reason, Status
 
 ENOUGH_CHECKS = 10
@@ -177,7 +177,7 @@ def dated(text: str) -> Markup:
 
 
 def basis(labels: Labels) -> str:
-    """As `runner.words` says it."""
+    """As `runner.status.certificate_text` says it."""
     whose = labels.source if labels.source == PEOPLE else f"of {labels.source}"
     return f"{labels.count:,} {whose} of {labels.made}"
 

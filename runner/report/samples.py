@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 from runner.errors import UsageError
+from runner.formats.typed_json import read
 from runner.job import Job, digest
 from runner.ledger import Ledger
 from runner.ledger.columns import shown_reason
+from runner.pipeline.slowest import slowest
 from runner.records.source import job_records
 from runner.report.texts import Shown, Texts
-from runner.slowest import slowest
-from runner.typed_json import read
 from runner.types import Reason, Record
 
 MOST = 20

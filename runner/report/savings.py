@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from escalation.prices import price_of
+from escalation.providers.prices import price_of
 from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Ledger
 from runner.ledger.money import from_pico
 from runner.report.evidence import Labels
 from runner.report.pace import Pace
-from runner.summary import ENOUGH_BILLS, Summary
+from runner.status.summary import ENOUGH_BILLS, Summary
 from runner.types import Reason
 
 # Answered locally, though without a confidence.

@@ -12,9 +12,9 @@ from typing import Any
 
 from escalation.policy import Router
 from escalation.redact import Redactor
+from runner.answering.prompts import renderer_of
 from runner.errors import RecordError
 from runner.job import Job
-from runner.prompts import renderer_of
 from runner.types import Message, Prompt, Record
 
 LONGEST = 600

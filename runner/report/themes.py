@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runner.formats.typed_json import read
 from runner.ledger import Ledger
 from runner.report.texts import Texts
-from runner.typed_json import read
 from runner.types import Record
 
 FEWEST = 30

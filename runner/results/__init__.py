@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.job import Job
-from runner.job_records import BATCH
+from runner.job.records import BATCH
 from runner.ledger import Ledger
 from runner.records import file_format
 from runner.results.kept import FILES as FILES

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from runner.errors import UsageError
 from runner.job import Job
-from runner.job_records import BATCH
+from runner.job.records import BATCH
 from runner.ledger import Ledger
 from runner.records.source import job_records
 from runner.results.rows import row

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from runner import private
-from runner.cells import guarded, row_writer
 from runner.errors import RunFailed
-from runner.json_text import json_encoder
+from runner.formats.formula_cells import guarded, row_writer
+from runner.formats.json_text import json_encoder
 from runner.records import file_format
 from runner.types import Outcome
 

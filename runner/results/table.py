@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from runner.database import Database
 from runner.errors import RunFailed, UsageError
+from runner.formats.database import Database
 from runner.job import Job
 from runner.results.rows import COLUMNS, row
 from runner.types import Outcome

@@ -10,10 +10,10 @@ from typing import Any
 from jsonschema.exceptions import ValidationError
 from referencing.exceptions import Unresolvable
 
-from runner.cells import unguarded
-from runner.check import Checker
-from runner.labels import DECISION, PART, is_empty, typed
-from runner.schemas import Schema
+from escalation.certify.labels import DECISION, PART, is_empty, typed
+from runner.answering.check import Checker
+from runner.answering.schemas import Schema
+from runner.formats.formula_cells import unguarded
 from runner.types import Completion, Constraint, JSONValue
 
 LATER = "correct it, or leave it empty to decide later"

@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from escalation.audit import uniform
+from escalation.certify.audit import uniform
 from escalation.policy import Router
+from runner.answering.prompts import Renderer, renderer_of
 from runner.errors import RecordError, RunDirError, UsageError
 from runner.job import Job, digest
 from runner.ledger import Ledger
-from runner.prompts import Renderer, renderer_of
 from runner.types import Record, Route, Status
 
 _DRAWN = "drawn"

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from escalation.certify.labels import DECISION, FROM_ALL, ID, NOTE, PART, WHY
 from runner import private
-from runner.cells import guarded, row_writer
+from runner.answering.schemas import Schema
 from runner.errors import InputError, RunFailed, UsageError
+from runner.formats.formula_cells import guarded, row_writer
 from runner.job import Job
-from runner.labels import DECISION, FROM_ALL, ID, NOTE, PART, WHY
 from runner.ledger import Ledger, open_ledger
 from runner.results import CONFIDENCE_DIGITS
 from runner.review.draw import Draw
-from runner.schemas import Schema
 from runner.types import Constraint, JSONValue, Record
 
 QUEUE, ACCEPTED = "queue", "accepted"

@@ -13,19 +13,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from escalation.certify.labels import DECISION, ID, NOTE, PART
 from escalation.policy import Acceptance
 from runner.errors import InputError
 from runner.job import Job
-from runner.labels import DECISION, ID, NOTE, PART
 from runner.ledger import Ledger, open_ledger
+from runner.pipeline.certificate_monitor import Auditing, Watch
 from runner.records import column_names, likely_delimiter, read_records
 from runner.results import deliver
 from runner.review.deciding import Decisions
 from runner.review.draw import drawn
 from runner.review.exporting import review_format
-from runner.summary import Summary, summarise
+from runner.status.summary import Summary, summarise
 from runner.types import DecidedBy, JSONValue, Outcome, Reason, Record, Status
-from runner.watch import Auditing, Watch
 
 MOST_NAMED = 3
 BOOKED = ("decided", "corrected", "confirmed", "unchanged")

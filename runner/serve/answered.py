@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from escalation.closed import Sender
-from escalation.escalate import Escalator
+from escalation.send.closed_side import Sender
+from escalation.send.escalate import Escalator
 from runner.job import Escalation
 from runner.ledger import Ledger
 from runner.results.openai_batch import paid_tokens

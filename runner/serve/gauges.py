@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from runner.ledger import Ledger
+from runner.pipeline.certificate_monitor import Watch
 from runner.serve.metrics import Look
 from runner.serve.serving import Serving
-from runner.watch import Watch
 
 Key = tuple[str, str, str, str]
 """As `runner.serve.metrics.Metrics` takes them."""

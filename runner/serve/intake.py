@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from runner.answering.prompts import Renderer, renderer_of
 from runner.errors import RecordError, UsageError
+from runner.formats.openai_request import MOST_USD, NAMES, URL, answer_of, fields_of
 from runner.job import Job, digest
-from runner.openai_lines import MOST_USD, NAMES, URL, answer_of, fields_of
-from runner.pipeline import DIGEST_LENGTH
-from runner.prompts import Renderer, renderer_of
+from runner.pipeline.loop import DIGEST_LENGTH
 from runner.serve.options import OnUnsure
 from runner.types import Message, Record
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from jinja2 import Environment, meta
 
 from escalation.policy import Routed, Router
+from runner.formats.openai_request import most_usd
 from runner.job import Job
-from runner.openai_lines import most_usd
 from runner.types import Reason, Record, Route
 
 _ASKS_ITSELF = re.compile(r"\bdefined\b|\bdefault\(|\bd\(")

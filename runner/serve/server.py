@@ -18,20 +18,23 @@ from dataclasses import replace
 
 import uvicorn
 
-from escalation.closed import ClosedSide
-from escalation.courier_client import Courier
-from escalation.escalate import Escalator
-from escalation.spend import day_cap
-from runner import build
+from escalation.send.closed_side import ClosedSide
+from escalation.send.courier_client import Courier
+from escalation.send.escalate import Escalator
+from escalation.send.session import day_cap
 from runner.errors import RunDirError, SureLocalError, UsageError
+from runner.events import ENGINE_DIED, event_of
 from runner.interrupts import end_at_once
 from runner.job import Job
-from runner.job_records import BATCH, REQUESTS, Records
+from runner.job.records import BATCH, REQUESTS, Records
 from runner.ledger import Ledger, open_ledger
-from runner.logs import ENGINE_DIED, event_of
-from runner.pipeline import Answering
-from runner.running import keep, live, own
-from runner.sending import has_key, settle_open_calls, take_up
+from runner.observe.tracing import Off, Tracing
+from runner.observe.tracing import begin as begin_tracing
+from runner.pipeline import assemble
+from runner.pipeline.both_halves import has_key, settle_open_calls, take_up
+from runner.pipeline.certificate_monitor import Say, Watch
+from runner.pipeline.loop import Answering
+from runner.pipeline.run import keep, live, own
 from runner.serve.answered import Sending
 from runner.serve.app import Desk, make_app
 from runner.serve.connections import limited
@@ -42,10 +45,7 @@ from runner.serve.metrics import Metrics
 from runner.serve.options import ServeOptions
 from runner.serve.routing import ServedRouter
 from runner.serve.serving import Serving
-from runner.telemetry import Off, Tracing
-from runner.telemetry import begin as begin_tracing
 from runner.types import Message, Outcome, Prompt
-from runner.watch import Say, Watch
 
 SERVED = "served"
 BACKLOG = 2048
@@ -85,18 +85,18 @@ class Server:
 
     def run(self) -> None:
         """Raises what `serve_job` raises."""
-        trusted = build.trust(self._job, traffic=True)
-        closed = build.closed_side(self._served)
+        trusted = assemble.trust(self._job, traffic=True)
+        closed = assemble.closed_side(self._served)
         audits = closed is not None and has_key(closed)
         if closed is not None and audits:
             closed.provider.request(Prompt((Message("user", ""),), self._job.answer.constraint()))
-        build.local_model(self._job)
+        assemble.local_model(self._job)
         with _bound(self._options) as listening, open_ledger(self._options.run_dir) as ledger:
             self.port = listening.getsockname()[1]
             self._claim(ledger)
             ledger.set_meta("certificate", json.dumps(trusted.stated()))
-            watch = build.watch(self._job, trusted, ledger, self._heard, audits=audits)
-            answering = build.answering(self._served, closed, trusted.calibration)
+            watch = assemble.watch(self._job, trusted, ledger, self._heard, audits=audits)
+            answering = assemble.answering(self._served, closed, trusted.calibration)
             answering = answering_requests(answering, self._served)
             self._tracing = begin_tracing(self._say)
             answering = self._tracing.answering(answering, self._job.local.model)

@@ -12,16 +12,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from escalation.budget import Budget
-from escalation.closed import Sender
-from escalation.escalate import Escalator
+from escalation.limits.budget import Budget
 from escalation.policy import Acceptance
-from escalation.standing import STANDS, local_outcome
+from escalation.send.closed_side import Sender
+from escalation.send.escalate import Escalator
+from escalation.send.local_fallback import STANDS, local_outcome
 from runner.ledger import Ledger
-from runner.pipeline import Answering, Pipeline, Progress
+from runner.observe.tracing import Off, Tracing
+from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.loop import Answering, Pipeline, Progress
 from runner.serve.answered import Answered, Sending, Took, answered_as, paid_since
 from runner.serve.intake import Asked
-from runner.telemetry import Off, Tracing
 from runner.types import (
     Answer,
     Engine,
@@ -30,7 +31,6 @@ from runner.types import (
     Record,
     Status,
 )
-from runner.watch import Watch
 
 Gone = Callable[[], Awaitable[bool]]
 """Whether the client that asked has gone."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from runner.logs import event
+from runner.events import event
+from runner.observe.tracing import LOCAL
 from runner.serve.answered import Answered
 from runner.serve.replies import Refusal
-from runner.telemetry import LOCAL
 
 End = Answered | Refusal | None
 """Answered, refused, or left by its client."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from runner.answering.prompts import in_template
 from runner.errors import InputError
-from runner.openai_lines import is_batch_line
-from runner.prompts import in_template
+from runner.formats.openai_request import is_batch_line
 from runner.records import column_names, likely_delimiter, read_records
 from runner.records.looking import Looking
 

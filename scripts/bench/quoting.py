@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from runner import build
 from runner.job import Job
-from runner.job_file import load_job
+from runner.job.file import load_job
 from runner.ledger import read_ledger
-from runner.pipeline import Progress
+from runner.pipeline import assemble
+from runner.pipeline.loop import Progress
+from runner.pipeline.run import RunRequest, job_of, run_job
 from runner.quote.counts import counted
 from runner.quote.intervals import Range, count_in
 from runner.quote.money import caching, ways
 from runner.quote.pilot import Pilot, Seen, Why
-from runner.running import RunRequest, job_of, run_job
 from runner.types import DecidedBy, Status
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo"
@@ -101,8 +101,8 @@ def whole(run_dir: Path) -> Whole:
 
 def ranges(all_: Whole) -> Callable[[list[Seen]], Mapping[str, Range]]:
     """What a pilot of these records states, by name."""
-    size, closed = len(all_.seen), build.closed_side(all_.job)
-    cache = caching(closed, islice(build.records(all_.job), 50))
+    size, closed = len(all_.seen), assemble.closed_side(all_.job)
+    cache = caching(closed, islice(assemble.records(all_.job), 50))
 
     def stated(seen: list[Seen]) -> dict[str, Range]:
         pilot = Pilot(seen, size, 0.0, 0.0, 1, True)

@@ -107,10 +107,10 @@ class Scripted:
 
 def one(arguments: list[str]) -> dict[str, Any]:
     """One command of `surelocal` in this process, and what it took."""
-    from runner import build
-    from runner.cli import main as surelocal
+    from runner.cli.main import main as surelocal
+    from runner.pipeline import assemble
 
-    build.engine = lambda job: Scripted()
+    assemble.engine = lambda job: Scripted()
     began, cpu = time.monotonic(), time.process_time()
     try:
         surelocal(arguments, standalone_mode=False)

@@ -24,7 +24,7 @@ from selecting import certifying, ranking
 from selecting.answers import SYSTEM, Floats, Question, answer_all
 from selecting.answers import questions as questions_and_labels
 
-from escalation.prices import price_date, price_of
+from escalation.providers.prices import price_date, price_of
 from runner.job import Escalation
 
 HERE = Path(__file__).resolve().parent

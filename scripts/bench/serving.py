@@ -29,7 +29,7 @@ from engines.work import DEMO, Work
 
 def ours(folder: str) -> list[str]:
     """The command that serves the demo."""
-    command = [sys.executable, "-m", "runner.cli", "serve", str(DEMO / "job.yaml")]
+    command = [sys.executable, "-m", "runner.cli.main", "serve", str(DEMO / "job.yaml")]
     command += ["--run-dir", folder, "--port", str(PORT), "--on-unsure", "answer"]
     return [*command, "--max-concurrent", "4096"]
 

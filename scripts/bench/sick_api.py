@@ -44,7 +44,7 @@ def sick_api(folder: Path) -> Iterator[str]:
 def local_part(folder: Path, wanted: int | None, url: str | None) -> tuple[int, float]:
     """(local answers, seconds). Without a ``wanted`` number the run is waited for."""
     run_dir = folder / "run"
-    command = [sys.executable, "-m", "runner.cli", "run", str(JOB), "--run-dir", str(run_dir)]
+    command = [sys.executable, "-m", "runner.cli.main", "run", str(JOB), "--run-dir", str(run_dir)]
     environment = {k: v for k, v in os.environ.items() if k != "ANTHROPIC_API_KEY"}
     if url is not None:
         command += ["--set", f"escalation.base_url={url}"]

@@ -61,14 +61,14 @@ class Marks:
 
 def ours(marks: Marks, options: list[str]) -> None:
     """The command line in this process, with a look at its clock where each step ends."""
-    import runner.cli
+    from runner.cli import main
 
-    cli: Any = runner.cli
+    cli: Any = main
     marks.note("imported")
 
     def watched(*args: Any) -> Any:
-        from runner import build
-        from runner.engines import child
+        from runner.engines.process import child
+        from runner.pipeline import assemble
 
         marks.note("job checked")
         engine: Any = child.ChildEngine
@@ -79,7 +79,7 @@ def ours(marks: Marks, options: list[str]) -> None:
             return marks.after("engine ready", load)(*args)
 
         engine._load = noted
-        build.engine = marks.after("tested", build.engine)
+        assemble.engine = marks.after("tested", assemble.engine)
         display, progress = watch(*args)
 
         def look() -> None:
@@ -171,7 +171,7 @@ def main() -> None:
                 steps = ", ".join(f"{name} {one[name]:.2f}" for name in STEPS if name in one)
                 print(f"{which}: {steps} s; {one['cpu']:.1f} CPU s", flush=True)
         subprocess.run(
-            [sys.executable, "-m", "runner.cli", "engines", "--stop"],
+            [sys.executable, "-m", "runner.cli.main", "engines", "--stop"],
             env=os.environ | kept, stdout=subprocess.DEVNULL, check=True,
         )  # fmt: skip
     for which in ("ours", "kept"):

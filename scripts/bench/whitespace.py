@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.check import Checker
-from runner.engines import transformers
+from runner.answering.check import Checker
 from runner.engines.grammars import json_options
+from runner.engines.transformers import engine as transformers
 from runner.job import Local
 from runner.types import Constraint, Message, Prompt, Sampling
 

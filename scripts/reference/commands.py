@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-import runner.cli
 from reference.text import LackingError, block, code, said, table
+from runner.cli import main as cli
 
 _HEAD = ("option", "takes", "default", "what it does")
 _UNSET = {"None", "False", "()", "Sentinel.UNSET"}
 
 
 def commands(
-    group: click.Group = runner.cli.main, path: str = "surelocal"
+    group: click.Group = cli.main, path: str = "surelocal"
 ) -> Iterator[tuple[str, click.Command]]:
     """(`surelocal review export`, the command), in the order of `--help`."""
     for name in sorted(group.commands):
@@ -29,7 +29,7 @@ def commands(
 
 def statuses() -> dict[int, str]:
     """Exit status → when, as the command line's module says it."""
-    text = " ".join((runner.cli.__doc__ or "").split())
+    text = " ".join((cli.__doc__ or "").split())
     found = re.search(r"Exit status: (.*?)\.(?: |$)", text)
     if found is None:
         raise LackingError("the docstring of runner.cli has no `Exit status: 0 …; 1 …`")
@@ -38,8 +38,8 @@ def statuses() -> dict[int, str]:
 
 
 def page() -> str:
-    out = ["# The command line\n", said(runner.cli.main.help, "surelocal") + "\n"]
-    options = list(_rows("surelocal", runner.cli.main))
+    out = ["# The command line\n", said(cli.main.help, "surelocal") + "\n"]
+    options = list(_rows("surelocal", cli.main))
     out.append(table(_HEAD, options) if options else "")
     out.append("Progress and messages go to stderr; what `--json` gives, to stdout.\n")
     out.append(table(("exit status", "when"), ((str(n), when) for n, when in statuses().items())))

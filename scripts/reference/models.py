@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from reference.text import code, table
-from runner.memory import gib
-from runner.presets import Preset, presets, verified
+from runner.job.presets import Preset, presets, verified
+from runner.machine.memory import gib
 
 _HEAD = """# Presets
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import surelocal
 from reference.text import LackingError, block, code, said
-from runner.job_confidence import Part
+from runner.job.confidence import Part
 
 
 def page() -> str:

@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Iterator
 
 from reference.text import LackingError, code, said, table, under
-from runner.job_records import Output
+from runner.job.records import Output
 from runner.ledger import attempts as calls
 from runner.ledger import audits, batches, reviews, store, trail
 from runner.ledger.opening import LEDGER, SCHEMA
 from runner.reasons import DecidedBy, Reason, Status
 from runner.results import COLUMNS
-from runner.summary import CAUSES
+from runner.status.summary import CAUSES
 from runner.types import Outcome
 
 _COLUMN = {"id": "record_id"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines.openai_server import OpenAIServerEngine
+from runner.engines.openai_server.engine import OpenAIServerEngine
 from runner.job import Local
 from runner.types import Completion, Constraint, Engine, Message, Prompt, Sampling
 

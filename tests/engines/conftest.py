@@ -16,8 +16,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from runner.engines.transformers import TransformersEngine
-from runner.engines.vllm import VllmEngine
+from runner.engines.transformers.engine import TransformersEngine
+from runner.engines.vllm.engine import VllmEngine
 from runner.job import Local
 from runner.types import Engine
 from tests.engines.asking import CPU, KEY, KEY_ENV, MODEL, Server

@@ -13,9 +13,9 @@ import pytest
 import xgrammar
 from transformers import AutoTokenizer
 
-from runner.engines import vllm_holding as holding
+from runner.answering.schema_sense import senseless
 from runner.engines.accepting import answered
-from runner.schema_sense import senseless
+from runner.engines.vllm import holding as holding
 from runner.types import Constraint
 from tests import jobs
 from tests.engines.asking import SLOW

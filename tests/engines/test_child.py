@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines.child import ChildEngine
+from runner.engines.process.child import ChildEngine
 from runner.errors import EngineDied, EngineError, RecordError, UsageError
 from runner.types import Completion, Constraint, Message, Prompt, Reason, Sampling
 from tests.jobs import ROOT, wait_until

@@ -8,10 +8,10 @@ from statistics import median
 
 import pytest
 
-from runner.check import Checker
+from runner.answering.check import Checker
 from runner.engines.self_test import logprob_problem
-from runner.engines.transformers import TransformersEngine
-from runner.engines.vllm import VllmEngine
+from runner.engines.transformers.engine import TransformersEngine
+from runner.engines.vllm.engine import VllmEngine
 from runner.errors import RecordError
 from runner.types import Completion, Constraint, Engine, Reason, Sampling
 from tests.engines.asking import AS_JSON, GREEDY, INTENTS, SLOW, Server, answers, messages, prompts

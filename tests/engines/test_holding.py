@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from runner.answering.schemas import Schema
 from runner.engines.self_test import logprob_problem
-from runner.engines.transformers import TransformersEngine
-from runner.engines.vllm import VllmEngine
+from runner.engines.transformers.engine import TransformersEngine
+from runner.engines.vllm.engine import VllmEngine
 from runner.errors import RecordError, UsageError
 from runner.job import Local
-from runner.schemas import Schema
 from runner.types import Completion, Constraint, Engine, Message, Prompt, Sampling
 from tests.engines.asking import MODEL, SLOW
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from runner.engines.self_test import logprob_problem
-from runner.engines.transformers import TransformersEngine
-from runner.engines.vllm import VllmEngine
+from runner.engines.transformers.engine import TransformersEngine
+from runner.engines.vllm.engine import VllmEngine
 from runner.errors import EngineError, UsageError
 from runner.job import Local
 from runner.types import Completion, Constraint, Engine, Message, Prompt, Sampling
@@ -206,7 +206,7 @@ def test_a_missing_package_has_its_mend(engine_class: str, package: str) -> None
     module, name = engine_class.split(".")
     script = (
         f"import sys; sys.modules[{package!r}] = None\n"
-        f"from runner.engines.{module} import {name}\n"
+        f"from runner.engines.{module}.engine import {name}\n"
         "from runner.errors import MissingExtra\nfrom runner.job import Local\n"
         f"try:\n    {name}('m', Local(model='m'))\n"
         "except MissingExtra as error:\n    print(error)\n"

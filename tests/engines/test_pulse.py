@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from runner.engines import child
-from runner.engines.child import ChildEngine
-from runner.engines.process import Started
-from runner.engines.pulse import Rhythm, Ticking
-from runner.engines.reviving import Reviving
+from runner.engines.process import child
+from runner.engines.process.child import ChildEngine
+from runner.engines.process.process import Started
+from runner.engines.process.pulse import Rhythm, Ticking
+from runner.engines.process.reviving import Reviving
 from runner.errors import EngineDied, EngineError
 from runner.types import Message, Prompt, Sampling
 from tests import jobs, serving
@@ -92,7 +92,7 @@ def test_one_that_is_at_work_while_it_loads_has_longer(
 
 def test_a_leap_of_the_clock_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("runner.engines.pulse.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("runner.engines.process.pulse.time.monotonic", lambda: now[0])
     ticking = Ticking(1.0)
     now[0] += 0.7
     assert ticking.passed() == pytest.approx(0.7)
@@ -133,7 +133,7 @@ def test_one_that_is_stopped_again_and_again_condemns_nobody(tmp_path: Path) -> 
 
 
 def test_whoever_closes_waits_for_no_load(tmp_path: Path) -> None:
-    from runner.engines.process import end_loading
+    from runner.engines.process.process import end_loading
 
     loads = [None, partial(time.sleep, 600)]
 

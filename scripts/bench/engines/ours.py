@@ -10,8 +10,8 @@ from pathlib import Path
 
 from engines.meter import Meter, Took
 from engines.work import DEMO, Work
-from runner.pipeline import Progress
-from runner.running import RunRequest, run_job
+from runner.pipeline.loop import Progress
+from runner.pipeline.run import RunRequest, run_job
 
 TARGET = 0.05
 
@@ -53,7 +53,7 @@ def certified(folder: Path, looks: str) -> str:
 def calibrate(folder: Path, looks: str) -> float:
     """Seconds that `surelocal calibrate` takes with these looks, its loading included."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "runner.cli", "calibrate", str(DEMO / "job.yaml")]
+    command = [sys.executable, "-m", "runner.cli.main", "calibrate", str(DEMO / "job.yaml")]
     command += ["--labels", str(DEMO / "labels.csv"), "--set", certified(folder, looks)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from escalation.policy import Router
-from runner.build import records
+from runner.answering.prompts import renderer_of
 from runner.errors import RecordError
 from runner.job import Job
-from runner.job_file import load_job
-from runner.prompts import renderer_of
+from runner.job.file import load_job
+from runner.pipeline.assemble import records
 from runner.types import Route
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo"

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from escalation.judge import signals_of, with_looks
-from runner.check import Checker
-from runner.engines.vllm import VllmEngine
+from escalation.certify.scorer import signals_of, with_looks
+from runner.answering.check import Checker
+from runner.answering.extra_signals import Looks
+from runner.answering.prompts import Renderer
+from runner.engines.vllm.engine import VllmEngine
 from runner.job import Local
-from runner.looks import Looks
-from runner.prompts import Renderer
 from runner.types import Answer, Completion, Constraint, Record, Sampling
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from escalation.risk import certify, fewest_labels
+from escalation.certify.thresholds import certify, fewest_labels
 from selecting.answers import Flags, Floats, Question
 from selecting.measures import POOLS, greatest_coverage, pool_of, referenced, risks, trained
 

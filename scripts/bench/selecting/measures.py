@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from escalation.calibration import IDENTITY, PEOPLE, Labelled, calibrate
-from escalation.support import Support
+from escalation.certify.calibration import IDENTITY, PEOPLE, Labelled, calibrate
+from escalation.certify.neighbour_support import Support
 from selecting.answers import Flags, Floats, Question
 
 POOLS = {"in scope": True, "+ 18 % out of scope": False}

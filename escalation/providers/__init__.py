@@ -1,0 +1,1 @@
+"""The closed APIs: their requests, replies, batches and prices."""

@@ -1,0 +1,51 @@
+"""What a courier wrote down, and what it says: its lines, read as strictly as what it brings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from escalation.providers.protocol import Reply
+from escalation.send.courier import JOURNAL, MOST_LINE_BYTES
+from runner.formats.foreign_json import MOST_DEPTH, Unreadable, count, one_line, parse
+
+AROUND = 10  # so deep a reply's body stands in a line
+LOST = Reply("unknown", problem="the reply was lost when the courier was killed")
+_ATTEMPT = re.compile(rb'\s*\{\s*"attempt"\s*:\s*(\d{1,18})\s*[,}]')
+
+
+def journaled(run_dir: Path) -> tuple[dict[int, Reply], bool]:
+    """By attempt; and whether there is a line of which it cannot be told whose it is."""
+    replies: dict[int, Reply] = {}
+    doubt = False
+    try:
+        journal = (run_dir / JOURNAL).open("rb")
+    except FileNotFoundError:
+        return {}, False
+    with journal:
+        for line in journal:
+            attempt, reply = entry_of(line)
+            if attempt is not None:
+                replies[attempt] = reply or replies.get(attempt, LOST)
+            elif line.endswith(b"\n"):
+                doubt = True
+    return replies, doubt
+
+
+def entry_of(line: bytes) -> tuple[int | None, Reply | None]:
+    """Whose line it is, and the reply in it: None where it has none. One that cannot be read was
+    sent all the same, and is ``unknown``."""
+    whose = _ATTEMPT.match(line)
+    try:
+        entry = parse(
+            line, most_bytes=MOST_LINE_BYTES, most_depth=MOST_DEPTH + AROUND, odd_numbers=True
+        )
+        attempt = count(entry.get("attempt"), 10**18) if isinstance(entry, dict) else None
+        if attempt is None or "reply" not in entry:
+            return attempt, None
+        return attempt, Reply.from_json(entry["reply"])
+    except Unreadable as error:
+        if whose is None or not line.endswith(b"\n"):
+            return None, None  # cut off by a kill: what stands before it is true
+        problem = f"the reply that was kept for it cannot be read: {one_line(str(error))}"
+        return int(whose[1]), Reply("unknown", problem=problem)

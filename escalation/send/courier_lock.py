@@ -1,0 +1,88 @@
+"""The lock of a run directory's courier: who holds it, and what to do where he does not let go."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from runner.errors import RunFailed
+
+LOOK_S = 0.2
+TELL_S = 1.0
+
+
+async def until_free(
+    path: Path, patience_s: float, end_s: float, say: Callable[[str], None]
+) -> None:
+    """Waits for the courier of a former run, which goes by itself once its calls are over. One that
+    is stopped or stuck, and stays longer than that can take, is ended.
+
+    Raises:
+        RunFailed: it cannot be ended from here, or the lock cannot be opened.
+    """
+    if await _free_within(path, TELL_S):
+        return
+    pid = _holder(path)
+    say(
+        f"the paid calls of a former run are still under way (process {pid}): waiting for them, "
+        f"for {patience_s:,.0f} s at most"
+    )
+    if await _free_within(path, patience_s):
+        return
+    if pid is not None and _is_courier(pid, path.parent):
+        say(
+            f"process {pid} was to make a former run's paid calls, and is stuck: it is ended, and "
+            "what it sent without a reply counts as spent"
+        )
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+        if await _free_within(path, end_s):
+            return
+    raise RunFailed(
+        f"the paid calls of a former run are still under way: process {pid} holds {path}; end it "
+        f"(`kill -9 {pid}`), and run the same command again"
+    )
+
+
+async def _free_within(path: Path, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    try:
+        with path.open("a") as lock:
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                if time.monotonic() > deadline:
+                    return False
+                await asyncio.sleep(LOOK_S)
+    except OSError as error:
+        raise RunFailed(
+            f"the courier of paid calls did not start: {path} cannot be used ({error.strerror}); "
+            "see to it that this user can write there"
+        ) from None
+
+
+def _holder(path: Path) -> int | None:
+    """Each writes its own number there as it takes the lock."""
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_courier(pid: int, run_dir: Path) -> bool:
+    """Whether that process is, on this machine, a courier of this run directory: the lock may be
+    held from another one, where the number is another process's."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return False
+    return "escalation.send.courier" in words and any(
+        Path(w).name == run_dir.name for w in words if w
+    )

@@ -1,0 +1,1 @@
+"""Formats that several rooms read and write: JSON from outside, YAML, typed cells, requests."""

@@ -1,0 +1,1 @@
+"""The way of a record: run, preflight, assemble, load the engine, loop, outcomes."""

@@ -1,0 +1,279 @@
+"""The main job: a job and a run directory in, every record's outcome recorded, results out.
+
+A run directory holds ``ledger.sqlite`` (everything), the results file, and nothing that cannot be
+made again from the ledger. Running again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from escalation.certify.labels import Label, label_of
+from escalation.policy import Acceptance
+from runner.errors import RunDirError, UsageError
+from runner.formats.urls import has_login
+from runner.interrupts import run_to_its_end
+from runner.job import Job, digest
+from runner.ledger import Ledger, open_ledger
+from runner.pipeline import assemble
+from runner.pipeline.both_halves import LocalHalf, Say, Stay, both_halves, has_key
+from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.loop import DIGEST_LENGTH, Progress
+from runner.results import deliver
+from runner.status.summary import Summary, summarise
+from runner.types import Message, Outcome, Prompt, Reason, Record, Status
+
+LOGIN = "login"
+"""Under which the ledger has that the closed model's address had a login, which it has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What one command asks for. ``output`` is where the results go."""
+
+    job: Job
+    run_dir: Path
+    output: Path
+    limit: int | None = None
+    new_records: bool = False
+
+
+def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
+    """Runs or resumes a job to its end and writes the results.
+
+    Raises:
+        UsageError: the job, the records or the run directory are not as they must be.
+        RunFailed: it could not go on; what was recorded is kept and resumes.
+    """
+    began = time.monotonic()
+    job = request.job
+    closed = assemble.closed_side(job)
+    trusted = assemble.trust(job)
+    if closed is not None and has_key(closed):
+        # A schema that the API cannot take is said now, not after a night's local work.
+        closed.provider.request(Prompt((Message("user", ""),), job.answer.constraint()))
+    assemble.local_model(job)
+    with open_ledger(request.run_dir) as ledger:
+        own(ledger, job, request.run_dir)
+        _compare(ledger, request, say)
+        records = assemble.records(job, request.limit, say)
+        ledger.set_meta("certificate", json.dumps(trusted.stated()))
+        audits = closed is not None and has_key(closed)
+        half = LocalHalf(
+            assemble.answering(job, closed, trusted.calibration, say),
+            assemble.watch(job, trusted, ledger, say, audits=audits),
+            records,
+        )
+        run_to_its_end(both_halves(ledger, half, request.run_dir, closed, progress, say), say)
+        _keep_sums(ledger, progress, began)
+        ledger.set_meta("audit", half.watch.stated())
+        deliver(ledger, job, request.output)
+        return summarise(ledger)
+
+
+def _compare(ledger: Ledger, request: RunRequest, say: Say) -> None:
+    """Finds the records that the run directory knows among those that are given now.
+
+    Raises:
+        RunDirError: most of them are others, and nobody said that they are to be.
+    """
+    change = ledger.places.take(lambda: assemble.records(request.job), _mark)
+    if change is None:
+        return
+    if change.new or change.changed or change.gone:
+        say(str(change))
+    if not request.new_records:
+        change.check(request.run_dir)
+    ledger.places.keep()
+
+
+def escalate_run(
+    run_dir: Path,
+    job: Job,
+    output: Path,
+    progress: Progress,
+    say: Say,
+    *,
+    wait: bool = False,
+    give_up: Sequence[str] = (),
+) -> Summary:
+    """Sends what waits in a run directory, and collects what batches brought; the local model is
+    not needed for it. ``wait``: until the last batch is back. ``give_up``: batches that are waited
+    for no more, which takes no key.
+
+    Raises:
+        RunDirError: the job has no closed model, or there is no key for it.
+        UsageError: no such batch is open.
+    """
+    closed = assemble.closed_side(job)
+    if closed is None:
+        raise RunDirError(f"the job of {run_dir} has no `escalation`: there is nowhere to send to")
+    if not has_key(closed) and not give_up:
+        raise RunDirError(
+            f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
+        )
+    with open_ledger(run_dir, create=False) as ledger:
+        if ledger.meta(LOGIN) and not has_login(closed.settings.base_url):
+            raise RunDirError(
+                "nothing was sent: `escalation.base_url` was given with a login, which is written "
+                "down nowhere; run the job again with its own file and this --run-dir: that sends "
+                "what waits, too"
+            )
+        keep(ledger, job)
+        watch = _watch_of(job, ledger, say)
+        half = LocalHalf(assemble.answering(job, closed, None), watch, iter(()))
+        stay = Stay(wait, tuple(give_up))
+        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say, stay), say)
+        if stated := watch.stated():
+            ledger.set_meta("audit", stated)
+        deliver(ledger, job, output)
+        return summarise(ledger)
+
+
+def ask_teacher(
+    job: Job, run_dir: Path, records: Sequence[Record], progress: Progress, say: Say
+) -> dict[str, Label]:
+    """Sends records to the closed model, within the cap; its answers are these records' results in
+    the run directory. A record that it had no usable answer to is left out.
+
+    Raises:
+        UsageError: there is no closed model, no key, or not money enough for all of them.
+        RunDirError: the run directory has decided some of these records already.
+    """
+    closed = assemble.closed_side(live(job))
+    if closed is None or not has_key(closed):
+        what = "no API key" if closed is not None else "no `escalation`"
+        raise UsageError(f"--teacher: there is {what}, so there is no closed model to ask")
+    answering = assemble.answering(job, closed, None)
+    with open_ledger(run_dir) as ledger:
+        own(ledger, job, run_dir)
+        records = list(ledger.places.numbered(records))
+        for record in _unasked(ledger, records, run_dir):
+            prompt = answering.renderer.render(record)
+            outcome = Outcome(
+                record.position, record.id, Status.WAITING, reason=Reason.TEACHER,
+                closed_estimate=answering.estimate(prompt, 0),
+            )  # fmt: skip
+            ledger.put(outcome, _mark(record), held=record)
+        ledger.commit()
+        half = LocalHalf(answering, Watch(ledger, Acceptance(None)), iter(()))
+        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say), say)
+        wanted = {record.position for record in records}
+        outcomes = [o for o in ledger.outcomes() if o.position in wanted]
+        stopped = ledger.meta("stopped") or "the cap, most likely"
+    waiting = sum(outcome.status is Status.WAITING for outcome in outcomes)
+    if waiting:
+        raise UsageError(
+            f"--teacher: {len(wanted) - waiting:,} of {len(wanted):,} records were answered, then "
+            f"sending stopped ({stopped}); the answers are kept: mend that, or raise "
+            "`escalation.budget_usd`, and run the same command again"
+        )
+    return {o.record_id: label_of(o.value) for o in outcomes if o.status is Status.DONE}
+
+
+def live(job: Job) -> Job:
+    """A sample is small, and somebody waits for it: it does not go in a batch."""
+    if job.escalation is None:
+        return job
+    settings = job.escalation.model_copy(update={"lane": "live", "deadline": None})
+    return job.model_copy(update={"escalation": settings})
+
+
+def _unasked(ledger: Ledger, records: Sequence[Record], run_dir: Path) -> list[Record]:
+    """The sampled records that the teacher was not asked about yet."""
+    unasked = []
+    for record in records:
+        known = ledger.known(record.position)
+        if known is None:
+            unasked.append(record)
+        elif (known.record_id, known.digest) != (record.id, _mark(record)) or not known.by_teacher:
+            raise _sampled_too_late(run_dir, known.record_id)
+    if unasked and not _undecided(ledger):
+        raise _sampled_too_late(run_dir, "other records")
+    return unasked
+
+
+def _mark(record: Record) -> str:
+    return digest(dict(record.given))[:DIGEST_LENGTH]
+
+
+def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:
+    return RunDirError(
+        f"{run_dir} has decided {what} already: a sample must be drawn before the run; take a new "
+        "--run-dir"
+    )
+
+
+def _watch_of(job: Job, ledger: Ledger, say: Say) -> Watch:
+    """For audits that come back after the run; nothing more is accepted here."""
+    try:
+        trusted = assemble.trust(job)
+    except UsageError:  # its calibration is gone, or another's by now: the run had its own
+        return Watch(ledger, Acceptance(None))
+    return assemble.watch(job, trusted, ledger, say, audits=False)
+
+
+def _keep_sums(ledger: Ledger, progress: Progress, began: float) -> None:
+    """Adds this run's further looks, and its pace (records, seconds, generated tokens, seconds
+    since the model was there), to what former ones took."""
+    now = time.monotonic()
+    looks = (progress.looked, progress.looks_changed, progress.looks_s)
+    generating = now - (progress.generating_since or now)
+    fresh = progress.seen - progress.resumed
+    pace = (fresh, now - began, progress.generated_tokens, generating)
+    for key, new in (("looks", looks), ("pace", pace)):
+        if new[0]:
+            known = json.loads(ledger.meta(key) or "null") or [0] * len(new)
+            ledger.set_meta(key, json.dumps([a + b for a, b in zip(known, new, strict=True)]))
+
+
+def job_of(run_dir: Path, ledger: Ledger) -> Job:
+    """The job that a run directory was begun with."""
+    text = ledger.meta("job")
+    if text is None:
+        raise RunDirError(f"{run_dir} holds no job yet: its first run never came that far")
+    return Job.model_validate(json.loads(text))
+
+
+def own(ledger: Ledger, job: Job, run_dir: Path) -> None:
+    """Claims a new run directory for the job, or refuses one that is another job's."""
+    identity = job.identity()
+    known = json.loads(ledger.meta("identity") or "null")
+    if known is not None and known != identity:
+        differs = [name for name in identity if identity[name] != known.get(name)]
+    else:
+        differs = []
+    if _undecided(ledger):
+        # Only the teacher's sample is in it: that is what the calibration is made from.
+        differs = [name for name in differs if name not in ("confidence", "calibration")]
+    if differs:
+        raise RunDirError(
+            f"{run_dir} was begun with another job: {', '.join(f'`{d}`' for d in differs)} "
+            "differ; put the job back as it was, or take a new --run-dir"
+        )
+    ledger.set_meta("identity", json.dumps(identity))
+    keep(ledger, job)
+
+
+def _undecided(ledger: Ledger) -> bool:
+    """Whether no outcome depends on a confidence yet."""
+    reasons = (
+        Reason.TEACHER, Reason.CLOSED_INVALID, Reason.REPLY_LOST, Reason.REJECTED, Reason.REDACTION,
+        Reason.RECORD_TOO_DEAR,
+    )  # fmt: skip
+    places = ",".join("?" * len(reasons))
+    decided = f"SELECT 1 FROM outcomes WHERE reason NOT IN ({places}) LIMIT 1"
+    return not ledger.query(decided, reasons)
+
+
+def keep(ledger: Ledger, job: Job) -> None:
+    """Writes the job down, for `job_of` and for the summary."""
+    closed = job.escalation
+    login = "escalation.base_url" if closed is not None and has_login(closed.base_url) else ""
+    if login or ledger.meta(LOGIN):
+        ledger.set_meta(LOGIN, login)
+    ledger.set_meta("job", json.dumps(job.written(), ensure_ascii=False))
