@@ -21,8 +21,8 @@ from typing import Any
 from runner.answering.schemas import Schema
 from runner.errors import InputError
 from runner.formats.formula_cells import unguarded
+from runner.formats.near_names import likely
 from runner.records import column_names, file_format, likely_delimiter, read_records
-from runner.records.rows import likely
 from runner.types import WHOLE, Constraint, JSONValue, Name, Record
 
 # The columns of a labels file that hold a whole answer.

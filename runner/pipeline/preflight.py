@@ -15,11 +15,11 @@ from runner.answering.prompts import template_mistakes
 from runner.answering.schema_sense import senseless
 from runner.answering.template_answers import TemplateAnswer
 from runner.errors import JobError, MissingExtra, UsageError
+from runner.formats.near_names import likely, listed
 from runner.job import Job
 from runner.job.file import JobFile, Location, line_number
 from runner.pipeline import assemble
 from runner.records.looking import LOOKED_AT, Looking
-from runner.records.rows import likely, listed
 from runner.records.source import job_columns, job_kinds
 from runner.results.table import table_problem
 from runner.templates.column_kinds import Kind, kind_mistakes

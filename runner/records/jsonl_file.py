@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.records.rows import likely, make_record
+from runner.formats.near_names import likely
+from runner.records.rows import make_record
 from runner.types import Record
 
 _ONE_A_LINE = (

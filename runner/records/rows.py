@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.formats.near_names import likely, listed
 from runner.formats.nulls import Unusable
 from runner.types import Record
 
 # Undecodable bytes (as the readers mark them), and halves of characters from a text cut in two.
 _UNWRITABLE = re.compile(r"[\ud800-\udfff]")
-_SHOWN, _COMPARED = 20, 1000
 _EXACT = 2**53
 _KINDS: dict[type, str] = {bool: "a boolean", dict: "an object", list: "a list"}
 
@@ -115,21 +114,3 @@ def check_header(path: Path | str, columns: list[str], id_column: str, line: int
         if len(columns) == 1 and (other := re.search(r"[;\t|,]", columns[0])):
             hint = f"its header is split by {other[0]!r}: set records.delimiter"
         raise InputError(f"{path} has no column `{id_column}` (records.id); {hint}")
-
-
-def likely(name: str, columns: Sequence[str], cutoff: float = 0.5) -> str | None:
-    """The column that was most likely meant: the same but for case, spaces and signs, or near."""
-    same = [column for column in columns if _bare(column) == _bare(name)]
-    of, least = (same, 0.0) if same else (columns[:_COMPARED], cutoff)
-    near = difflib.get_close_matches(name, of, n=1, cutoff=least)
-    return near[0] if near else None
-
-
-def listed(columns: Sequence[str]) -> str:
-    """Columns for a sentence: the first of them, and how many more there are."""
-    more = len(columns) - _SHOWN
-    return ", ".join(columns[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).casefold()

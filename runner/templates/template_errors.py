@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from jinja2 import TemplateSyntaxError, UndefinedError
 
 from runner.errors import RecordError
+from runner.formats.near_names import likely
 from runner.formats.nulls import IsNull
-from runner.records.rows import likely
 from runner.templates.columns_read import columns_of, looked_at, parsed_template
 from runner.templates.growth import TooMuch
 from runner.templates.sandbox import ALLOWANCE, SECONDS
