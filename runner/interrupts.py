@@ -19,6 +19,7 @@ AT_ONCE = (
     "ended at once; what is done is kept: the same command goes on, and books the paid calls that "
     "were under way"
 )
+STOPPING = "stopping; Ctrl-C again ends it at once"
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -50,7 +51,8 @@ class Interrupts:
         if self.blocked or self._task is None or self._task.done():
             raise KeyboardInterrupt
         self._task.cancel()
-        self._task.get_loop().call_soon_threadsafe(lambda: None)  # it may be asleep
+        # Not said in here: a signal may come while the display says something.
+        self._task.get_loop().call_soon_threadsafe(self._say, STOPPING)
 
     async def over(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.current_task()

@@ -106,6 +106,7 @@ def test_a_second_ctrl_c_waits_for_nothing_and_the_next_run_books_the_calls(
     began = time.monotonic()
     assert process.wait(60) == 130
     assert time.monotonic() - began < 2
+    assert "stopping; Ctrl-C again" in stderr.read_text()
     assert "ended at once; what is done is kept" in stderr.read_text()
     assert states(job.parent / "run") == {"reserved": 4}
     ran = run(job)
