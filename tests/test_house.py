@@ -58,6 +58,16 @@ def test_every_module_has_a_place_in_the_import_layers() -> None:
     assert modules - named == set()
 
 
+def test_a_wheel_carries_every_file_that_is_no_module() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    carried = project["tool"]["setuptools"]["package-data"]["*"]
+    files = [
+        path for room in ("runner", "escalation") for path in (ROOT / room).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]  # fmt: skip
+    assert [name(path) for path in files if not any(map(path.match, carried))] == []
+
+
 @pytest.mark.process
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
     script = "import json, sys, runner.cli.main; print(json.dumps(sorted(sys.modules)))"
