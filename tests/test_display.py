@@ -173,14 +173,15 @@ def test_a_run_on_a_terminal_leaves_its_summary_and_what_others_wrote(tmp_path: 
     job = write_job(tmp_path, "id,message\n" + "".join(f"{n},x\n" for n in range(300)))
     script = (
         "import os, sys, time\n"
-        "from runner.observe import display, pipeline\n"
+        "from runner.observe import display\n"
+        "from runner.pipeline import outcomes\n"
         "display.LIVE_EVERY_S = 0.02\n"
-        "breath = pipeline.Settling.by_template\n"
+        "breath = outcomes.Settling.by_template\n"
         "def slow(self, record, *rest):\n"
         "    if record.position == 100:\n"
         "        os.write(2, b'a library says so\\n'); time.sleep(0.3)\n"
         "    return breath(self, record, *rest)\n"
-        "pipeline.Settling.by_template = slow\n"
+        "outcomes.Settling.by_template = slow\n"
         "from runner.cli.main import main\n"
         "main(sys.argv[1:])\n"
     )
