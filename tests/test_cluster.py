@@ -19,7 +19,7 @@ from runner.engines.process.reviving import Mortal
 from runner.errors import EngineDied, EngineError, JobError, RecordError, UsageError
 from runner.job import Cluster, Job, Local
 from runner.job.file import load_job
-from runner.types import Message, Prompt, Sampling
+from runner.types import Completion, Message, Prompt, Sampling
 from tests import jobs
 from tests.fakes import JOB, surelocal
 from tests.fakes import write_job as write_small
@@ -82,6 +82,38 @@ def test_what_a_killed_replica_had_goes_to_the_others_at_once(
     run = ran(monkeypatch, tmp_path / "killed", engine)
     assert run.rows == calm
     assert sum("the engine died" in text for text in run.said) == 1
+
+
+class Stuck:
+    """Whichever is asked first never answers, and every other at once."""
+
+    window, asks_for, death = 4, "", None
+    asked = 0
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        Stuck.asked += 1
+        if Stuck.asked == 1:
+            await asyncio.sleep(3600)
+        return Completion("well", "small", "stop")
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_a_replica_that_dies_twice_at_once_loses_no_record() -> None:
+    crowd = Pool(lambda starting, thrift: Stuck(), 2, pause_s=0)
+    wait_until(lambda: len(crowd._ready()) == 2)
+
+    async def moved_twice() -> str:
+        prompt = Prompt((Message("user", "x"),))
+        task = asyncio.create_task(crowd.generate(prompt, Sampling()))
+        await asyncio.sleep(0)
+        [lane] = [lane for lane in crowd._lanes if lane.flights]
+        crowd._move(lane)
+        crowd._move(lane)
+        return (await task).text
+
+    assert asyncio.run(moved_twice()) == "well"
 
 
 @pytest.mark.slow

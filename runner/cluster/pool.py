@@ -240,7 +240,9 @@ class Pool:
         """Lets those that were in flight there, and may, look for another place."""
 
         def move(flight: _Flight) -> None:
-            if flight in lane.flights and self._ready():
+            # Once: where a replica dies again before the task has run, a second cancellation would
+            # be taken for the run's own, and its record would have no end.
+            if flight in lane.flights and not flight.moved and self._ready():
                 flight.moved = True
                 flight.task.cancel()
 
