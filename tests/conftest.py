@@ -51,11 +51,6 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("quick")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One more than there are cores: many tests wait for the processes that they have started."""
-    return None if config.getoption("--quick") else (os.cpu_count() or 1) + 1
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A module that starts something in each test is not even imported in a hurry."""
     if not config.getoption("--quick") or collection_path.suffix != ".py":
