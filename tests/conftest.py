@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Fewer examples in a hurry; a test that says how many has as many as it says."""
     if config.getoption("--quick"):
-        settings.register_profile("quick", max_examples=20)
+        settings.register_profile("quick", max_examples=10)
         settings.load_profile("quick")
 
 

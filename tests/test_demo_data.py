@@ -180,6 +180,7 @@ def test_the_model_folder_is_small_and_complete() -> None:
     assert config["eos_token_id"] == generation["eos_token_id"]
 
 
+@pytest.mark.slow
 def test_the_chat_template_is_chatml(tokenizer: Any) -> None:
     chat = [{"role": "system", "content": "Sort."}, {"role": "user", "content": "hi {there}"}]
     rendered = "<|im_start|>system\nSort.<|im_end|>\n<|im_start|>user\nhi {there}<|im_end|>\n"
