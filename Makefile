@@ -11,7 +11,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 	@echo '  STACK=cpu|gpu|transformers picks the stack; left out, the machine decides.'
 
-setup: ## makes .venv ready, once (about 2 minutes and 3 GB on a CPU machine)
+setup: ## makes .venv ready, once (2 to 5 minutes and 3 GB on a CPU machine)
 	@$(PYTHON) scripts/setup.py --stack $(STACK)
 
 # 3 is "done, but some records wait": without an API key that is how the demo ends.

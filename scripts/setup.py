@@ -25,7 +25,7 @@ STACK = VENV / ".surelocal-stack"
 LOG = VENV / "setup.log"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 COST = {
-    "cpu": "about 2 minutes and 3 GB",
+    "cpu": "2 to 5 minutes and 3 GB",
     "gpu": "some minutes, most of them for CUDA's libraries",
     "transformers": "some minutes",
 }

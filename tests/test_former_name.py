@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def test_a_spend_file_of_before_is_the_same_file(state: Path) -> None:
     assert both.execute("SELECT sum(usd) FROM spent").fetchone() == (7,)
     before.close()
     both.close()
+
+
+def test_where_the_former_folder_was_deleted_a_new_file_begins(state: Path) -> None:
+    former = state / FORMER / "spend.sqlite"
+    former.parent.mkdir()
+    former.write_bytes(b"old")
+    assert default_spend_file().read_bytes() == b"old"
+    shutil.rmtree(former.parent)
+    assert not default_spend_file().is_symlink()
 
 
 def test_one_of_the_new_name_is_never_given_up(state: Path) -> None:

@@ -20,6 +20,8 @@ def spend_file(path: Path) -> Path:
     It is not moved: a run of the former version may be at work in it, and the cap is for both.
     """
     former = path.parent.parent / FORMER_NAME / path.name
+    if path.is_symlink() and not path.exists():
+        path.unlink(missing_ok=True)  # the former file was deleted; a new one begins here
     if former.exists() and not path.exists():
         with suppress(OSError):  # another run was first, or opening it says what is wrong
             private.folder(path.parent)
