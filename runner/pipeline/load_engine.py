@@ -45,7 +45,7 @@ def engine_name(local: Local) -> str:
     for name in ("vllm", "transformers"):
         if importlib.util.find_spec(name):
             return name
-    raise MissingExtra("neither vLLM nor transformers", "cpu", "gpu")
+    raise MissingExtra("an engine (vLLM or transformers)", "cpu", "gpu")
 
 
 def load(job: Job) -> Engine:
