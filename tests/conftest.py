@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
-import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from tests.forks import client
+from tests.forks.client import PLACE
+from tests.forks.zygote import zygotes
 
 if TYPE_CHECKING:
     from tests.stand_in import StandIn
@@ -49,6 +54,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--quick"):
         settings.register_profile("quick", max_examples=10)
         settings.load_profile("quick")
+        return
+    if not hasattr(config, "workerinput"):  # the workers of a run share what it forks from
+        _fork_from_now_on(config)
+    client.install()
+
+
+def _fork_from_now_on(config: pytest.Config) -> None:
+    stack = contextlib.ExitStack()
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="forks-"))
+    stack.enter_context(zygotes(Path(folder)))
+    config.add_cleanup(stack.close)
+    os.environ[PLACE] = folder
+    path = [str(Path(client.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -93,20 +112,10 @@ def _audit(event: str, arguments: object) -> None:
 sys.addaudithook(_audit)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def forked_couriers() -> Iterator[None]:
-    """`tests.zygote`; a module that is about the courier's own process takes it back."""
-    from tests import zygote
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("escalation.send.courier_process.subprocess", zygote)
-        yield
-    zygote.close()
-
-
 @pytest.fixture
-def true_couriers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("escalation.send.courier_process.subprocess", subprocess)
+def true_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines, couriers and commands start as users start them: `tests.forks`."""
+    monkeypatch.delenv(PLACE, raising=False)
 
 
 @pytest.fixture

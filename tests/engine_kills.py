@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from runner.errors import RunDirError
+from tests.forks.client import forked_for
 from tests.jobs import NO_KEY, ROOT, query, start, wait_until
 
 DEMO = ROOT / "configs" / "demo"
@@ -41,6 +42,9 @@ def results(folder: Path) -> bytes:
 
 def engine_of(run: subprocess.Popen[str]) -> int | None:
     """The process that `runner.engines.process.child` has started."""
+    for forked in forked_for(run.pid):
+        if Path(f"/proc/{forked}").exists():
+            return forked
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])

@@ -35,7 +35,7 @@ from tests.stand_in import StandIn
 
 
 @pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch, true_couriers: None) -> None:
+def key(monkeypatch: pytest.MonkeyPatch, true_processes: None) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
 

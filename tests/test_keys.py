@@ -17,7 +17,7 @@ from runner.pipeline import load_engine
 from runner.types import Completion, Prompt, Sampling
 from tests.fakes import JOB
 
-pytestmark = pytest.mark.usefixtures("true_couriers")
+pytestmark = pytest.mark.usefixtures("true_processes")
 
 SECRET = "sk-secret-of-the-test-0123456789"
 KNOWN = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "ANTHROPIC_AUTH_TOKEN")

@@ -42,7 +42,7 @@ from tests.stand_in import StandIn
 SOON = Patience(beat_s=0.2, quiet_s=4.0, slack_s=1.0, end_s=3.0)
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("true_couriers")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("true_processes")]
 
 
 @pytest.fixture(autouse=True)

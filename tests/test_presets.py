@@ -54,8 +54,8 @@ if __name__ == "__main__":
 
 def python(script: str, *arguments: str, **environment: str) -> Any:
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, *arguments], capture_output=True, text=True,
-        cwd=ROOT, env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", **environment}, check=False,
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, **environment}, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
     return json.loads(ran.stdout.splitlines()[-1])

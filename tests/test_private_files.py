@@ -16,7 +16,7 @@ from tests.fakes import write_job as write_plain_job
 from tests.jobs import records, run, write_job
 from tests.stand_in import StandIn
 
-pytestmark = pytest.mark.usefixtures("true_couriers")
+pytestmark = pytest.mark.usefixtures("true_processes")
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids="umask {:o}".format)
