@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from runner import keys
 from runner.ledger import read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ def local_part(folder: Path, wanted: int | None, url: str | None) -> tuple[int, 
     """(local answers, seconds). Without a ``wanted`` number the run is waited for."""
     run_dir = folder / "run"
     command = [sys.executable, "-m", "runner.cli.main", "run", str(JOB), "--run-dir", str(run_dir)]
-    environment = {k: v for k, v in os.environ.items() if k != "ANTHROPIC_API_KEY"}
+    environment = keys.environment()
     if url is not None:
         command += ["--set", f"escalation.base_url={url}"]
         environment["ANTHROPIC_API_KEY"] = "any"
