@@ -186,7 +186,7 @@ def test_what_cannot_be_written_down_or_was_cut_off_is_not_sent(
     tmp_path: Path, api: StandIn
 ) -> None:
     settings = json.dumps(
-        {"wire": PROVIDERS["anthropic"].wire, "base_url": api.url, "key_env": "ANTHROPIC_API_KEY",
+        {"wire": PROVIDERS["anthropic"].wire, "address": api.url, "key_env": "ANTHROPIC_API_KEY",
          "timeout_s": 5, "concurrency": 2}
     )  # fmt: skip
     request = {

@@ -140,7 +140,8 @@ def served(usage: Mapping[str, Any], *names: str) -> dict[str, str]:
 class Provider(Protocol):
     """One closed API: a request out of a prompt, a bill and a completion out of a reply's body.
 
-    All are pure; the sending is `Wire`'s, in the courier's process.
+    It is made of a job's `escalation`. All methods are pure; the sending is `Wire`'s, in the
+    courier's process.
     """
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
@@ -157,7 +158,11 @@ class Provider(Protocol):
 
 
 class Wire(Protocol):
-    """The sending half: one HTTP request per call, no retries of its own, never raises."""
+    """The sending half: one HTTP request per call, no retries of its own, never raises.
+
+    It is made of the address, the variable that holds the key, the seconds that a call may take,
+    and how many are under way at once.
+    """
 
     async def send(self, request: Mapping[str, Any]) -> Reply: ...
 

@@ -71,7 +71,7 @@ class _Journal:
 
 def _wire(settings: dict[str, Any]) -> Wire:
     wire: Wire = named(settings["wire"])(
-        settings["base_url"], settings["key_env"], settings["timeout_s"], settings["concurrency"]
+        settings["address"], settings["key_env"], settings["timeout_s"], settings["concurrency"]
     )
     return wire
 

@@ -50,7 +50,7 @@ class Courier:
         self._say = say
         self._settings = {
             "wire": escalation.entry.wire,
-            "base_url": escalation.address,
+            "address": escalation.address,
             "key_env": escalation.api_key_env,
             "timeout_s": escalation.timeout_s,
             "concurrency": escalation.concurrency,
