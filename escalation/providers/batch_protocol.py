@@ -84,8 +84,8 @@ class Found:
 
 
 class BatchApi(Protocol):
-    """One provider's, made of a job's `escalation`. Every method makes its calls once, with no retries of its own, in bounded
-    time, and raises `CallFailed` and nothing else."""
+    """One provider's, made of a job's `escalation`. Every method makes its calls once, with no
+    retries of its own, in bounded time, and raises `CallFailed` and nothing else."""
 
     most_requests: int
     most_bytes: int
