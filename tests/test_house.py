@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from escalation.providers.chosen import named
+from runner.job.providers import PROVIDERS
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
     path for room in ("runner", "escalation", "scripts") for path in (ROOT / room).rglob("*.py")
 )
 TEXTS = {".cfg", ".j2", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 HEAVY = (
-    "torch", "vllm", "transformers", "anthropic", "openai", "ray", "sklearn", "pyarrow",
-    "sqlalchemy", "fastapi", "uvicorn",
+    "torch", "vllm", "transformers", "ray", "sklearn", "pyarrow", "sqlalchemy", "fastapi",
+    "uvicorn", *(named(entry.wire).sdk.package for entry in PROVIDERS.values()),
 )  # fmt: skip
 UNFIT_FOR_CPU = {"torchvision", "torchaudio", "torchcodec", "triton"}
 

@@ -25,6 +25,7 @@ from runner.ledger import read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "configs" / "demo" / "job.yaml"
+KEY = "STAND_IN_KEY"
 LOCAL = "SELECT COUNT(*), MAX(t.at) - MIN(t.at) FROM trail t JOIN outcomes o USING (position) WHERE"
 LOCAL += " t.kind = 'outcome' AND o.decided_by = 'local'"
 
@@ -45,10 +46,11 @@ def local_part(folder: Path, wanted: int | None, url: str | None) -> tuple[int, 
     """(local answers, seconds). Without a ``wanted`` number the run is waited for."""
     run_dir = folder / "run"
     command = [sys.executable, "-m", "runner.cli.main", "run", str(JOB), "--run-dir", str(run_dir)]
-    environment = {k: v for k, v in os.environ.items() if k != "ANTHROPIC_API_KEY"}
+    command += ["--set", f"escalation.api_key_env={KEY}"]
+    environment = {name: value for name, value in os.environ.items() if name != KEY}
     if url is not None:
         command += ["--set", f"escalation.base_url={url}"]
-        environment["ANTHROPIC_API_KEY"] = "any"
+        environment[KEY] = "any"
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
