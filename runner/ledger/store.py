@@ -18,12 +18,13 @@ from runner.ledger.batches import IN_BATCH, Batches
 from runner.ledger.columns import columns, read_reason, real, was
 from runner.ledger.kept import Held as Held
 from runner.ledger.kept import Known as Known
+from runner.ledger.meta import Meta
 from runner.ledger.money import from_pico
 from runner.ledger.places import Places
 from runner.ledger.proof import Proof, prove
 from runner.ledger.queue import Queue
 from runner.ledger.reviews import Reviews
-from runner.ledger.trail import META, OUTCOME, Trail
+from runner.ledger.trail import OUTCOME, Trail
 from runner.types import DecidedBy, Outcome, Reason, Record, Status
 
 # A commit writes every page of the index of ids that was touched, and ids come in no order: the
@@ -45,6 +46,7 @@ class Ledger(Queue):
         self._pending = 0
         self._committed_at = time.monotonic()
         self.trail = Trail(connection, where)
+        self.meta = Meta(connection, self.trail, self.commit)
         self.attempts = Attempts(connection, self.trail, self.commit)
         self.batches = Batches(connection, self.trail, self.attempts, self.commit)
         self.audits = Audits(connection, self.trail)
@@ -222,21 +224,6 @@ class Ledger(Queue):
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Read-only sums and counts for status and summary."""
         return self._db.execute(sql, values).fetchall()
-
-    def meta(self, key: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-        return row[0] if row else None
-
-    def set_meta(self, key: str, value: str) -> None:
-        with self.trail.writing():
-            changed = self._db.execute(
-                "INSERT INTO meta VALUES (?,?) ON CONFLICT (key) DO UPDATE SET "
-                "value=excluded.value WHERE value != excluded.value",
-                (key, value),
-            ).rowcount
-            if changed:
-                self.trail.add(META, None, (key, value), ref=key)
-        self.commit()
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:

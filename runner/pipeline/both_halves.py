@@ -95,7 +95,7 @@ async def both_halves(
     if not sends:
         keyless.look()
         ledger.explain_waiting(Reason.NO_KEY)
-    ledger.set_meta("stopped", escalator.problem or escalator.guard.problem or "")
+    ledger.meta.stopped = escalator.problem or escalator.guard.problem
 
 
 class _Keyless:

@@ -72,7 +72,7 @@ class Evidence:
 
 
 def evidence(ledger: Ledger, job: Job) -> Evidence:
-    certificates = json.loads(ledger.meta("certificate") or "null") or []
+    certificates = ledger.meta.certificate or []
     calibration, missing = _calibration(ledger, job)
     given = job.confidence.threshold
     thresholds = {"": given} if given is not None else {}
@@ -89,7 +89,7 @@ def _calibration(ledger: Ledger, job: Job) -> tuple[Calibration | None, str | No
         return None, "The job names a threshold and no error, so it was never calibrated."
     if job.confidence.policy == "budget" and not job.calibration_path().is_file():
         return None, "The job was never calibrated."
-    identity = json.loads(ledger.meta("identity") or "{}")
+    identity = ledger.meta.identity or {}
     try:
         calibration = load(job.calibration_path(), identity)
     except UsageError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 from runner.errors import RunDirError
 from runner.job import Job
 from runner.ledger import Ledger
+from runner.ledger.meta import Pace
 from runner.ledger.trail import moment
 from runner.report.calls import Calls, calls
 from runner.report.counts import Confidences, confidences, unfinished
 from runner.report.evidence import Evidence, evidence
-from runner.report.pace import Pace, pace
 from runner.report.samples import Samples, samples
 from runner.report.savings import Way, ways
 from runner.report.texts import Texts
@@ -42,13 +41,13 @@ class Facts:
 
 def gather(ledger: Ledger, run_dir: Path) -> Facts:
     """Raises `RunDirError` where no run came far enough to write its job down."""
-    text = ledger.meta("job")
-    if text is None:
+    written = ledger.meta.job
+    if written is None:
         raise RunDirError(f"{run_dir} holds no job yet: its first run never came that far")
-    job = Job.model_validate(json.loads(text))
+    job = Job.model_validate(written)
     summary = summarise(ledger)
     known = evidence(ledger, job)
-    speed = pace(ledger)
+    pace = ledger.meta.pace
     texts = Texts(job)
     ((last,),) = ledger.query("SELECT at FROM trail ORDER BY seq DESC LIMIT 1")
     return Facts(
@@ -58,8 +57,8 @@ def gather(ledger: Ledger, run_dir: Path) -> Facts:
         confidences(ledger),
         known,
         calls(ledger),
-        ways(ledger, job, summary, known.labels, speed),
-        speed,
+        ways(ledger, job, summary, known.labels, pace),
+        pace,
         {str(s): unfinished(ledger, s) for s in (Status.ERROR, Status.WAITING, Status.REVIEW)},
         samples(ledger, job, texts),
         themes(ledger, texts),

@@ -13,7 +13,6 @@ from runner.formats.typed_json import read
 from runner.job import Job, digest
 from runner.ledger import Ledger
 from runner.ledger.columns import shown_reason
-from runner.pipeline.slowest import slowest
 from runner.records.source import job_records
 from runner.report.texts import Shown, Texts
 from runner.types import Reason, Record
@@ -54,7 +53,7 @@ class Samples:
 def samples(ledger: Ledger, job: Job, texts: Texts) -> Samples:
     unsure = _least(ledger, "o.confidence IS NOT NULL")
     narrow = _least(ledger, "o.confidence IS NOT NULL AND o.decided_by = 'local'")
-    times = dict(slowest(ledger))
+    times = dict(ledger.meta.slowest)
     slow = _at(ledger, times)
     again = _reread(ledger, job, [row for row in (*unsure, *narrow, *slow) if row[9] is None])
     return Samples(

@@ -9,9 +9,9 @@ from escalation.providers.prices import price_of
 from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Ledger
+from runner.ledger.meta import Pace
 from runner.ledger.money import from_pico
 from runner.report.evidence import Labels
-from runner.report.pace import Pace
 from runner.status.summary import ENOUGH_BILLS, Summary
 from runner.types import Reason
 

@@ -28,7 +28,7 @@ def gauges(ledger: Ledger, serving: Serving, watch: Watch) -> Mapping[Key, Look]
             lambda: watch.alarms
         ),
         _key("shift_alarm", "1 once the records no longer look like the labelled ones."): (
-            lambda: float(ledger.meta("shift") == "alarm")
+            lambda: float(ledger.meta.shift_alarm)
         ),
         _key("local_window", "How many requests the local model takes at once."): (
             lambda: serving.window

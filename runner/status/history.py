@@ -65,7 +65,7 @@ def _history(ledger: Ledger, record_id: str) -> History:
     outcome = ledger.find(record_id)
     if outcome is None:
         raise UsageError(f"no record of this run is called {record_id}{_near(ledger, record_id)}")
-    job = json.loads(ledger.meta("job") or "{}")
+    job = ledger.meta.job or {}
     entries = ledger.trail.of(outcome.position)
     notes = [json.loads(entry.note) for entry in entries if entry.note]
     note: dict[str, Any] = next((n for n in reversed(notes) if "line" in n), {})
@@ -123,7 +123,7 @@ def _local(
 
 def _trust(ledger: Ledger, job: Mapping[str, Any], local: Mapping[str, Any]) -> list[str]:
     """In words, the certificates of this threshold: of its stratum, where there are several."""
-    stated = json.loads(ledger.meta("certificate") or "null")
+    stated = ledger.meta.certificate
     own = [one for one in stated or [] if one["threshold"] == local.get("threshold")]
     words = trust_words(own or stated, job.get("confidence") or {})
     if alarms := local.get("alarms"):

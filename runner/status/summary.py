@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections import Counter
@@ -121,7 +120,7 @@ class Summary:
 
 def summarise(ledger: Ledger) -> Summary:
     """Sums of the ledger as it stands; quick at any size, and possible during a run."""
-    job = json.loads(ledger.meta("job") or "{}")
+    job = ledger.meta.job or {}
     closed = job.get("escalation") or {}
     (estimates,) = ledger.query(
         "SELECT SUM(closed_estimate), SUM(CASE status WHEN 'waiting' THEN closed_estimate END) "
@@ -141,12 +140,10 @@ def summarise(ledger: Ledger) -> Summary:
         waiting_estimate_usd=from_pico(estimates[1]) * learned,
         all_closed_usd=from_pico(estimates[0]) * learned,
         closed_model=closed.get("model"),
-        trust=trust_words(
-            json.loads(ledger.meta("certificate") or "null"), job.get("confidence") or {}
-        )
-        + audit_words(ledger.meta("audit"), ledger.meta("shift"))
-        + looks_words(ledger.meta("looks")),
-        stopped=ledger.meta("stopped") or None,
+        trust=trust_words(ledger.meta.certificate, job.get("confidence") or {})
+        + audit_words(ledger.meta.audit, ledger.meta.shift_alarm)
+        + looks_words(ledger.meta.looks),
+        stopped=ledger.meta.stopped,
         trail=ledger.trail.head(),
         gone=ledger.places.gone(),
         batches=_batches(ledger),
