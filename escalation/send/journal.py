@@ -56,11 +56,11 @@ def check(run_dir: Path, ledger: Ledger) -> None:
 def _check_journal(run_dir: Path, ledger: Ledger, last: int) -> None:
     unknown, others = [], []
     for attempt, mark in _sent(run_dir / JOURNAL):
-        row = ledger.query("SELECT record_id, sha256 FROM attempts WHERE id=?", (attempt,))
-        if not row:
+        call = ledger.attempts.find(attempt)
+        if call is None:
             unknown.append(f"call {attempt}")
-        elif mark is not None and mark != row[0][1]:
-            others.append(f"call {attempt} (in the ledger: {row[0][0]})")
+        elif mark is not None and mark != call.egress.sha256:
+            others.append(f"call {attempt} (in the ledger: {call.record_id})")
     if unknown:
         raise RunDirError(
             f"{run_dir}: {JOURNAL} tells of {len(unknown):,} paid calls that ledger.sqlite does "

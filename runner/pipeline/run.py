@@ -262,9 +262,7 @@ def _undecided(ledger: Ledger) -> bool:
         Reason.TEACHER, Reason.CLOSED_INVALID, Reason.REPLY_LOST, Reason.REJECTED, Reason.REDACTION,
         Reason.RECORD_TOO_DEAR,
     )  # fmt: skip
-    places = ",".join("?" * len(reasons))
-    decided = f"SELECT 1 FROM outcomes WHERE reason NOT IN ({places}) LIMIT 1"
-    return not ledger.query(decided, reasons)
+    return ledger.reading.has_only(reasons)
 
 
 def keep(ledger: Ledger, job: Job) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runner.ledger import Ledger
 from runner.ledger.meta import ResultsFile
+from runner.ledger.trail import OUTCOME
 
 Write = Callable[[Path, str, bool], object]
 """Writes the results anew: into this file, in this format, raw or not."""
@@ -48,7 +49,7 @@ class Noting:
         known = files.pop(name, None)
         former = known.sha256 if known is not None and known.sha256 != new else None
         # Last, as the one that must be there.
-        files[name] = ResultsFile(new, _last_change(self.ledger), self.fmt, self.raw, former)
+        files[name] = ResultsFile(new, self.ledger.trail.last(OUTCOME), self.fmt, self.raw, former)
         self.ledger.meta.results = files
 
     def done(self) -> None:
@@ -71,7 +72,7 @@ def check(ledger: Ledger, write: Write) -> Checked:
 
 def _check(ledger: Ledger, files: dict[str, ResultsFile], write: Write) -> Checked:
     notes: list[str] = []
-    last = _last_change(ledger)
+    last = ledger.trail.last(OUTCOME)
     for number, (name, known) in enumerate(files.items(), start=1):
         path = _place(ledger.folder, name)
         try:
@@ -106,12 +107,6 @@ def _differs(path: Path, known: ResultsFile, write: Write) -> str | None:
                     what = "was put in" if own is None else "was taken out" if not other else what
                     return f": line {number:,} {what}"
     return ""
-
-
-def _last_change(ledger: Ledger) -> int:
-    """The last entry that speaks of an outcome."""
-    rows = ledger.query("SELECT seq FROM trail WHERE kind='outcome' ORDER BY seq DESC LIMIT 1")
-    return int(rows[0][0]) if rows else 0
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -121,7 +121,7 @@ class Server:
     def _claim(self, ledger: Ledger) -> None:
         """Makes the run directory this job's, as a served one."""
         run_dir = self._options.run_dir
-        if not ledger.meta.served and ledger.query("SELECT 1 FROM outcomes LIMIT 1"):
+        if not ledger.meta.served and ledger.next_position():
             raise RunDirError(
                 f"{run_dir} holds a batch's records, and requests would stand among them; give "
                 "the server another --run-dir"
