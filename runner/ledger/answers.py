@@ -115,9 +115,9 @@ class Answers:
         return self._examples(f"o.confidence IS NOT NULL{stands} {order}", (most,))
 
     def at(self, positions: Sequence[int]) -> list[Example]:
-        """Those at these positions, in their order."""
-        found = self._examples(f"o.position IN ({','.join('?' * len(positions))})", positions)
-        return sorted(found, key=lambda one: positions.index(one.position))
+        """Those at these positions, the smallest first."""
+        places = ",".join("?" * len(positions))
+        return self._examples(f"o.position IN ({places}) ORDER BY o.position", positions)
 
     def _examples(self, which: str, values: Sequence[int]) -> list[Example]:
         rows = self._db.execute(f"{_EXAMPLE} WHERE {which}", values)

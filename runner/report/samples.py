@@ -47,7 +47,7 @@ def samples(ledger: Ledger, job: Job, texts: Texts) -> Samples:
     unsure = ledger.answers.least_sure(MOST)
     narrow = ledger.answers.least_sure(MOST, standing=True)
     times = dict(ledger.meta.slowest)
-    slow = ledger.answers.at(tuple(times))
+    slow = sorted(ledger.answers.at(tuple(times)), key=lambda one: -times[one.position])
     again = _reread(ledger, job, (*unsure, *narrow, *slow))
     return Samples(
         [_sample(one, again, texts) for one in unsure],
