@@ -100,13 +100,15 @@ class Answers:
     def parts(self) -> list[Part]:
         """All records, by whether they were answered locally and whether they were sent."""
         marks = ",".join("?" * len(_UNSCORED))
-        local = f"(confidence IS NOT NULL OR decided_by = 'local' OR reason IN ({marks}))"
+        # Not `=`: what nobody decided would be NULL, and a group of its own.
+        answered = f"decided_by IS 'local' OR COALESCE(reason IN ({marks}), 0)"
+        local = f"confidence IS NOT NULL OR {answered}"
+        sent = "decided_by IS 'closed' OR status = 'waiting'"
         rows = self._db.execute(
-            f"SELECT {local}, decided_by = 'closed' OR status = 'waiting', COUNT(*), "
-            "SUM(closed_estimate) FROM present GROUP BY 1, 2",
+            f"SELECT {local}, {sent}, COUNT(*), SUM(closed_estimate) FROM present GROUP BY 1, 2",
             _UNSCORED,
         )
-        return [Part(bool(is_local), bool(sent), n, from_pico(e)) for is_local, sent, n, e in rows]
+        return [Part(bool(here), bool(there), n, from_pico(e)) for here, there, n, e in rows]
 
     def least_sure(self, most: int, *, standing: bool = False) -> list[Example]:
         """So many of the least confidence, the least first. ``standing``: of those that stand."""
