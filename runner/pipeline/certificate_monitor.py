@@ -117,8 +117,7 @@ class Watch:
 
     def stated(self) -> Audited | None:
         """For the ledger: what was audited so far; None where nothing is."""
-        verdicts = self._ledger.audits.verdicts()
-        if self._auditing is None or not (self._auditing.rate or verdicts):
+        found = self._ledger.audits.counts()
+        if self._auditing is None or not (self._auditing.rate or found.checked):
             return None
-        wrong = sum(wrong for wrong, _ in verdicts)
-        return Audited(len(verdicts), wrong, self.alarms)
+        return Audited(found.checked, found.wrong, self.alarms)

@@ -75,7 +75,7 @@ def import_reviews(
         counts = Counter(_book(ledger, one, who, sample) for one in decisions)
         ledger.commit()
         watch = _watch(ledger, job)
-        if ledger.audits.verdicts() and (stated := watch.stated()):
+        if ledger.audits.counts().checked and (stated := watch.stated()):
             ledger.meta.audit = stated
         deliver(ledger, job, output)
         alarm = _alarm(ledger, watch) if watch.alarms > alarms else None
@@ -229,6 +229,6 @@ def _watch(ledger: Ledger, job: Job) -> Watch:
 
 
 def _alarm(ledger: Ledger, watch: Watch) -> str:
-    verdicts = [wrong for wrong, _ in ledger.audits.verdicts()]
+    found = ledger.audits.counts()
     less = "less" if watch.rule is TIGHTER else "nothing any more"
-    return ALARM.format(wrong=sum(verdicts), checked=len(verdicts), less=less)
+    return ALARM.format(wrong=found.wrong, checked=found.checked, less=less)
