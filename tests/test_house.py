@@ -24,6 +24,9 @@ HEAVY = (
     "torch", "vllm", "transformers", "ray", "sklearn", "pyarrow", "sqlalchemy", "fastapi",
     "uvicorn", *(named(entry.wire).sdk.package for entry in PROVIDERS.values()),
 )  # fmt: skip
+SQL = re.compile(r"\s*(WITH|SELECT|INSERT|REPLACE|UPDATE|DELETE|PRAGMA)\s")
+WITH_SQL = ("runner/ledger/", "escalation/limits/daily_cap.py")
+"""The ledger, and the day's cap, which has a file of its own."""
 UNFIT_FOR_CPU = {"torchvision", "torchaudio", "torchcodec", "triton"}
 
 
@@ -69,6 +72,34 @@ def test_a_wheel_carries_every_file_that_is_no_module() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc")
     ]  # fmt: skip
     assert [name(path) for path in files if not any(map(path.match, carried))] == []
+
+
+def sql_in(source: str) -> list[str]:
+    """The string literals that are SQL, of an f-string its first part."""
+    texts = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return [text for text in texts if isinstance(text, str) and SQL.match(text)]
+
+
+def test_the_ledger_is_asked_by_its_methods_alone() -> None:
+    sources = {name(path): path.read_text("utf-8") for path in SOURCES}
+    outside = {
+        path: sql_in(text)
+        for path, text in sources.items()
+        if not path.startswith((*WITH_SQL, "scripts/"))
+    }
+    assert {path: found for path, found in outside.items() if found} == {}
+    # Each of those that may have some has some, so the list is no longer than it must be.
+    for place in WITH_SQL:
+        found = [sql_in(text) for path, text in sources.items() if path.startswith(place)]
+        assert any(found), place
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["db.query('SELECT 1')", "f' DELETE FROM {table}'", "('UPDATE outcomes '\n'SET value=1')"],
+)
+def test_sql_is_found_however_it_is_written(asked: str) -> None:
+    assert len(sql_in(asked)) == 1
 
 
 @pytest.mark.process

@@ -18,8 +18,8 @@ def day_cap(closed: ClosedSide, ledger: Ledger, run_dir: Path) -> Day | None:
     if cap is None:
         return None
     file, patience_s = SpendFile(closed.spend_file), closed.settings.timeout_s + GRACE_S
-    mark = ledger.meta("spend") or uuid.uuid4().hex
-    ledger.set_meta("spend", mark)
+    mark = ledger.meta.spend_mark or uuid.uuid4().hex
+    ledger.meta.spend_mark = mark
     # With a mark: another run may later be made in a folder of the same name. With the folder: a
     # copy of it is another run.
     return Day(file, f"{run_dir.resolve()} {mark}", cap, patience_s)

@@ -49,7 +49,7 @@ def escalate(
 
     with read_ledger(run_dir) as ledger:
         job = job_of(run_dir, ledger)
-        ((waiting,),) = ledger.query("SELECT COUNT(*) FROM present WHERE status='waiting'")
+        waiting = ledger.count_waiting()
     if budget is not None and job.escalation is not None:
         job = _with_budget(job, budget)
     if guard is not None and job.escalation is not None:

@@ -132,11 +132,11 @@ def _show_record(ledger: Ledger, record: str, as_json: bool) -> None:
 
 def _verify(ledger: Ledger, run_dir: Path, head: str | None, as_json: bool) -> None:
     from runner.pipeline.run import job_of
-    from runner.results import FILES, check_files
+    from runner.results import check_files
 
     proof = ledger.prove(head)
     problem, notes = proof.problem, ["no results file was written yet"]
-    if problem is None and ledger.meta(FILES) is not None:
+    if problem is None and ledger.meta.results is not None:
         files = check_files(ledger, job_of(run_dir, ledger))
         problem, notes = files.problem, files.notes
     if as_json:

@@ -95,7 +95,7 @@ async def both_halves(
     if not sends:
         keyless.look()
         ledger.explain_waiting(Reason.NO_KEY)
-    ledger.set_meta("stopped", escalator.problem or escalator.guard.problem or "")
+    ledger.meta.stopped = escalator.problem or escalator.guard.problem
 
 
 class _Keyless:
@@ -105,7 +105,7 @@ class _Keyless:
         self._progress = progress
         self._settings = closed.settings
         self._say: Say | None = say
-        self._waits = bool(ledger.query("SELECT 1 FROM present WHERE status = 'waiting' LIMIT 1"))
+        self._waits = ledger.count_waiting() > 0
 
     def over(self, records: Iterator[Record]) -> Iterator[Record]:
         """The same records, with a look before each."""

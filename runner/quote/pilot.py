@@ -22,7 +22,8 @@ from escalation.certify.scorer import Judge
 from escalation.policy import Router, Rule
 from escalation.send.local_fallback import Division
 from runner.job import Job
-from runner.ledger import CHOOSING, Ledger, open_ledger
+from runner.ledger import Ledger, open_ledger
+from runner.ledger.trail import OUTCOME
 from runner.pipeline import assemble
 from runner.pipeline.certificate_monitor import Say, Watch
 from runner.pipeline.loop import Answering, Pipeline, Progress
@@ -149,8 +150,7 @@ def _ready(ledger: Ledger) -> Decimal:
 
 def _seen(ledger: Ledger, job: Job, watch: _Listening) -> list[Seen]:
     router, notes = Router(job), _scores(ledger)
-    rows = ledger.query("SELECT position FROM outcomes WHERE waits_for=?", (CHOOSING,))
-    unchosen = {position for (position,) in rows}
+    unchosen = {position for position, *_ in ledger.choosing()}
     found = []
     for outcome in ledger.outcomes():
         position = outcome.position
@@ -170,8 +170,7 @@ def _seen(ledger: Ledger, job: Job, watch: _Listening) -> list[Seen]:
 
 def _scores(ledger: Ledger) -> Mapping[int, float]:
     """The calibrated scores that the decisions were made by."""
-    rows = ledger.query("SELECT position, note FROM trail WHERE kind='outcome'")
-    notes = ((position, json.loads(note)) for position, note in rows if note)
+    notes = ((position, json.loads(note)) for position, note in ledger.trail.notes(OUTCOME))
     return {position: note["score"] for position, note in notes if note.get("score") is not None}
 
 

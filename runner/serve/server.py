@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -47,7 +46,6 @@ from runner.serve.routing import ServedRouter
 from runner.serve.serving import Serving
 from runner.types import Message, Outcome, Prompt
 
-SERVED = "served"
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, or they ask on a closed one
 
@@ -94,7 +92,7 @@ class Server:
         with _bound(self._options) as listening, open_ledger(self._options.run_dir) as ledger:
             self.port = listening.getsockname()[1]
             self._claim(ledger)
-            ledger.set_meta("certificate", json.dumps(trusted.stated()))
+            ledger.meta.certificate = trusted.stated()
             watch = assemble.watch(self._job, trusted, ledger, self._heard, audits=audits)
             answering = assemble.answering(self._served, closed, trusted.calibration)
             answering = answering_requests(answering, self._served)
@@ -104,7 +102,7 @@ class Server:
                 asyncio.run(self._both_halves(ledger, answering, watch, closed, listening))
             finally:
                 self._tracing.close()
-            ledger.set_meta("audit", watch.stated())
+            ledger.meta.audit = watch.stated()
         if self._failed is not None:
             raise self._failed
 
@@ -123,14 +121,14 @@ class Server:
     def _claim(self, ledger: Ledger) -> None:
         """Makes the run directory this job's, as a served one."""
         run_dir = self._options.run_dir
-        if ledger.meta(SERVED) is None and ledger.query("SELECT 1 FROM outcomes LIMIT 1"):
+        if not ledger.meta.served and ledger.next_position():
             raise RunDirError(
                 f"{run_dir} holds a batch's records, and requests would stand among them; give "
                 "the server another --run-dir"
             )
         own(ledger, self._job, run_dir)
         keep(ledger, self._served)
-        ledger.set_meta(SERVED, "yes")
+        ledger.meta.served = True
 
     async def _both_halves(
         self,
@@ -163,7 +161,7 @@ class Server:
                 await self._listen(serving, ledger, watch, listening)
         finally:
             await settle_open_calls(ledger, escalator, run_dir, courier)
-            ledger.set_meta("stopped", escalator.problem or escalator.guard.problem or "")
+            ledger.meta.stopped = escalator.problem or escalator.guard.problem
 
     async def _listen(
         self, serving: Serving, ledger: Ledger, watch: Watch, listening: socket.socket
