@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli import parameters
 from runner.cli.common import finish, watched
 from runner.cli.group import log_format
 from runner.errors import UsageError
@@ -15,11 +16,9 @@ from runner.errors import UsageError
 if TYPE_CHECKING:
     from runner.job import Job
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-
 
 @click.command()
-@click.argument("run_dir", type=_FOLDER)
+@parameters.run_dir
 @click.option("--budget", type=str, help="Another spending cap, in US dollars.")
 @click.option(
     "--guard", type=click.Choice(["on", "off"]), help="off: also what a broken local model left."
