@@ -6,9 +6,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from escalation.send.closed_side import Sender
-from escalation.send.escalate import Escalator
-from runner.job import Escalation
 from runner.ledger import Ledger
 from runner.results.openai_batch import paid_tokens
 from runner.types import DecidedBy, JSONValue, Outcome, Status
@@ -45,15 +42,6 @@ class Answered:
     local_model: str | None = None
     waits_for: str | None = None
     took: Took = field(default_factory=Took)
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """The paid part; ``sender`` is None where there is no key."""
-
-    escalator: Escalator
-    sender: Sender | None
-    settings: Escalation
 
 
 def paid_since(ledger: Ledger, first: int, position: int) -> tuple[int, int]:
