@@ -1,4 +1,4 @@
-"""`surelocal calibrate` at work: seen, through deaths of its engine, cut short, and gone on with."""
+"""`surelocal calibrate` seen at work, through deaths of its engine, cut short and gone on with."""
 
 from __future__ import annotations
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from escalation.limits.local_guard import Guard
 from escalation.policy import Router
 from runner.errors import RecordError
 from runner.job import digest
@@ -14,7 +15,7 @@ from runner.pipeline.answer import LocalAnswer, LocalHalf
 from runner.pipeline.certificate_monitor import Watch
 from runner.pipeline.closed_cost import ClosedCost
 from runner.pipeline.outcomes import Case, Outcomes, Stakes
-from runner.types import Reason, Record, Route
+from runner.types import Outcome, Reason, Record, Route
 
 _LENGTH = 16
 
@@ -38,13 +39,26 @@ class Rules:
 
 
 class Decider:
-    """Brings single records to their outcomes, in any number at once."""
+    """Brings single records to their outcomes, in any number at once. ``count`` hears of each,
+    ``on_waiting`` rings when one comes to wait for the closed model, and ``guard`` hears of every
+    local answer."""
 
-    def __init__(self, ledger: Ledger, half: LocalHalf, rules: Rules, outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        half: LocalHalf,
+        rules: Rules,
+        guard: Guard | None,
+        count: Callable[[Outcome], None] = lambda outcome: None,
+        on_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self._ledger = ledger
         self._half = half
         self._rules = rules
-        self._outcomes = outcomes
+        self._outcomes = Outcomes(
+            ledger, count, on_waiting, rules.watch, guard,
+            can_escalate=rules.can_escalate, division=rules.division,
+        )  # fmt: skip
         self._flying: set[str] = set()
 
     def mistake(self, record: Record) -> str | None:

@@ -19,7 +19,7 @@ from runner.errors import RunDirError
 from runner.ledger import Ledger
 from runner.pipeline.answer import LocalHalf
 from runner.pipeline.decide import Decider, Rules, digest_of
-from runner.pipeline.outcomes import Case, Outcomes
+from runner.pipeline.outcomes import Case
 from runner.pipeline.progress import Progress as Progress
 from runner.types import Reason, Record, Status
 
@@ -45,11 +45,7 @@ class Pipeline:
         self.progress = progress
         self._more = asyncio.Event()
         self._local_done = False
-        outcomes = Outcomes(
-            ledger, progress.count, self._more.set, rules.watch, guard,
-            can_escalate=rules.can_escalate, division=rules.division,
-        )  # fmt: skip
-        self._decider = Decider(ledger, half, rules, outcomes)
+        self._decider = Decider(ledger, half, rules, guard, progress.count, self._more.set)
 
     async def run(
         self, records: Iterable[Record], escalator: Escalator | None, sender: Sender | None

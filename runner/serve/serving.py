@@ -21,7 +21,6 @@ from runner.ledger import Ledger
 from runner.observe.tracing import Tracing
 from runner.pipeline.answer import LocalHalf
 from runner.pipeline.decide import Decider, Rules
-from runner.pipeline.outcomes import Outcomes
 from runner.pipeline.slowest import Slowest
 from runner.serve.answered import Answered, Took, answered_as, paid_since
 from runner.serve.intake import Asked
@@ -70,11 +69,7 @@ class Serving:
         self._slowest = Slowest()
         self.tracing = tracing
         guard = session.escalator.guard if session is not None else None
-        outcomes = Outcomes(
-            ledger, _nobody, _nobody, rules.watch, guard,
-            can_escalate=rules.can_escalate, division=rules.division,
-        )  # fmt: skip
-        self._decider = Decider(ledger, half, rules, outcomes)
+        self._decider = Decider(ledger, half, rules, guard)
         self.heard: Callable[[Answered], None] = lambda answered: None
         self.queued = {"local": 0, "closed": 0}
         ((last,),) = ledger.query("SELECT MAX(position) FROM outcomes")
@@ -286,7 +281,3 @@ class Serving:
         await asyncio.sleep(COMMIT_AFTER_S)
         self._commit = None  # whoever comes from here on needs the next one
         self._ledger.commit()
-
-
-def _nobody(*_: object) -> None:
-    """Hears of outcomes: each request looks for its own."""
