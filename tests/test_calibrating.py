@@ -162,12 +162,17 @@ def test_what_another_job_left_is_not_used(
     assert len(model.names) < len(CASES)
 
 
+@pytest.mark.parametrize("place", ["a folder", "/dev/full"])
 def test_where_nothing_can_be_kept_it_says_so_and_goes_on(
-    tmp_path: Path, job: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, job: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    (tmp_path / "calibration.json.answers").mkdir()
+    kept = tmp_path / "calibration.json.answers"
+    if place == "a folder":
+        kept.mkdir()
+    else:
+        kept.symlink_to(place)
     asked(monkeypatch)
     done = surelocal("calibrate", job, "--labels", labels)
     assert done.exit_code == 0, done.stderr
-    assert "the answers are not kept" in done.stderr
+    assert done.stderr.count("the answers are not kept") == 1
     assert (tmp_path / "calibration.json").exists()

@@ -52,8 +52,10 @@ class Kept:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # a full disk, which was told
+                file.close()
 
     def remove(self) -> None:
         """The calibration is saved: nobody needs them any more."""
@@ -89,10 +91,10 @@ class Kept:
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            self._file = None
             self._unable(error)
 
     def _unable(self, error: OSError) -> None:
+        self.__exit__()
         self._say(
             f"cannot write {self._path}: {error.strerror}; the answers are not kept, and if this "
             "command is stopped it begins anew"
