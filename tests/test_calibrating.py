@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import stat
 from collections import Counter
@@ -15,7 +16,6 @@ import pytest
 
 from runner.types import Completion, Prompt, Sampling
 from tests import scripted
-from tests.fakes import surelocal
 from tests.jobs import use_engine
 from tests.scripted import Case, Model, calibrate, cases, name_in
 from tests.test_engine_death import World
@@ -162,17 +162,20 @@ def test_what_another_job_left_is_not_used(
     assert len(model.names) < len(CASES)
 
 
-@pytest.mark.parametrize("place", ["a folder", "/dev/full"])
+@pytest.mark.parametrize("from_where", ["the start", "some answer on"])
 def test_where_nothing_can_be_kept_it_says_so_and_goes_on(
-    tmp_path: Path, job: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, from_where: str
 ) -> None:
-    kept = tmp_path / "calibration.json.answers"
-    if place == "a folder":
-        kept.mkdir()
-    else:
-        kept.symlink_to(place)
+    job = scripted.job(tmp_path, "http://127.0.0.1:9", CASES, PLAIN)
     asked(monkeypatch)
-    done = surelocal("calibrate", job, "--labels", labels)
-    assert done.exit_code == 0, done.stderr
-    assert done.stderr.count("the answers are not kept") == 1
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if from_where == "the start":
+        (tmp_path / "calibration.json.answers").mkdir()
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    try:
+        said = calibrate(job, "--labels", labels).stderr
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+    assert said.count("the answers are not kept") == 1
     assert (tmp_path / "calibration.json").exists()
