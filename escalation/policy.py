@@ -69,7 +69,7 @@ class Router:
                 # High-stakes, but it may not leave: nobody but a person is left to decide.
                 return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False, rule=n)
             return Routed(Route(rule.to), Reason.RULE, may_leave, rule=n, words=own)
-        return _LOCAL[kept]
+        return LOCAL_KEPT if kept else LOCAL
 
     def _stays(self, keep: Expression, record: Record) -> bool:
         """Whether ``privacy.keep_local`` gives anything but false, or gives that of a null."""
@@ -110,7 +110,8 @@ def _is_false(value: object) -> bool:
     return value is False or (isinstance(value, int | float | Decimal) and value == 0)
 
 
-_LOCAL = [Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=not kept) for kept in (False, True)]
+LOCAL = Routed(Route.LOCAL, Reason.CONFIDENT)
+LOCAL_KEPT = Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,8 @@ class Engine(Protocol):
     ``window`` is how many prompts the engine wants in flight at once to stay busy.
     """
 
-    window: int
+    @property
+    def window(self) -> int: ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Raises `runner.errors.RecordError` for this prompt alone, `EngineError` for all."""

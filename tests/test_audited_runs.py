@@ -153,9 +153,10 @@ def watched(job_file: Path, known: Mapping[str, Case], run_dir: Path, limit: int
     with open_ledger(run_dir) as ledger:
         watch = assemble.watch(job, trusted, ledger, said.append, audits=True)
         escalator = Escalator(ledger, given, progress.resettle, watch.verdict)
-        answering = assemble.answering(job, given, trusted.calibration)
+        half = assemble.local_half(job, trusted.calibration)
         records = (r for r in assemble.records(job) if r.position < limit)
-        pipeline = Pipeline(ledger, answering, watch, progress)
+        rules = assemble.rules(job, given, watch)
+        pipeline = Pipeline(ledger, half, rules, progress)
         asyncio.run(pipeline.run(records, escalator, sender))
         return Watched(list(ledger.outcomes()), said, watch.alarms, sender)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,16 @@ def watched(
     batches = closed is not None and closed.lane == "batch"
     name = closed.model if closed is not None else None
     return Display(stderr(), meter, job.name, name, batches=batches), progress
+
+
+@contextmanager
+def showing(
+    job: Job, total: int | None, run_dir: Path | None = None
+) -> Iterator[tuple[Counted, Callable[[str], None]]]:
+    """The same while the block is at work: its progress, and who says something to its user."""
+    display, progress = watched(job, total, run_dir)
+    with display.watching():
+        yield progress, display.say
 
 
 def stderr() -> Console:

@@ -10,13 +10,14 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner.cli import parameters
-from runner.cli.common import SOME_UNFINISHED, finish, watched
+from runner.cli.common import SOME_UNFINISHED, finish, showing, watched
 from runner.cli.doctor import doctor, models
 from runner.cli.engines import engines, keep_loaded
 from runner.cli.escalate import escalate
@@ -143,12 +144,11 @@ def calibrate(
     folder = run_dir or Path("runs") / job.name
 
     def ask(records: Sequence[Record]) -> Mapping[str, Label]:
-        display, progress = watched(job, len(records), folder)
-        with display.watching():
-            return ask_teacher(job, folder, records, progress, display.say)
+        with showing(job, len(records), folder) as (progress, say):
+            return ask_teacher(job, folder, records, progress, say)
 
     path = output or job.calibration_path()
-    found = calibrate_job(job, path, labels, teacher or 0, ask)
+    found = calibrate_job(job, path, labels, teacher or 0, ask, partial(showing, job))
     _tell_calibration(found, job, path)
     stated = found.trusted.stated() or []
     if as_json:

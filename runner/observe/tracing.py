@@ -5,26 +5,23 @@ No text of a record, a prompt or an answer is ever put into a span, nor an excep
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
+from escalation.policy import Routed
 from runner.errors import EngineError, MissingExtra, RecordError
+from runner.pipeline.answer import UNOBSERVED, Observer
 from runner.pipeline.certificate_monitor import Say
-from runner.pipeline.loop import Answering
 from runner.status.summary import Summary
-from runner.types import Completion, Engine, Prompt, Sampling
+from runner.types import Answer, Completion, Sampling
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-T = TypeVar("T")
 Attributes = Mapping[str, Any]
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -44,12 +41,8 @@ class Tracing(Protocol):
         """A request's span, in the trace that its client's ``traceparent`` names."""
         ...
 
-    def answering(self, answering: Answering, model: str) -> Answering:
-        """The same, with a span around each route, generation and check."""
-        ...
-
-    def each(self, part: T, method: str, name: str) -> T:
-        """The same part, with a span around each call of one of its methods."""
+    def observer(self, model: str) -> Observer:
+        """What opens a span around each step of a record's way; ``model``: the local one's name."""
         ...
 
     def close(self) -> None: ...
@@ -64,11 +57,8 @@ class Off:
     def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def answering(self, answering: Answering, model: str) -> Answering:
-        return answering
-
-    def each(self, part: T, method: str, name: str) -> T:
-        return part
+    def observer(self, model: str) -> Observer:
+        return UNOBSERVED
 
     def close(self) -> None:
         return None
@@ -105,51 +95,30 @@ class Spans:
             name, record_exception=False, set_status_on_exception=False, **more
         )
 
-    def answering(self, answering: Answering, model: str) -> Answering:
-        def load(say: Say) -> Engine:
-            with self.span("load", gen_ai__request__model=model):
-                engine = answering.engine(say)
-            return _Traced(engine, model, self)
-
-        return replace(
-            answering,
-            router=self.each(answering.router, "route", "route", _routed),
-            checker=self.each(answering.checker, "check", "check", _checked),
-            engine=load,
-        )
-
-    def each(
-        self, part: T, method: str, name: str, found: Callable[[Any], Attributes] | None = None
-    ) -> T:
-        """``found`` makes attributes of what the method returns."""
-        plain = getattr(part, method)
-
-        @functools.wraps(plain)
-        def call(*arguments: Any, **named: Any) -> Any:
-            with self.span(name) as span:
-                result = plain(*arguments, **named)
-                if found is not None:
-                    span.set_attributes(found(result))
-                return result
-
-        same = copy.copy(part)
-        setattr(same, method, call)
-        return same
+    def observer(self, model: str) -> Observer:
+        return _Steps(self, model)
 
     def close(self) -> None:
         self._provider.shutdown()
 
 
-class _Traced:
-    """An engine of which each generation is a span."""
+class _Steps(Observer):
+    """A span around each step, with what it came to."""
 
-    def __init__(self, engine: Engine, model: str, spans: Spans) -> None:
-        self._engine = engine
-        self._model = model
+    def __init__(self, spans: Spans, model: str) -> None:
         self._spans = spans
-        self.window = engine.window
+        self._model = model
 
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
+    def load(self) -> AbstractContextManager[object]:
+        return self._spans.span("load", gen_ai__request__model=self._model)
+
+    @contextmanager
+    def route(self) -> Iterator[Callable[[Routed], None]]:
+        with self._spans.span("route") as span:
+            yield lambda routed: span.set_attributes(_routed(routed))
+
+    @contextmanager
+    def generate(self, sampling: Sampling) -> Iterator[Callable[[Completion], None]]:
         asked = {
             "gen_ai__operation__name": "chat",
             "gen_ai__provider__name": LOCAL,
@@ -159,22 +128,18 @@ class _Traced:
         }
         with self._spans.span("generate", **asked) as span:
             try:
-                completion = await self._engine.generate(prompt, sampling)
+                yield lambda completion: span.set_attributes(_generated(completion))
             except (RecordError, EngineError) as error:
                 span.set_attribute("error.type", type(error).__name__)
                 raise
-            span.set_attributes(
-                {
-                    "gen_ai.response.model": completion.model,
-                    "gen_ai.response.finish_reasons": [completion.finish_reason],
-                    "gen_ai.usage.input_tokens": completion.usage.input_tokens,
-                    "gen_ai.usage.output_tokens": completion.usage.output_tokens,
-                }
-            )
-            return completion
 
-    async def aclose(self) -> None:
-        await self._engine.aclose()
+    @contextmanager
+    def check(self) -> Iterator[Callable[[Answer], None]]:
+        with self._spans.span("check") as span:
+            yield lambda answer: span.set_attributes({"surelocal.valid": answer.valid})
+
+    def decide(self) -> AbstractContextManager[object]:
+        return self._spans.span("decide")
 
 
 def begin(say: Say) -> Tracing:
@@ -232,10 +197,15 @@ def _asked() -> bool:
     return any(os.environ.get(name) for name in ENDPOINTS)
 
 
-def _routed(routed: Any) -> Attributes:
+def _routed(routed: Routed) -> Attributes:
     rule = {} if routed.rule is None else {"surelocal.rule": routed.rule}
     return {"surelocal.route": str(routed.route), **rule}
 
 
-def _checked(answer: Any) -> Attributes:
-    return {"surelocal.valid": bool(answer.valid)}
+def _generated(completion: Completion) -> Attributes:
+    return {
+        "gen_ai.response.model": completion.model,
+        "gen_ai.response.finish_reasons": [completion.finish_reason],
+        "gen_ai.usage.input_tokens": completion.usage.input_tokens,
+        "gen_ai.usage.output_tokens": completion.usage.output_tokens,
+    }

@@ -16,13 +16,14 @@ from escalation.policy import Acceptance
 from runner.errors import RunDirError, UsageError
 from runner.formats.urls import has_login
 from runner.interrupts import run_to_its_end
-from runner.job import Job, digest
+from runner.job import Job
 from runner.ledger import Ledger, open_ledger
 from runner.ledger.meta import Looks, Pace
 from runner.pipeline import assemble
-from runner.pipeline.both_halves import LocalHalf, Say, Stay, both_halves, has_key
+from runner.pipeline.both_halves import Say, Stay, Work, both_halves
 from runner.pipeline.certificate_monitor import Watch
-from runner.pipeline.loop import DIGEST_LENGTH, Progress
+from runner.pipeline.decide import digest_of
+from runner.pipeline.loop import Progress
 from runner.results import deliver
 from runner.status.summary import Summary, summarise
 from runner.types import Message, Outcome, Prompt, Reason, Record, Status
@@ -50,7 +51,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     job = request.job
     closed = assemble.closed_side(job)
     trusted = assemble.trust(job)
-    if closed is not None and has_key(closed):
+    if closed is not None and closed.has_key:
         # A schema that the API cannot take is said now, not after a night's local work.
         closed.provider.request(Prompt((Message("user", ""),), job.answer.constraint()))
     assemble.local_model(job)
@@ -59,15 +60,13 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         _compare(ledger, request, say)
         records = assemble.records(job, request.limit, say)
         ledger.meta.certificate = trusted.stated()
-        audits = closed is not None and has_key(closed)
-        half = LocalHalf(
-            assemble.answering(job, closed, trusted.calibration, say),
-            assemble.watch(job, trusted, ledger, say, audits=audits),
-            records,
-        )
-        run_to_its_end(both_halves(ledger, half, request.run_dir, closed, progress, say), say)
+        audits = closed is not None and closed.has_key
+        watch = assemble.watch(job, trusted, ledger, say, audits=audits)
+        half = assemble.local_half(job, trusted.calibration)
+        work = Work(half, assemble.rules(job, closed, watch, say), records)
+        run_to_its_end(both_halves(ledger, work, request.run_dir, closed, progress, say), say)
         _keep_sums(ledger, progress, began)
-        ledger.meta.audit = half.watch.stated()
+        ledger.meta.audit = watch.stated()
         deliver(ledger, job, request.output)
         return summarise(ledger)
 
@@ -78,7 +77,7 @@ def _compare(ledger: Ledger, request: RunRequest, say: Say) -> None:
     Raises:
         RunDirError: most of them are others, and nobody said that they are to be.
     """
-    change = ledger.places.take(lambda: assemble.records(request.job), _mark)
+    change = ledger.places.take(lambda: assemble.records(request.job), _digest)
     if change is None:
         return
     if change.new or change.changed or change.gone:
@@ -109,7 +108,7 @@ def escalate_run(
     closed = assemble.closed_side(job)
     if closed is None:
         raise RunDirError(f"the job of {run_dir} has no `escalation`: there is nowhere to send to")
-    if not has_key(closed) and not give_up:
+    if not closed.has_key and not give_up:
         raise RunDirError(
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
@@ -121,10 +120,9 @@ def escalate_run(
                 "what waits, too"
             )
         keep(ledger, job)
-        watch = _watch_of(job, ledger, say)
-        half = LocalHalf(assemble.answering(job, closed, None), watch, iter(()))
-        stay = Stay(wait, tuple(give_up))
-        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say, stay), say)
+        watch, stay = _watch_of(job, ledger, say), Stay(wait, tuple(give_up))
+        work = Work(assemble.local_half(job, None), assemble.rules(job, closed, watch), iter(()))
+        run_to_its_end(both_halves(ledger, work, run_dir, closed, progress, say, stay), say)
         if stated := watch.stated():
             ledger.meta.audit = stated
         deliver(ledger, job, output)
@@ -142,23 +140,24 @@ def ask_teacher(
         RunDirError: the run directory has decided some of these records already.
     """
     closed = assemble.closed_side(live(job))
-    if closed is None or not has_key(closed):
+    if closed is None or not closed.has_key:
         what = "no API key" if closed is not None else "no `escalation`"
         raise UsageError(f"--teacher: there is {what}, so there is no closed model to ask")
-    answering = assemble.answering(job, closed, None)
+    half = assemble.local_half(job, None)
     with open_ledger(run_dir) as ledger:
         own(ledger, job, run_dir)
+        rules = assemble.rules(job, closed, Watch(ledger, Acceptance(None)))
         records = list(ledger.places.numbered(records))
         for record in _unasked(ledger, records, run_dir):
-            prompt = answering.renderer.render(record)
+            prompt = half.renderer.render(record)
             outcome = Outcome(
                 record.position, record.id, Status.WAITING, reason=Reason.TEACHER,
-                closed_estimate=answering.estimate(prompt, 0),
+                closed_estimate=rules.cost.of_prompt(prompt),
             )  # fmt: skip
-            ledger.put(outcome, _mark(record), held=record)
+            ledger.put(outcome, _digest(record), held=record)
         ledger.commit()
-        half = LocalHalf(answering, Watch(ledger, Acceptance(None)), iter(()))
-        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say), say)
+        work = Work(half, rules, iter(()))
+        run_to_its_end(both_halves(ledger, work, run_dir, closed, progress, say), say)
         wanted = {record.position for record in records}
         outcomes = [o for o in ledger.outcomes() if o.position in wanted]
         stopped = ledger.meta.stopped or "the cap, most likely"
@@ -184,18 +183,18 @@ def _unasked(ledger: Ledger, records: Sequence[Record], run_dir: Path) -> list[R
     """The sampled records that the teacher was not asked about yet."""
     unasked = []
     for record in records:
-        known = ledger.known(record.position)
+        known, same = ledger.known(record.position), (record.id, _digest(record))
         if known is None:
             unasked.append(record)
-        elif (known.record_id, known.digest) != (record.id, _mark(record)) or not known.by_teacher:
+        elif (known.record_id, known.digest) != same or not known.by_teacher:
             raise _sampled_too_late(run_dir, known.record_id)
     if unasked and not _undecided(ledger):
         raise _sampled_too_late(run_dir, "other records")
     return unasked
 
 
-def _mark(record: Record) -> str:
-    return digest(dict(record.given))[:DIGEST_LENGTH]
+def _digest(record: Record) -> str:
+    return digest_of(record.given)
 
 
 def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:

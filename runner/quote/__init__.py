@@ -4,6 +4,7 @@ long it would take here, and which error could be certified. Nothing is ever sen
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -91,7 +92,10 @@ def _calibrated(job: Job, labels: Path, path: Path, say: Say) -> Job:
     say("calibrating by the labels first: the local model answers these records too")
     update = {"calibration": path, "target_error": _ANY_TARGET, "threshold": None}
     aimed = job.confidence.model_copy(update=update | {"policy": "error"})
-    calibrate_job(job.model_copy(update={"confidence": aimed}), path, labels, 0, lambda records: {})
+    job_at_it = job.model_copy(update={"confidence": aimed})
+    # Not in the pilot's own progress, which counts the pilot's records.
+    shown = nullcontext((Progress(), say))
+    calibrate_job(job_at_it, path, labels, 0, lambda records: {}, lambda number: shown)
     confidence = job.confidence.model_copy(update={"calibration": path})
     return job.model_copy(update={"confidence": confidence})
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from escalation.send.closed_side import Sender
-from escalation.send.escalate import Escalator
-from runner.job import Escalation
 from runner.ledger import Ledger
 from runner.ledger.bills import NO_TOKENS, Tokens
 from runner.types import DecidedBy, JSONValue, Outcome, Status
@@ -41,15 +38,6 @@ class Answered:
     local_model: str | None = None
     waits_for: str | None = None
     took: Took = field(default_factory=Took)
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """The paid part; ``sender`` is None where there is no key."""
-
-    escalator: Escalator
-    sender: Sender | None
-    settings: Escalation
 
 
 def paid_since(ledger: Ledger, first: int, position: int) -> tuple[int, int]:

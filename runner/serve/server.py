@@ -12,15 +12,12 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 
 import uvicorn
 
 from escalation.send.closed_side import ClosedSide
-from escalation.send.courier_client import Courier
-from escalation.send.escalate import Escalator
-from escalation.send.session import day_cap
+from escalation.send.session import PaidSession
 from runner.errors import RunDirError, SureLocalError, UsageError
 from runner.events import ENGINE_DIED, event_of
 from runner.interrupts import end_at_once
@@ -30,11 +27,10 @@ from runner.ledger import Ledger, open_ledger
 from runner.observe.tracing import Off, Tracing
 from runner.observe.tracing import begin as begin_tracing
 from runner.pipeline import assemble
-from runner.pipeline.both_halves import has_key, settle_open_calls, take_up
+from runner.pipeline.answer import LocalHalf
 from runner.pipeline.certificate_monitor import Say, Watch
-from runner.pipeline.loop import Answering
+from runner.pipeline.decide import Rules
 from runner.pipeline.run import keep, live, own
-from runner.serve.answered import Sending
 from runner.serve.app import Desk, make_app
 from runner.serve.connections import limited
 from runner.serve.gauges import gauges
@@ -85,7 +81,7 @@ class Server:
         """Raises what `serve_job` raises."""
         trusted = assemble.trust(self._job, traffic=True)
         closed = assemble.closed_side(self._served)
-        audits = closed is not None and has_key(closed)
+        audits = closed is not None and closed.has_key
         if closed is not None and audits:
             closed.provider.request(Prompt((Message("user", ""),), self._job.answer.constraint()))
         assemble.local_model(self._job)
@@ -94,12 +90,14 @@ class Server:
             self._claim(ledger)
             ledger.meta.certificate = trusted.stated()
             watch = assemble.watch(self._job, trusted, ledger, self._heard, audits=audits)
-            answering = assemble.answering(self._served, closed, trusted.calibration)
-            answering = answering_requests(answering, self._served)
+            rules = assemble.rules(self._served, closed, watch)
+            # By rules that a request may lack fields for.
+            rules = replace(rules, router=ServedRouter(self._served))
             self._tracing = begin_tracing(self._say)
-            answering = self._tracing.answering(answering, self._job.local.model)
+            observer = self._tracing.observer(self._job.local.model)
+            half = assemble.local_half(self._served, trusted.calibration, observer)
             try:
-                asyncio.run(self._both_halves(ledger, answering, watch, closed, listening))
+                asyncio.run(self._both_halves(ledger, half, rules, closed, listening))
             finally:
                 self._tracing.close()
             ledger.meta.audit = watch.stated()
@@ -133,35 +131,26 @@ class Server:
     async def _both_halves(
         self,
         ledger: Ledger,
-        answering: Answering,
-        watch: Watch,
+        half: LocalHalf,
+        rules: Rules,
         closed: ClosedSide | None,
         listening: socket.socket,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         if closed is None:
-            serving = Serving(ledger, answering, watch, None, self._tracing)
-            await self._listen(serving, ledger, watch, listening)
+            serving = Serving(ledger, half, rules, None, self._tracing)
+            await self._listen(serving, ledger, rules.watch, listening)
             return
-        run_dir = self._options.run_dir
-        day = day_cap(closed, ledger, run_dir)
-        courier = Courier(run_dir, closed.settings, closed.patience, self._say)
-        escalator = Escalator(ledger, closed, _nobody, watch.verdict, day, say=self._say)
-        await take_up(ledger, escalator, run_dir, courier)
-        sends = has_key(closed)
-        if not sends:
-            self._say(
-                f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go to "
-                f"{closed.settings.model} is answered with an error"
-            )
-        try:
-            async with courier if sends else nullcontext() as sender:
-                sending = Sending(escalator, sender, closed.settings)
-                serving = Serving(ledger, answering, watch, sending, self._tracing)
-                await self._listen(serving, ledger, watch, listening)
-        finally:
-            await settle_open_calls(ledger, escalator, run_dir, courier)
-            ledger.meta.stopped = escalator.problem or escalator.guard.problem
+        settled = (_nobody, rules.watch.verdict)
+        session = PaidSession(ledger, closed, self._options.run_dir, self._say, *settled)
+        async with session.open():
+            if not closed.has_key:
+                self._say(
+                    f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go "
+                    f"to {closed.settings.model} is answered with an error"
+                )
+            serving = Serving(ledger, half, rules, session, self._tracing)
+            await self._listen(serving, ledger, rules.watch, listening)
 
     async def _listen(
         self, serving: Serving, ledger: Ledger, watch: Watch, listening: socket.socket
@@ -251,11 +240,6 @@ def as_served(job: Job, timeout_s: float) -> Job:
         patience = min(closed.retry_for_s, timeout_s)
         changes["escalation"] = closed.model_copy(update={"retry_for_s": patience})
     return job.model_copy(update=changes)
-
-
-def answering_requests(answering: Answering, job: Job) -> Answering:
-    """The same, by rules that a request may lack fields for."""
-    return replace(answering, router=ServedRouter(job))
 
 
 @contextlib.contextmanager
