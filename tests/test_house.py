@@ -64,6 +64,18 @@ def test_every_module_has_a_place_in_the_import_layers() -> None:
     assert modules - named == set()
 
 
+def test_nobody_is_told_of_an_event_by_a_sentence() -> None:
+    # A sentence is for people. Who hears of an event hears its name and fields: `runner.notices`.
+    bare = re.compile(r"Callable\[\[str\], (None|object)\]")
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in SOURCES if path.relative_to(ROOT).parts[0] != "scripts"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Subscript) and bare.fullmatch(ast.unparse(node))
+    ]  # fmt: skip
+    assert found == []
+
+
 def test_a_wheel_carries_every_file_that_is_no_module() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     carried = project["tool"]["setuptools"]["package-data"]["*"]

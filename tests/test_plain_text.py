@@ -18,6 +18,7 @@ from runner.observe.display import Display
 from runner.observe.meter import Counted, Meter
 from runner.plain import one_line, printable
 from runner.terminal import console
+from runner.types import Event, notice
 from tests.fakes import surelocal, write_job
 
 CODES = (
@@ -117,7 +118,7 @@ def test_what_is_laid_out_takes_no_markup_and_no_code(monkeypatch: pytest.Monkey
     shown = console(file=file, force_terminal=True, width=100, color_system="truecolor")
     display = Display(shown, Meter(Counted(), 3), "job", f"model{EVIL}")
     with display.watching():
-        display.say(f"the provider says: {EVIL}")
+        display.say(notice(Event.WARNING, f"the provider says: {EVIL}"))
         shown.print(display.panel())
     got = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())  # what rich itself has written
     assert "[red]x[/red]" in got and not SHOWN.search(got.replace("\r", "").replace("\n", ""))

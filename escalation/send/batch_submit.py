@@ -33,7 +33,7 @@ from escalation.send.closed_side import ClosedSide
 from escalation.send.live import Asker
 from runner.ledger import Batch, Held, Intent, Ledger
 from runner.ledger.batches import new_mark
-from runner.types import Reason
+from runner.types import Event, Reason, Say, notice
 
 MOST_BYTES = 64_000_000
 """Of one batch: it is in memory as a whole."""
@@ -63,13 +63,20 @@ class Desk:
     asker: Asker
     halt: Halt
     day: Day | None
-    say: Callable[[str], None]
+    say: Say
 
     @property
     def patience_s(self) -> float:
         """For how long what a provider must have may be missing."""
         batch = self.closed.settings.batch
         return max(batch.listed_within_s, MOST_ASKED * batch.poll_s)
+
+    def facts(self, number: int, remote_id: str | None, requests: int) -> dict[str, Any]:
+        """A batch, as each event of it has it. ``reserved_usd`` is what is set aside for those of
+        its requests that have no result."""
+        left = self.ledger.attempts.open_in(number)
+        reserved = sum((usd for _, _, usd in left), Decimal(0))
+        return {"batch": remote_id or str(number), "requests": requests, "reserved_usd": reserved}
 
     def again(self, position: int, reply: Reply) -> None:
         """What becomes of a record whose request was not done: it is sent again, but not for ever,
@@ -89,6 +96,7 @@ class Desk:
 
 class BatchSender:
     def __init__(self, desk: Desk, prepare: Prepare) -> None:
+        self._desk = desk
         self._ledger = desk.ledger
         self._settings = desk.closed.settings
         self._price = desk.closed.price.in_batch()
@@ -189,13 +197,17 @@ class BatchSender:
             reply = error.reply
         else:
             self._ledger.batches.sent(number, remote_id)
-            self._say(f"batch {remote_id}: {len(parts):,} requests sent")
+            said = f"batch {remote_id}: {len(parts):,} requests sent"
+            facts = self._desk.facts(number, remote_id, len(parts))
+            self._say(notice(Event.BATCH, said, state="sent", **facts))
             return
         if reply.verdict == "unknown":
-            self._say(
+            said = (
                 f"a batch of {len(parts):,} requests may have been made or not ({reply.problem}): "
                 "it will be looked for before anything of it is sent again"
             )
+            facts = self._desk.facts(number, None, len(parts))
+            self._say(notice(Event.MONEY_UNCLEAR, said, problem=reply.problem, **facts))
             return
         [batch] = [one for one in self._ledger.batches.open() if one.id == number]
         await self.release(batch, reply, lambda position, _: self._ledger.choose([position]))

@@ -33,7 +33,7 @@ from escalation.send.lanes import Lanes
 from escalation.send.live import Asker
 from runner.errors import RecordError, UsageError
 from runner.ledger import Held, Ledger
-from runner.types import Outcome, Reason
+from runner.types import Outcome, Reason, Say, unheard
 
 CUT_OFF_POLL_S = 10.0
 BROKE = (Reason.BUDGET, Reason.DAILY_BUDGET)
@@ -58,7 +58,7 @@ class Escalator:
         day: Day | None = None,
         *,
         wait: bool = False,
-        say: Callable[[str], None] = lambda text: None,
+        say: Say = unheard,
     ) -> None:
         self._ledger = ledger
         self._closed = closed

@@ -17,10 +17,9 @@ from escalation.send.courier_client import Courier
 from escalation.send.escalate import Escalator
 from escalation.send.journal import check, close
 from runner.ledger import Ledger
-from runner.types import Outcome
+from runner.types import Outcome, Say
 
 GRACE_S = 10.0
-Say = Callable[[str], None]
 
 
 class PaidSession:

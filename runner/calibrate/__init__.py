@@ -33,10 +33,9 @@ from runner.interrupts import run_to_its_end
 from runner.job import Job
 from runner.pipeline import assemble
 from runner.pipeline.answer import LocalAnswer
-from runner.pipeline.certificate_monitor import Say
 from runner.pipeline.progress import Progress
 from runner.records.source import job_digest
-from runner.types import Name, Record
+from runner.types import Name, Record, Say
 
 Ask = Callable[[Sequence[Record]], Mapping[str, Label]]
 """Sends records to the closed model and gives its answers by record id, as labels."""

@@ -9,10 +9,9 @@ from escalation.policy import Acceptance
 from runner.calibrate.kept import Kept
 from runner.errors import RecordError
 from runner.pipeline.answer import LocalAnswer, LocalHalf
-from runner.pipeline.certificate_monitor import Say
 from runner.pipeline.loop import first_of
 from runner.pipeline.progress import Progress
-from runner.types import DecidedBy, Record, Status
+from runner.types import DecidedBy, Record, Say, Status
 
 _ANY = Acceptance(None)
 """The looks do not wait for a threshold: there is none yet."""

@@ -19,10 +19,9 @@ from runner.answering.prompts import Renderer
 from runner.answering.scoring import SCORING
 from runner.job import Job
 from runner.pipeline.answer import LocalAnswer
-from runner.pipeline.certificate_monitor import Say
 from runner.pipeline.decide import digest_of
 from runner.private import opener
-from runner.types import Answer, Record
+from runner.types import Answer, Event, Record, Say, notice
 
 ENDING = ".answers"
 _LINE = {"id", "digest", "looked", "answer", "found"}
@@ -95,10 +94,11 @@ class Kept:
 
     def _unable(self, error: OSError) -> None:
         self.__exit__()
-        self._say(
+        said = (
             f"cannot write {self._path}: {error.strerror}; the answers are not kept, and if this "
             "command is stopped it begins anew"
         )
+        self._say(notice(Event.ANSWERS_NOT_KEPT, said, path=self._path, problem=error.strerror))
 
     def _read(self) -> int:
         """How many bytes of the file are whole lines about this job."""

@@ -30,8 +30,9 @@ from runner.cli.review import review
 from runner.cli.serve import serve
 from runner.cli.status import status
 from runner.errors import UsageError
-from runner.events import event
+from runner.events import tell
 from runner.terminal import echo
+from runner.types import Event, notice
 
 if TYPE_CHECKING:
     from escalation.certify.labels import Label
@@ -155,7 +156,8 @@ def calibrate(
         echo(json.dumps(stated))
     nothing = any(one["threshold"] is None and not one["all_closed"] for one in stated)
     status = SOME_UNFINISHED if nothing else 0
-    event("finished", "calibrated", certificates=stated, saved=path, exit_status=status)
+    facts = {"certificates": stated, "saved": path, "exit_status": status}
+    tell(notice(Event.FINISHED, "calibrated", **facts))
     if status:
         sys.exit(status)
 

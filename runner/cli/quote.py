@@ -11,8 +11,9 @@ from runner.cli import parameters
 from runner.cli.common import watched
 from runner.cli.group import log_format
 from runner.cli.parameters import FILE
-from runner.events import event
+from runner.events import tell
 from runner.terminal import console, echo
+from runner.types import Event, notice
 
 PILOT = 300
 
@@ -51,7 +52,7 @@ def quote(
         write_markdown(found, output)
         echo(f"quote: {output}", err=True)
     whole = in_json(found)
-    event("finished", "quoted", quote=whole, exit_status=0)
+    tell(notice(Event.FINISHED, "quoted", quote=whole, exit_status=0))
     if as_json:
         echo(json.dumps(whole))
     else:

@@ -49,8 +49,7 @@ def serve(job_file: Path, run_dir: Path | None, overrides: tuple[str, ...], **gi
     folder = run_dir or Path("runs") / f"{job.name}-served"
     options = ServeOptions(folder, **given)
     events.bind(job=job.name, run_dir=folder)
-    said = events.say if events.structured() else partial(echo, err=True)
-    serve_job(job, options, said)
+    serve_job(job, options, events.tell if events.structured() else partial(echo, err=True))
     echo(f"stopped; `surelocal status {folder}` says what was answered", err=True)
 
 

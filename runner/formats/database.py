@@ -174,7 +174,7 @@ class Database:
 
     def waited_for(self, doing: str) -> AbstractContextManager[None]:
         """Says, where that takes long, what the database is to do."""
-        return waited_for(f"{self._key}: waiting for {self} to {doing}")
+        return waited_for(f"{self._key}: waiting for {self} to {doing}", str(self))
 
     @contextmanager
     def errors(self, kind: type[Exception], doing: str, mend: str = "") -> Iterator[None]:

@@ -23,6 +23,7 @@ from runner.formats.amounts import duration, usd
 from runner.observe.meter import Meter, Phase, Reading
 from runner.plain import one_line
 from runner.status.summary import Summary, lines
+from runner.types import Notice
 
 PLAIN_EVERY_S = 10.0
 LIVE_EVERY_S = 0.25
@@ -59,12 +60,11 @@ class Display:
         self._closed = closed
         self._batches = batches
 
-    def say(self, sentence: str) -> None:
+    def say(self, notice: Notice) -> None:
         """Says it above the panel, to stay, and keeps it in the panel while it is the last."""
-        sentence = one_line(sentence)
-        self._meter.heard(sentence)
+        self._meter.heard(notice)
         # No markup: the words of a provider or a path may hold brackets.
-        self._console.print(sentence, style="yellow", markup=False, soft_wrap=True)
+        self._console.print(one_line(notice.text), style="yellow", markup=False, soft_wrap=True)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -126,8 +126,8 @@ class Display:
         rows += self._money(now)
         if now.engine_restarts:
             rows.append(Text(_restarts(now), style="red"))
-        if now.last_warning:
-            rows.append(Text(now.last_warning, style="yellow"))
+        if now.last_told is not None:
+            rows.append(Text(one_line(now.last_told.text), style="yellow"))
         title = Text(self._name or "surelocal", style="bold")
         return Panel(
             Group(*rows), title=title, title_align="left", subtitle=Text(self._phase(now)),

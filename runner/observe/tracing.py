@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from escalation.policy import Routed
 from runner.errors import EngineError, MissingExtra, RecordError
 from runner.pipeline.answer import UNOBSERVED, Observer
-from runner.pipeline.certificate_monitor import Say
 from runner.status.summary import Summary
-from runner.types import Answer, Completion, Sampling
+from runner.types import Answer, Completion, Event, Sampling, Say, notice
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -150,7 +149,8 @@ def begin(say: Say) -> Tracing:
     protocol = next((os.environ[name] for name in PROTOCOLS if os.environ.get(name)), SPOKEN)
     if protocol != SPOKEN:
         only = f"surelocal speaks {SPOKEN} alone"
-        say(f"{PROTOCOLS[1]} is {protocol}, and {only}: no traces are sent")
+        problem = f"{PROTOCOLS[1]} is {protocol}, and {only}"
+        say(notice(Event.NO_TRACES, f"{problem}: no traces are sent", problem=problem))
         return Off()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -158,7 +158,8 @@ def begin(say: Say) -> Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        say(f"no traces are sent: {MissingExtra('opentelemetry-sdk', 'otel')}")
+        problem = str(MissingExtra("opentelemetry-sdk", "otel"))
+        say(notice(Event.NO_TRACES, f"no traces are sent: {problem}", problem=problem))
         return Off()
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "surelocal"}
     provider = TracerProvider(resource=Resource.create(named))

@@ -17,8 +17,7 @@ from escalation.policy import Acceptance, Routed, Rule, decide
 from runner.answering.check import Checker
 from runner.answering.extra_signals import Found, Looks
 from runner.answering.prompts import Renderer
-from runner.pipeline.certificate_monitor import Say
-from runner.types import Answer, Completion, Engine, Prompt, Record, Sampling, frozen
+from runner.types import Answer, Completion, Engine, Prompt, Record, Sampling, Say, frozen
 
 
 @frozen

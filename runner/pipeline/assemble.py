@@ -24,7 +24,7 @@ from runner.errors import UsageError
 from runner.formats.foreign_json import parse
 from runner.job import Job
 from runner.pipeline.answer import UNOBSERVED, LocalHalf, Observer
-from runner.pipeline.certificate_monitor import Auditing, Say, Watch
+from runner.pipeline.certificate_monitor import Auditing, Watch
 from runner.pipeline.closed_cost import ClosedCost
 from runner.pipeline.decide import Rules
 from runner.pipeline.load_engine import await_server, load
@@ -32,9 +32,8 @@ from runner.pipeline.load_engine import engine_name as engine_name
 from runner.pipeline.load_engine import local_model as local_model
 from runner.pipeline.load_engine import model_mistake as model_mistake
 from runner.pipeline.outcomes import Stakes
-from runner.records import Note
 from runner.records.source import job_digest, job_records
-from runner.types import Engine, Message, Prompt, Record, Sampling
+from runner.types import Engine, Message, Prompt, Record, Sampling, Say, unheard
 
 if TYPE_CHECKING:
     from escalation.certify.calibration import Calibration
@@ -46,9 +45,9 @@ PATIENCE = Patience()
 _VLLMS_OWN = ("frequency_penalty", "presence_penalty", "stop")
 
 
-def records(job: Job, limit: int | None = None, note: Note = lambda text: None) -> Iterator[Record]:
-    """The job's records, lazily; at most ``limit``. ``note``: see `job_records`."""
-    return job_records(job, limit, note)
+def records(job: Job, limit: int | None = None, say: Say = unheard) -> Iterator[Record]:
+    """The job's records, lazily; at most ``limit``. ``say``: see `job_records`."""
+    return job_records(job, limit, say)
 
 
 def sampling(job: Job) -> Sampling:

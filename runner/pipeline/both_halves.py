@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,7 @@ from runner.ledger import Ledger
 from runner.pipeline.answer import LocalHalf
 from runner.pipeline.decide import Rules
 from runner.pipeline.loop import Pipeline, Progress
-from runner.types import Reason, Record, Status
-
-Say = Callable[[str], None]
+from runner.types import Event, Reason, Record, Say, Status, notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +64,11 @@ async def both_halves(
                 ledger.explain_waiting(Reason.NO_KEY)
         except BaseException:
             if under_way := len(ledger.attempts.open_attempts()):
-                say(
+                said = (
                     f"stopping once the paid calls under way ({under_way}) are booked; "
                     "a second Ctrl-C stops at once"
                 )
+                say(notice(Event.STOPPING, said, calls=under_way))
             raise
 
 
@@ -91,8 +90,7 @@ class _Keyless:
     def look(self) -> None:
         if self._say is None or not (self._waits or self._progress.by.get(Status.WAITING)):
             return
-        self._say(
-            f"no key in {self._settings.api_key_env}: nothing will be sent; what would go to "
-            f"{self._settings.model} will wait"
-        )
+        variable, model = self._settings.api_key_env, self._settings.model
+        said = f"no key in {variable}: nothing will be sent; what would go to {model} will wait"
+        self._say(notice(Event.NO_KEY, said, variable=variable, model=model))
         self._say = None

@@ -12,9 +12,7 @@ from escalation.policy import Acceptance, Rule
 from runner.job import mark
 from runner.ledger import Ledger
 from runner.ledger.meta import Audited
-from runner.types import Answer, Reason, Record
-
-Say = Callable[[str], None]
+from runner.types import Answer, Event, Reason, Record, Say, notice, unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class Watch:
         ledger: Ledger,
         rule: Rule,
         auditing: Auditing | None = None,
-        say: Say = lambda text: None,
+        say: Say = unheard,
     ) -> None:
         self.rule: Rule = rule
         self._ledger = ledger
@@ -58,7 +56,7 @@ class Watch:
         self._shift: ShiftTest | None = None
         if auditing is not None and auditing.usual:
             self._shift = ShiftTest(list(auditing.usual.values()), auditing.delta)
-        self.say: Say = lambda text: None
+        self.say: Say = unheard
         for wrong, alarms in ledger.audits.verdicts():
             self.verdict(wrong, alarms)
         self.say = say
@@ -77,11 +75,12 @@ class Watch:
         self._shift.observe(NO_ANSWER if answer.score is None else answer.score, record.id)
         if self._shift.alarm:
             self._ledger.meta.shift_alarm = True
-            self.say(
+            said = (
                 "the records from here on do not look like those that were labelled (a sorted file "
                 "does that too): the certificate may not hold for them; if they are new traffic, "
                 "label a sample of it and calibrate again"
             )
+            self.say(notice(Event.SHIFT_ALARM, said))
 
     @property
     def alarms(self) -> int:
@@ -99,21 +98,24 @@ class Watch:
             self._respond(self._audit)
 
     def _respond(self, audit: Audit) -> None:
+        least = audit.lower_bound
         found = (
-            f"{audit.wrong:,} of {audit.checked:,} audited answers were wrong, at some time at "
-            f"least {audit.lower_bound:.1%} of all"
+            f"audit: {audit.wrong:,} of {audit.checked:,} audited answers were wrong, at some time "
+            f"at least {least:.1%} of all: the certified error no longer holds"
         )
+        facts = {"audited": audit.checked, "wrong": audit.wrong, "error_at_least": round(least, 6)}
         given = self._auditing
         assert given is not None
         tighter = given.tighter() if given.tighter is not None and self._alarms == 1 else None
         if tighter is None:
             self.rule = Acceptance(None, self.rule.escalate, Reason.ALARM)
             self._audit = None  # nothing is accepted any more that it could speak of
-            self.say(f"audit: {found}: the certified error no longer holds; accepting no more")
+            said, accepting = f"{found}; accepting no more", "nothing"
         else:
             self.rule = tighter
             self._audit = given.begin()
-            self.say(f"audit: {found}: the certified error no longer holds; accepting less")
+            said, accepting = f"{found}; accepting less", "less"
+        self.say(notice(Event.AUDIT_ALARM, said, accepting=accepting, alarms=self._alarms, **facts))
 
     def stated(self) -> Audited | None:
         """For the ledger: what was audited so far; None where nothing is."""

@@ -20,13 +20,13 @@ from runner.job import Job
 from runner.ledger import Ledger, open_ledger
 from runner.ledger.meta import Looks, Pace
 from runner.pipeline import assemble
-from runner.pipeline.both_halves import Say, Stay, Work, both_halves
+from runner.pipeline.both_halves import Stay, Work, both_halves
 from runner.pipeline.certificate_monitor import Watch
 from runner.pipeline.decide import digest_of
 from runner.pipeline.loop import Progress
 from runner.results import deliver
 from runner.status.summary import Summary, summarise
-from runner.types import Message, Outcome, Prompt, Reason, Record, Status
+from runner.types import Event, Message, Outcome, Prompt, Reason, Record, Say, Status, notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ def _compare(ledger: Ledger, request: RunRequest, say: Say) -> None:
     if change is None:
         return
     if change.new or change.changed or change.gone:
-        say(str(change))
+        facts = {"known": change.known, "new": change.new, "changed": change.changed}
+        say(notice(Event.RECORDS_CHANGED, str(change), gone=change.gone, **facts))
     if not request.new_records:
         change.check(request.run_dir)
     ledger.places.keep()

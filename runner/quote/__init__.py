@@ -17,7 +17,6 @@ from runner.calibrate import calibrate_job
 from runner.errors import UsageError
 from runner.job import Job
 from runner.pipeline import assemble
-from runner.pipeline.certificate_monitor import Say
 from runner.pipeline.loop import Progress
 from runner.quote.certifying import Curve, curve_of
 from runner.quote.counts import Counted, counted
@@ -25,6 +24,7 @@ from runner.quote.drawing import draw
 from runner.quote.money import Caching, Way, caching, ways
 from runner.quote.pace import Time, time_of
 from runner.quote.pilot import run_pilot
+from runner.types import Event, Say, notice
 
 __all__ = ["Quote", "quote_job"]
 
@@ -89,7 +89,8 @@ def _calibrated(job: Job, labels: Path, path: Path, say: Say) -> Job:
             "quote pays for none; make the calibration with `surelocal calibrate --labels FILE "
             "--teacher N`, which the quote then uses"
         )
-    say("calibrating by the labels first: the local model answers these records too")
+    first = "calibrating by the labels first: the local model answers these records too"
+    say(notice(Event.CALIBRATING, first))
     update = {"calibration": path, "target_error": _ANY_TARGET, "threshold": None}
     aimed = job.confidence.model_copy(update=update | {"policy": "error"})
     job_at_it = job.model_copy(update={"confidence": aimed})

@@ -25,10 +25,10 @@ from runner.job import Job
 from runner.ledger import Ledger, open_ledger
 from runner.pipeline import assemble
 from runner.pipeline.answer import LocalAnswer, Observer
-from runner.pipeline.certificate_monitor import Say, Watch
+from runner.pipeline.certificate_monitor import Watch
 from runner.pipeline.loop import Pipeline, Progress
 from runner.quote.drawing import Drawn
-from runner.types import Answer, DecidedBy, Outcome, Record, Status
+from runner.types import Answer, DecidedBy, Outcome, Record, Say, Status
 
 Why = Literal["", "rule", "confidence", "audit"]
 """What sends a record to the closed model; "" where nothing does."""

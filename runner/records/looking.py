@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from runner.types import Record
+from runner.types import Notice, Record
 
 LOOKED_AT = 1000
 
@@ -18,9 +18,9 @@ class Looking:
         self._seen = self._bad = 0
         self._first = ""
 
-    def note(self, text: str) -> None:
-        """Takes what a reader says that it left out, or read otherwise than it stands."""
-        self._notes.append(text)
+    def say(self, notice: Notice) -> None:
+        """Hears from a reader what it left out, or read otherwise than it stands."""
+        self._notes.append(notice.text)
 
     def through(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in islice(records, LOOKED_AT):

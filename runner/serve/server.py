@@ -19,7 +19,6 @@ import uvicorn
 from escalation.send.closed_side import ClosedSide
 from escalation.send.session import PaidSession
 from runner.errors import RunDirError, SureLocalError, UsageError
-from runner.events import ENGINE_DIED, event_of
 from runner.interrupts import end_at_once
 from runner.job import Job
 from runner.job.records import BATCH, REQUESTS, Records
@@ -28,7 +27,7 @@ from runner.observe.tracing import Off, Tracing
 from runner.observe.tracing import begin as begin_tracing
 from runner.pipeline import assemble
 from runner.pipeline.answer import LocalHalf
-from runner.pipeline.certificate_monitor import Say, Watch
+from runner.pipeline.certificate_monitor import Watch
 from runner.pipeline.decide import Rules
 from runner.pipeline.run import keep, live, own
 from runner.serve.app import Desk, make_app
@@ -40,7 +39,7 @@ from runner.serve.metrics import Metrics
 from runner.serve.options import ServeOptions
 from runner.serve.routing import ServedRouter
 from runner.serve.serving import Serving
-from runner.types import Message, Outcome, Prompt
+from runner.types import Event, Message, Notice, Outcome, Prompt, Say, notice
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, or they ask on a closed one
@@ -104,11 +103,11 @@ class Server:
         if self._failed is not None:
             raise self._failed
 
-    def _heard(self, sentence: str) -> None:
+    def _heard(self, notice: Notice) -> None:
         """Counts the engine's deaths, those while it is loaded too."""
-        if event_of(sentence) == ENGINE_DIED:
+        if notice.event is Event.ENGINE_DIED:
             self._deaths += 1
-        self._say(sentence)
+        self._say(notice)
 
     def stop(self) -> None:
         """Takes nothing new, finishes what was begun, and ends."""
@@ -145,10 +144,12 @@ class Server:
         session = PaidSession(ledger, closed, self._options.run_dir, self._say, *settled)
         async with session.open():
             if not closed.has_key:
-                self._say(
-                    f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go "
-                    f"to {closed.settings.model} is answered with an error"
+                variable, model = closed.settings.api_key_env, closed.settings.model
+                said = (
+                    f"no key in {variable}: nothing will be sent; what would go to {model} is "
+                    "answered with an error"
                 )
+                self._say(notice(Event.NO_KEY, said, variable=variable, model=model))
             serving = Serving(ledger, half, rules, session, self._tracing)
             await self._listen(serving, ledger, rules.watch, listening)
 
@@ -157,7 +158,7 @@ class Server:
     ) -> None:
         options = self._options
         try:
-            self._say("loading the model")
+            self._say(notice(Event.LOADING, "loading the model"))
             await serving.load()
             intake = Intake(self._job, options.on_unsure)
             reasons = (rule.reason for rule in self._job.routes if rule.reason)
@@ -181,10 +182,12 @@ class Server:
             self._failed = error
             self.stop()
 
-    def _welcome(self) -> str:
+    def _welcome(self) -> Notice:
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         who = "with its API key" if self._key else "without a key, for this machine alone"
-        return f"{self._job.name} at http://{host}:{self.port}/v1 ({who}); Ctrl-C ends it"
+        url = f"http://{host}:{self.port}/v1"
+        said = f"{self._job.name} at {url} ({who}); Ctrl-C ends it"
+        return notice(Event.LISTENING, said, url=url, asks_for_key=bool(self._key))
 
 
 class _Http(uvicorn.Server):
@@ -222,7 +225,8 @@ class _Http(uvicorn.Server):
         self._signals += 1
         if self._signals > 1:
             end_at_once(signum, self._say)
-        self._say("stopping once what was begun is answered; a second signal ends it at once")
+        said = "stopping once what was begun is answered; a second signal ends it at once"
+        self._say(notice(Event.STOPPING, said))
         self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -24,7 +24,7 @@ from runner.pipeline.decide import Decider, Rules
 from runner.pipeline.slowest import Slowest
 from runner.serve.answered import Answered, Took, answered_as, paid_since
 from runner.serve.intake import Asked
-from runner.types import Reason, Status
+from runner.types import Event, Reason, Status, notice
 
 Gone = Callable[[], Awaitable[bool]]
 """Whether the client that asked has gone."""
@@ -101,10 +101,13 @@ class Serving:
             await asyncio.wait([task for _, task in self._under_way.values()], timeout=left)
             await asyncio.sleep(0)
         if self._under_way:
-            self._watch.say(
-                f"{len(self._under_way):,} requests were not settled within {within_s:g} s, and "
-                "are given up; the server does them when they are asked again"
+            left = len(self._under_way)
+            said = (
+                f"{left:,} requests were not settled within {within_s:g} s, and are given up; the "
+                "server does them when they are asked again"
             )
+            facts = {"requests": left, "seconds": within_s}
+            self._watch.say(notice(Event.REQUESTS_GIVEN_UP, said, **facts))
             left_over = [task for _, task in self._under_way.values()]
             for task in left_over:
                 task.cancel()
