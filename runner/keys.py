@@ -9,26 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-_withheld = {
-    "ANTHROPIC_API_KEY",
-    "ANTHROPIC_AUTH_TOKEN",
-    "GEMINI_API_KEY",
-    "GOOGLE_API_KEY",
-    "OPENAI_ADMIN_KEY",
-    "OPENAI_API_KEY",
-}
+from runner.job.providers import all_key_variables
+
+_named: set[str] = set()
 
 
 def withhold(names: Iterable[str | None]) -> None:
     """From now on these variables, which jobs name, are for no engine either."""
-    _withheld.update(name for name in names if name)
+    _named.update(name for name in names if name)
 
 
 def withheld() -> frozenset[str]:
     """The names; they stand in no engine's environment."""
-    return frozenset(_withheld)
+    return frozenset(_named | all_key_variables())
 
 
 def environment() -> dict[str, str]:
     """This process's, for a child that is to know no key."""
-    return {name: value for name, value in os.environ.items() if name not in _withheld}
+    names = withheld()
+    return {name: value for name, value in os.environ.items() if name not in names}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from runner import keys
 from tests.forks import client
 from tests.forks.client import PLACE
 from tests.forks.zygote import zygotes
@@ -28,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Shells start what they put into the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A key of whoever runs the tests must never be used by them.
-for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
+for name in keys.withheld():
     os.environ.pop(name, None)
 
 

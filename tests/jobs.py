@@ -132,7 +132,7 @@ def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 def query(run_dir: Path, sql: str) -> list[tuple[Any, ...]]:
     with read_ledger(run_dir) as ledger:
-        return ledger.query(sql)
+        return ledger._db.execute(sql).fetchall()
 
 
 def spent_usd(run_dir: Path) -> Decimal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -172,6 +173,8 @@ def audited_job(
     folder: Path, patch: pytest.MonkeyPatch, given: list[Case], **audit: Any
 ) -> tuple[Path, dict[str, Case]]:
     """Calibrated by 800 further records."""
+    # Its import takes seconds, in which `Slow` answers everything: a real model would not.
+    importlib.import_module("anthropic")
     sample = traffic(800, 0.005, 1, "L")
     everything = [*given, *sample]
     use_engine(patch, Slow(everything))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import EngineError, RunDirError, RunFailed
+from runner.job.providers import PROVIDERS
 from runner.types import Completion, Prompt, Sampling
 from tests.jobs import (
     DEMO_MODEL,
@@ -185,7 +186,7 @@ def test_what_cannot_be_written_down_or_was_cut_off_is_not_sent(
     tmp_path: Path, api: StandIn
 ) -> None:
     settings = json.dumps(
-        {"provider": "anthropic", "base_url": api.url, "key_env": "ANTHROPIC_API_KEY",
+        {"wire": PROVIDERS["anthropic"].wire, "address": api.url, "key_env": "ANTHROPIC_API_KEY",
          "timeout_s": 5, "concurrency": 2}
     )  # fmt: skip
     request = {

@@ -15,7 +15,7 @@ from tests.engine_kills import SOME_WAIT, begin, got, kill_after, results
 from tests.jobs import wait_until
 
 pytestmark = pytest.mark.slow
-RECORDS = 150
+RECORDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_the_demos_engine_killed(tmp_path: Path, calm: bytes) -> None:
     killed = tmp_path / "killed"
     # Few at once, so that there is time to kill it.
     run = begin(killed, RECORDS, "--set", "local.window=8")
-    victims = kill_after([chance.randrange(10, 100)], killed, run)
+    victims = kill_after([chance.randrange(5, 30)], killed, run)
     assert len(victims) == 1
     said = (killed / "stderr.txt").read_text()
     assert said.count("its process was killed (SIGKILL)") == 1
@@ -62,7 +62,7 @@ def test_two_replicas_one_killed_give_the_bytes_of_one_process(tmp_path: Path, c
     # Few at once, so that there is time to kill it.
     many = ("--set", "cluster={replicas: 2, address: local}", "--set", "local.window=4")
     run = begin(killed, RECORDS, "--cluster", *many)
-    wait_until(partial(got, 25, killed / "run", run), 200)
+    wait_until(partial(got, 12, killed / "run", run), 200)
     victims = actors_of(run)
     assert victims, (killed / "stderr.txt").read_text()
     os.kill(victims[0], signal.SIGKILL)

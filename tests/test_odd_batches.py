@@ -25,11 +25,11 @@ from click.testing import CliRunner
 
 from escalation.providers import batch_calls, batch_listing
 from escalation.providers.batch_protocol import CallFailed, Found, Lost, Remote
+from escalation.providers.chosen import batches_of as build_batches
 from runner.cli.main import main
 from runner.job import Escalation
 from runner.job.file import load_job
 from runner.ledger import open_ledger
-from runner.pipeline.assemble import _batches as build_batches
 from tests.jobs import Ran, query, records, rows_of, run
 from tests.stand_in import StandIn
 from tests.stand_in.wire import Call, Reply

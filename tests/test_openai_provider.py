@@ -20,7 +20,8 @@ from escalation.providers.protocol import Reply, bare
 from escalation.providers.request_bytes import body_bytes
 from runner.errors import UsageError
 from runner.job import Job, digest
-from runner.job.escalation import Escalation, endpoint_of
+from runner.job.escalation import Escalation
+from runner.job.providers import endpoint_at
 from runner.types import Constraint, Message, Prompt, Usage
 from tests.fakes import JOB
 from tests.jobs import (
@@ -153,9 +154,10 @@ def test_jobs_with_claude_are_the_jobs_that_they_were() -> None:
 
 
 def test_whose_address_it_is() -> None:
-    assert endpoint_of(None) == "openai"
-    assert endpoint_of("https://notapi.openai.com.example/v1") == "other"
-    assert endpoint_of("https://myapi.openai.computer/v1") == "other"
+    own = endpoint_at(Escalation.model_validate({"provider": "openai"}).address)
+    assert own is not None and own is endpoint_at("https://eu.API.openai.com./v1")
+    assert endpoint_at("https://notapi.openai.com.example/v1") is None
+    assert endpoint_at("https://myapi.openai.computer/v1") is None
 
 
 # --- requests -------------------------------------------------------------------------------------

@@ -54,6 +54,12 @@ class _Steps:
     accepted: Ints
     wrong: Ints
 
+    def at(self, step: int | None) -> tuple[int, int, float | None]:
+        """Accepted, wrong and the threshold at a step; None: nothing is accepted."""
+        if step is None:
+            return 0, 0, None
+        return int(self.accepted[step]), int(self.wrong[step]), float(self.thresholds[step])
+
 
 def certify_overall(
     scores: Sequence[float],
@@ -85,22 +91,15 @@ def certify_overall(
     steps = _steps(score, np.asarray(local_wrong, dtype=np.int64), closed)
     n, sent = len(score), int(closed.sum())
     at = _loosest(steps, _most_wrong(n, size, target_error, delta))
-    threshold = None if at is None else float(steps.thresholds[at])
+    accepted, wrong, threshold = steps.at(at)
     return Overall(
-        target_error,
-        delta,
-        n,
-        threshold,
-        0 if at is None else int(steps.accepted[at]),
-        0 if at is None else int(steps.wrong[at]),
+        target_error, delta, n, threshold, accepted, wrong,
         _needed(int(steps.wrong.min()), n, target_error, delta) if at is None else None,
-        "traffic" if batch is None else "batch",
-        size,
+        "traffic" if batch is None else "batch", size,
         None if batch is None else 0 if threshold is None else int(np.sum(batch >= threshold)),
-        closed_errors=sent,
+        closed_errors=sent, closed_upper=_upper(sent, n, size, delta),
         closed_unknown=sum(one is None for one in closed_wrong),
-        closed_upper=_upper(sent, n, size, delta),
-    )
+    )  # fmt: skip
 
 
 def _steps(score: Floats, local: Ints, closed: Ints) -> _Steps:

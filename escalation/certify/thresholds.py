@@ -152,18 +152,7 @@ def certify_all(
         UsageError: as in `certify`.
     """
     samples = {name: Sample.of(scores, wrongs[name], population) for name in targets}
-    first = next(iter(samples.values()))
-    threshold: float | None = None
-    if population is None:
-        rank = min(
-            loosest_rank(one.scores, one.errors, targets[name], delta)
-            for name, one in samples.items()
-        )
-        threshold = float(first.scores[rank - 1]) if rank else None
-    else:
-        share = delta / len(samples)
-        ranks = [one.certified(targets[name], share) for name, one in samples.items()]
-        threshold = first.threshold(np.logical_and.reduce(ranks))
+    threshold = _loosest_for_all(samples, targets, delta, in_batch=population is not None)
     found = {name: one.at(threshold, targets[name], delta) for name, one in samples.items()}
     needs = [one.labels_needed for one in found.values()]
     return replace(
@@ -175,6 +164,22 @@ def certify_all(
             if name is not WHOLE
         },
     )
+
+
+def _loosest_for_all(
+    samples: Mapping[Name, Sample], targets: Mapping[Name, float], delta: float, *, in_batch: bool
+) -> float | None:
+    """For traffic at the whole ``delta``, as the docstring of this module proves; in a batch each
+    error has its share of it."""
+    first = next(iter(samples.values()))
+    if in_batch:
+        share = delta / len(samples)
+        ranks = [one.certified(targets[name], share) for name, one in samples.items()]
+        return first.threshold(np.logical_and.reduce(ranks))
+    rank = min(
+        loosest_rank(one.scores, one.errors, targets[name], delta) for name, one in samples.items()
+    )
+    return float(first.scores[rank - 1]) if rank else None
 
 
 def certify_strata(

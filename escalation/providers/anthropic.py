@@ -1,36 +1,27 @@
 """Claude, by Anthropic's own SDK.
 
-`Anthropic` builds requests and reads replies; `AnthropicWire` sends them. The SDK's own retries
-are off: it would send again after a dropped connection, and be billed again, without our books
-knowing.
+`Anthropic` builds requests and reads replies; `AnthropicWire` sends them.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from escalation.providers.protocol import (
-    CONNECT_S,
     LABEL,
     Bill,
     Key,
     Reply,
     Verdict,
-    overloaded,
     part_of,
-    received,
-    redirected,
     seconds,
     served,
     text_of,
     tokens,
-    unanswered,
-    unconnected,
-    unexpected,
 )
-from escalation.providers.rate_headers import anthropic_limits
+from escalation.providers.rate_headers import Limits, anthropic_limits
+from escalation.providers.sdk_calls import Sdk, SdkWire, completed, verdict_of
 from runner.errors import UsageError
 from runner.formats.foreign_json import Unreadable, clipped, one_line
 from runner.job import Escalation
@@ -39,7 +30,6 @@ from runner.types import Completion, Constraint, Prompt, Usage
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
 
-URL = "https://api.anthropic.com"
 _SPEND_LIMITS = {
     "enforced_spend_limit_reached",
     "contract_spend_limit_reached",
@@ -48,9 +38,6 @@ _SPEND_LIMITS = {
 
 
 class Anthropic:
-    name = "anthropic"
-    url = URL
-
     def __init__(self, escalation: Escalation) -> None:
         self._escalation = escalation
         self._format: tuple[Constraint, dict[str, Any] | None] | None = None
@@ -173,85 +160,37 @@ def _typed(schema: Any) -> Any:
     return {"anyOf": [plain | {"type": kind} for kind in kinds]}
 
 
-def client(
-    base_url: str | None, key: Key, timeout_s: float, concurrency: int, *, bounded: bool = False
-) -> AsyncAnthropic:
-    """The SDK's, without retries of its own; ``bounded``: no reply is read without end."""
-    import httpx2
-    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+class AnthropicSdk(Sdk):
+    package = "anthropic"
 
-    from escalation.providers.bodies import http_settings
+    def client(self, key: Key, **settings: Any) -> AsyncAnthropic:
+        from anthropic import AsyncAnthropic
 
-    return AsyncAnthropic(
-        api_key=key.value,
-        base_url=base_url or URL,
-        max_retries=0,
-        timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
-        http_client=DefaultAsyncHttpxClient(**http_settings(concurrency, bounded=bounded)),
-        open_telemetry=False,
-    )
+        return AsyncAnthropic(api_key=key.value, open_telemetry=False, **settings)
 
+    def asks(self, client: AsyncAnthropic) -> Callable[..., Awaitable[Any]]:
+        return client.messages.with_raw_response.create
 
-class AnthropicWire:
-    """Sends requests; ``timeout_s`` bounds each as a whole, a dripping body included."""
+    def refused(self, error: APIStatusError, key: Key) -> Reply:
+        status, headers = error.status_code, error.response.headers
+        reply = Reply(
+            _verdict(error),
+            request_id=error.request_id,
+            problem=key.line(str(status), error.api_message or error.type),
+            retry_after_s=seconds(headers.get("retry-after")),
+            limits=self.limits(headers),
+        )
+        return completed(reply, status, headers, key)
 
-    def __init__(
-        self, base_url: str | None, key_env: str, timeout_s: float, concurrency: int
-    ) -> None:
-        self._timeout = timeout_s
-        self._key = Key(key_env, base_url)
-        self._client = client(base_url, self._key, timeout_s, concurrency, bounded=True)
-
-    async def send(self, request: Mapping[str, Any]) -> Reply:
-        if self._key.problem:
-            return Reply("halt", problem=self._key.problem)
-        try:
-            create = self._client.messages.with_raw_response.create(**request)
-            raw = await asyncio.wait_for(create, self._timeout)
-            content = raw.http_response.content
-        except Exception as error:
-            return failed(error, self._key, self._timeout)
-        return received(content, raw.request_id, anthropic_limits(raw.http_response.headers))
-
-    async def aclose(self) -> None:
-        await self._client.close()
+    def limits(self, headers: Mapping[str, str]) -> Limits:
+        return anthropic_limits(headers)
 
 
-def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
-    """What the SDK's error says of the money."""
-    from anthropic import APIConnectionError, APIStatusError
-
-    if isinstance(error, APIStatusError):
-        return _refused(error, key)
-    if isinstance(error, APIConnectionError):
-        return unconnected(error, key, timeout_s)
-    return unanswered(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
-
-
-def _refused(error: APIStatusError, key: Key) -> Reply:
-    status, headers = error.status_code, error.response.headers
-    verdict = _verdict(error)
-    problem = key.line(str(status), error.api_message or error.type)
-    if 300 <= status < 400:
-        problem = redirected(status, headers.get("location"), key)
-    pause = seconds(headers.get("retry-after"))
-    return Reply(
-        verdict,
-        request_id=error.request_id and key.line(error.request_id),
-        problem=problem,
-        retry_after_s=pause,
-        overloaded=verdict == "retry" and overloaded(status, pause),
-        limits=anthropic_limits(headers),
-    )
+class AnthropicWire(SdkWire):
+    sdk = AnthropicSdk()
 
 
 def _verdict(error: APIStatusError) -> Verdict:
-    status = error.status_code
     limited = "usage limits" in one_line(error.api_message)
-    if error.error_code in _SPEND_LIMITS or status in (401, 402, 403) or limited:
-        return "halt"
-    if 300 <= status < 400:
-        return "halt"  # it would be so for every request, and nothing was done
-    if status in (408, 429, 503, 529):
-        return "retry"
-    return "unknown" if status >= 500 or status < 300 else "reject"
+    spent = error.error_code in _SPEND_LIMITS or limited
+    return "halt" if spent else verdict_of(error.status_code)

@@ -6,60 +6,42 @@ making and, once it has ended, by its parts' names. Its counts tell nothing: the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from escalation.providers.anthropic import client, failed
-from escalation.providers.batch_calls import Calls, Response, first_names, made_id
-from escalation.providers.batch_listing import Search
-from escalation.providers.batch_protocol import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
-from escalation.providers.protocol import Key, Reply, Verdict, answered
+from escalation.providers.anthropic import AnthropicSdk
+from escalation.providers.batch_calls import Response, first_names, made_id
+from escalation.providers.batch_protocol import CallFailed, Found, Part, Remote
+from escalation.providers.protocol import Reply, Verdict, answered
+from escalation.providers.sdk_batches import UNREAD, SdkBatches
 from runner.formats.foreign_json import one_line
-from runner.job import Escalation
 
-PAGE = 100
 _RUNNING = {"in_progress", "canceling"}
 _UNDONE = {"canceled", "expired"}
 _HALTS = {"authentication_error", "permission_error", "billing_error"}
 _AGAIN = {"api_error", "overloaded_error", "rate_limit_error", "timeout_error"}
-_UNREAD = Reply("unknown", problem="its result in the batch is none")
 
 
-class AnthropicBatches:
+class AnthropicBatches(SdkBatches):
+    sdk = AnthropicSdk()
+    after = "after_id"
     most_requests = 100_000
     most_bytes = 256_000_000
 
-    def __init__(self, escalation: Escalation) -> None:
-        assert escalation.api_key_env is not None
-        self._key = Key(escalation.api_key_env, escalation.base_url)
-        self._timeout = escalation.timeout_s
-        self._client = client(escalation.base_url, self._key, self._timeout, 4)
-        self._raw = self._client.messages.batches.with_streaming_response
-        self._calls = Calls(self._key, failed, self._timeout)
-        self._names: dict[str, list[str]] = {}
+    def _batches(self, client: Any) -> Any:
+        return client.messages.batches.with_streaming_response
 
     async def create(self, parts: Sequence[Part], prefix: str) -> str:
         requests: Any = [{"custom_id": part.name, "params": part.request} for part in parts]
-        upload = max(self._timeout, UPLOAD_S)
         made = await self._calls.make(
-            lambda: self._raw.create(requests=requests, timeout=upload), upload
+            lambda: self._raw.create(requests=requests, timeout=self._upload_s), self._upload_s
         )
         return made_id(made)
 
-    async def find(self, lost: Lost) -> Found:
-        async def page(after: str | None) -> Mapping[str, Any]:
-            behind: dict[str, Any] = {} if after is None else {"after_id": after}
-            return await self._calls.ask(lambda: self._raw.list(limit=PAGE, **behind))
-
-        async def judge(batch_id: str, entry: Mapping[str, Any]) -> Found:
-            return await self._judge(batch_id, lost.prefix)
-
-        return await Search(lost, page, judge, _made_at).found()
-
-    async def _judge(self, batch_id: str, prefix: str) -> Found:
+    async def _judge(self, batch_id: str, entry: Mapping[str, Any], prefix: str) -> Found:
         names = self._names.get(batch_id)
         try:
             if names is None:
@@ -89,12 +71,8 @@ class AnthropicBatches:
             files=() if known else files,
         )
 
-    async def results(self, remote: Remote) -> AsyncGenerator[tuple[str, Reply]]:
-        for url in remote.files:
-            place = self._place(remote.id, url)
-            async with aclosing(self._calls.rows(lambda: self._open(place))) as rows:  # noqa: B023
-                async for name, row in rows:
-                    yield name, self._reply(row.get("result"))
+    def _open(self, batch_id: str, file: str) -> AbstractAsyncContextManager[Response]:
+        return self._got(self._place(batch_id, file))
 
     def _place(self, batch_id: str, url: str) -> str:
         """Where the results are asked for. The key goes to `base_url` alone: a gateway there passes
@@ -108,7 +86,7 @@ class AnthropicBatches:
         return url if same else f"{base}/v1/messages/batches/{quote(batch_id, safe='')}/results"
 
     @asynccontextmanager
-    async def _open(self, url: str) -> AsyncIterator[Response]:
+    async def _got(self, url: str) -> AsyncIterator[Response]:
         from anthropic import AsyncAPIResponse
 
         headers = {"Accept": "application/binary", "X-Stainless-Raw-Response": "stream"}
@@ -120,36 +98,29 @@ class AnthropicBatches:
         finally:
             await response.close()
 
-    def _reply(self, result: object) -> Reply:
+    def _reply(self, row: Mapping[str, Any]) -> Reply:
+        result = row.get("result")
         if not isinstance(result, dict):
-            return _UNREAD
+            return UNREAD
         kind, message, error = result.get("type"), result.get("message"), result.get("error")
         if kind == "succeeded" and isinstance(message, dict):
             return answered(message, message.get("id"))
         if message is not None:
-            return _UNREAD  # it was answered, whatever else is said of it
+            return UNREAD  # it was answered, whatever else is said of it
         if kind in _UNDONE:
             return Reply("retry", problem=f"{kind} in its batch")
         inner = error.get("error", error) if isinstance(error, dict) else None
         if kind != "errored" or not isinstance(inner, dict):
-            return _UNREAD
+            return UNREAD
         what = inner.get("type")
         verdict: Verdict = (
             "halt" if what in _HALTS else "retry" if what in _AGAIN else "reject"
         ) if isinstance(what, str) else "unknown"  # fmt: skip
         return Reply(verdict, problem=self._key.line(f"{one_line(what)}:", inner.get("message")))
 
-    async def cancel(self, batch_id: str) -> None:
-        await self._calls.tell(lambda: self._raw.cancel(batch_id))
-
-    async def aclose(self) -> None:
-        await self._client.close()
-
-
-def _made_at(entry: Mapping[str, Any]) -> float | None:
-    """The time of an entry of the list; None where it says none."""
-    try:
-        at = datetime.fromisoformat(entry["created_at"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    def _made_at(self, entry: Mapping[str, Any]) -> float | None:
+        try:
+            at = datetime.fromisoformat(entry["created_at"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

@@ -1,7 +1,7 @@
 """A provider's batches, whichever provider's: what can be asked of them, and what they say.
 
-`escalation.providers.anthropic_batches` and `escalation.providers.openai_batches` are the two;
-`escalation.send.batch_submit` sends and `escalation.send.batch_collect` collects.
+`runner.job.providers` says who has them; `escalation.send.batch_submit` sends and
+`escalation.send.batch_collect` collects.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Found:
 
 
 class BatchApi(Protocol):
-    """One provider's. Every method makes its calls once, with no retries of its own, in bounded
-    time, and raises `CallFailed` and nothing else."""
+    """One provider's, made of a job's `escalation`. Every method makes its calls once, with no
+    retries of its own, in bounded time, and raises `CallFailed` and nothing else."""
 
     most_requests: int
     most_bytes: int

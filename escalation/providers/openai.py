@@ -1,46 +1,39 @@
 """GPT by OpenAI's own SDK, and by the same: Gemini, any other API that speaks OpenAI's, and a
 larger open-weight model on a server of one's own.
 
-`OpenAI` builds requests and reads replies; `OpenAIWire` sends them. The SDK's own retries are off:
-it would send again after a dropped connection, and be billed again, without our books knowing.
+`OpenAI` builds requests and reads replies; `OpenAIWire` sends them.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from escalation.providers.openai_schema import strict
 from escalation.providers.protocol import (
-    CONNECT_S,
     LABEL,
     Bill,
     Key,
     Reply,
     Verdict,
-    overloaded,
     part_of,
-    received,
-    redirected,
     seconds,
     served,
     text_of,
     tokens,
-    unanswered,
-    unconnected,
-    unexpected,
 )
-from escalation.providers.rate_headers import openai_limits
+from escalation.providers.rate_headers import Limits, openai_limits
+from escalation.providers.sdk_calls import Sdk, SdkWire, completed, verdict_of
 from runner.errors import UsageError
 from runner.formats.foreign_json import Unreadable, clipped, one_line
-from runner.job.escalation import Escalation, endpoint_of
+from runner.job import Escalation
+from runner.job.providers import endpoint_at
 from runner.types import Completion, Constraint, Prompt, Usage
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import APIStatusError, AsyncOpenAI
 
-URL = "https://api.openai.com/v1"
 # Not about this request but about every one: the account, or how the job has them built.
 _ALL_REQUESTS = {
     "account_deactivated", "billing_hard_limit_reached", "billing_not_active", "insufficient_quota",
@@ -56,14 +49,13 @@ class OpenAI:
     def __init__(self, escalation: Escalation) -> None:
         self._escalation = escalation
         self._format: tuple[Constraint, dict[str, Any] | None] | None = None
-        self._endpoint = endpoint_of(escalation.base_url)
-        self.name: str = escalation.provider
-        self.url: str = escalation.base_url or URL
+        self._own = _is_openais(escalation.address)
+        # Models that think by default would spend ``max_tokens`` on it and have none left.
+        thinks = endpoint_at(escalation.address) in escalation.entry.endpoints
+        self._effort = escalation.effort or ("low" if thinks else None)
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
-        ours, own = self._escalation, self._endpoint == "openai"
-        # Models that think by default would spend ``max_tokens`` on it and have none left.
-        usual = "low" if self._endpoint in ("openai", "gemini") else None
+        ours, own = self._escalation, self._own
         # In the order in which the SDK sends them: what left is written down to the byte.
         body = {
             "model": ours.model,
@@ -72,7 +64,7 @@ class OpenAI:
             "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
             "max_completion_tokens": ours.max_tokens if own else None,
             "max_tokens": None if own else ours.max_tokens,
-            "reasoning_effort": ours.effort or usual,
+            "reasoning_effort": self._effort,
             "response_format": self._answer_format(prompt.constraint),
             "store": False if own else None,
         }
@@ -96,7 +88,7 @@ class OpenAI:
         try:
             answer["schema"] = strict(schema)
         except ValueError as error:
-            if self._endpoint == "openai":
+            if self._own:
                 raise UsageError(
                     f"`answer.schema` is not one that the API takes: {error}"
                 ) from None
@@ -145,63 +137,37 @@ def _only_choice(choices: object) -> Mapping[str, Any]:
     return choices[0]
 
 
-def client(
-    base_url: str | None, key: Key, timeout_s: float, concurrency: int, *, bounded: bool = False
-) -> AsyncOpenAI:
-    """The SDK's, without retries of its own; ``bounded``: no reply is read without end."""
-    import httpx2
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-    from escalation.providers.bodies import http_settings
-
-    made = AsyncOpenAI(
-        api_key=key.value or "none",
-        base_url=base_url or URL,
-        max_retries=0,
-        timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
-        http_client=DefaultAsyncHttpxClient(**http_settings(concurrency, bounded=bounded)),
-    )
-    if endpoint_of(base_url) != "openai":
-        # The environment has them for OpenAI, and nobody else is to know.
-        made.organization = made.project = None
-    return made
+def _is_openais(address: str) -> bool:
+    at = endpoint_at(address)
+    return at is not None and at.name == "openai"
 
 
-class OpenAIWire:
-    """Sends requests; ``timeout_s`` bounds each as a whole, a dripping body included."""
+class OpenAISdk(Sdk):
+    package = "openai"
 
-    def __init__(
-        self, base_url: str | None, key_env: str | None, timeout_s: float, concurrency: int
-    ) -> None:
-        self._timeout = timeout_s
-        self._key = Key(key_env, base_url)
-        self._client = client(base_url, self._key, timeout_s, concurrency, bounded=True)
+    def client(self, key: Key, **settings: Any) -> AsyncOpenAI:
+        from openai import AsyncOpenAI
 
-    async def send(self, request: Mapping[str, Any]) -> Reply:
-        if self._key.problem:
-            return Reply("halt", problem=self._key.problem)
-        try:
-            create = self._client.chat.completions.with_raw_response.create(**request)
-            raw = await asyncio.wait_for(create, self._timeout)
-            content = raw.http_response.content
-        except Exception as error:
-            return failed(error, self._key, self._timeout)
-        return received(content, raw.request_id, openai_limits(raw.http_response.headers))
+        made = AsyncOpenAI(api_key=key.value or "none", **settings)
+        if not _is_openais(settings["base_url"]):
+            # The environment has them for OpenAI, and nobody else is to know.
+            made.organization = made.project = None
+        return made
 
-    async def aclose(self) -> None:
-        await self._client.close()
+    def asks(self, client: AsyncOpenAI) -> Callable[..., Awaitable[Any]]:
+        return client.chat.completions.with_raw_response.create
 
-
-def failed(error: Exception, key: Key, timeout_s: float) -> Reply:
-    """What the SDK's error says of the money."""
-    from openai import APIConnectionError, APIStatusError
-
-    if isinstance(error, APIStatusError):
+    def refused(self, error: APIStatusError, key: Key) -> Reply:
         headers = error.response.headers
-        return refused(error.status_code, error.body, key, headers, error.request_id)
-    if isinstance(error, APIConnectionError):
-        return unconnected(error, key, timeout_s)
-    return unanswered(timeout_s) if isinstance(error, TimeoutError) else unexpected(error, key)
+        reply = refused(error.status_code, error.body, key, headers, error.request_id)
+        return replace(reply, limits=self.limits(headers))
+
+    def limits(self, headers: Mapping[str, str]) -> Limits:
+        return openai_limits(headers)
+
+
+class OpenAIWire(SdkWire):
+    sdk = OpenAISdk()
 
 
 def refused(
@@ -213,17 +179,9 @@ def refused(
     if status == 401:
         # The server's own words have the key in them, or what it begins and ends with.
         problem = f"401 the key in {key.name} is refused" if key.name else "401 a key is needed"
-    elif 300 <= status < 400:
-        problem = redirected(status, headers.get("location"), key)
-    verdict, pause = _verdict(status, said), _pause(headers.get("retry-after"), said)
-    return Reply(
-        verdict,
-        request_id=request_id and key.line(request_id),
-        problem=problem,
-        retry_after_s=pause,
-        overloaded=verdict == "retry" and overloaded(status, pause),
-        limits=openai_limits(headers),
-    )
+    pause = _pause(headers.get("retry-after"), said)
+    reply = Reply(_verdict(status, said), None, request_id, problem, retry_after_s=pause)
+    return completed(reply, status, headers, key)
 
 
 def _said(body: Any) -> Mapping[str, Any]:
@@ -237,17 +195,13 @@ def _said(body: Any) -> Mapping[str, Any]:
 
 def _verdict(status: int, said: Mapping[str, Any]) -> Verdict:
     codes = {one_line(said.get("code")), one_line(said.get("type"))}
-    if status in (401, 402, 403, 404) or codes & _ALL_REQUESTS:
+    if status == 404 or codes & _ALL_REQUESTS:
         return "halt"
-    if 300 <= status < 400:
-        return "halt"  # it would be so for every request, and nothing was done
     if status == 400 and (
         said.get("param") == "response_format" or _BAD_KEY in one_line(said.get("message"))
     ):
         return "halt"
-    if status in (408, 429, 503, 529):
-        return "retry"
-    return "unknown" if status >= 500 or status < 300 else "reject"
+    return verdict_of(status)
 
 
 def _pause(header: str | None, said: Mapping[str, Any]) -> float | None:

@@ -9,49 +9,46 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
-from escalation.providers.batch_calls import Calls, first_names, id_of, made_id
-from escalation.providers.batch_listing import Search
-from escalation.providers.batch_protocol import UPLOAD_S, CallFailed, Found, Lost, Part, Remote
-from escalation.providers.openai import client, failed, refused
-from escalation.providers.protocol import Key, Reply, answered
+from escalation.providers.batch_calls import Response, first_names, id_of, made_id
+from escalation.providers.batch_protocol import CallFailed, Found, Part, Remote
+from escalation.providers.openai import OpenAISdk, refused
+from escalation.providers.protocol import Reply, answered
+from escalation.providers.sdk_batches import UNREAD, SdkBatches
 from runner.formats.foreign_json import Unreadable, count, one_line
 from runner.job import Escalation
 from runner.job.former_name import FORMER_NAME
 
 MARK = "surelocal"
-PAGE = 100
 _RUNNING = {"validating", "in_progress", "finalizing", "cancelling"}
 _STOPPED = {"expired", "cancelled"}
-_UNREAD = Reply("unknown", problem="its result in the batch is none")
 
 
-class OpenAIBatches:
+class OpenAIBatches(SdkBatches):
+    sdk = OpenAISdk()
+    after = "after"
     most_requests = 50_000
     most_bytes = 200_000_000
 
     def __init__(self, escalation: Escalation) -> None:
-        self._key = Key(escalation.api_key_env, escalation.base_url)
-        self._timeout = escalation.timeout_s
-        self._client = client(escalation.base_url, self._key, self._timeout, 4)
-        self._raw = self._client.batches.with_streaming_response
+        super().__init__(escalation)
         self._files = self._client.files.with_streaming_response
-        self._calls = Calls(self._key, failed, self._timeout)
-        self._names: dict[str, list[str]] = {}
+
+    def _batches(self, client: Any) -> Any:
+        return client.batches.with_streaming_response
 
     async def create(self, parts: Sequence[Part], prefix: str) -> str:
         body = await asyncio.to_thread(_file, parts)
-        upload = max(self._timeout, UPLOAD_S)
         try:
             file = await self._calls.make(
                 lambda: self._files.create(
-                    file=("batch.jsonl", body), purpose="batch", timeout=upload
+                    file=("batch.jsonl", body), purpose="batch", timeout=self._upload_s
                 ),
-                upload,
+                self._upload_s,
             )
             file_id = made_id(file)
         except CallFailed as error:
@@ -68,16 +65,6 @@ class OpenAIBatches:
             )
         )
         return made_id(made)
-
-    async def find(self, lost: Lost) -> Found:
-        async def page(after: str | None) -> Mapping[str, Any]:
-            behind: dict[str, Any] = {} if after is None else {"after": after}
-            return await self._calls.ask(lambda: self._raw.list(limit=PAGE, **behind))
-
-        async def judge(batch_id: str, entry: Mapping[str, Any]) -> Found:
-            return await self._judge(batch_id, entry, lost.prefix)
-
-        return await Search(lost, page, judge, _made_at).found()
 
     async def _judge(self, batch_id: str, entry: Mapping[str, Any], prefix: str) -> Found:
         own, names = _marked(entry, prefix), self._names.get(batch_id)
@@ -130,22 +117,19 @@ class OpenAIBatches:
         ]
         return self._key.line("; ".join(filter(None, said)) or "the provider refused it")
 
-    async def results(self, remote: Remote) -> AsyncGenerator[tuple[str, Reply]]:
-        for file in remote.files:
-            opened = self._calls.rows(lambda: self._files.content(file))  # noqa: B023
-            async with aclosing(opened) as rows:
-                async for name, row in rows:
-                    yield name, self._reply(row)
+    def _open(self, batch_id: str, file: str) -> AbstractAsyncContextManager[Response]:
+        opened: AbstractAsyncContextManager[Response] = self._files.content(file)
+        return opened
 
     def _reply(self, row: Mapping[str, Any]) -> Reply:
         response, error = row.get("response"), row.get("error")
         if response is None and isinstance(error, dict) and isinstance(error.get("code"), str):
             return Reply("retry", problem=f"{one_line(error['code'])} in its batch")
         if not isinstance(response, dict):
-            return _UNREAD
+            return UNREAD
         body, request = response.get("body"), response.get("request_id")
         if not isinstance(body, dict):
-            return _UNREAD
+            return UNREAD
         status, told = _status(response.get("status_code")), isinstance(body.get("error"), dict)
         if status < 400 or not told or body.get("choices") or body.get("usage"):
             return answered(body, request)  # it may be billed, whatever status is beside it
@@ -154,11 +138,11 @@ class OpenAIBatches:
         undone = reply.verdict == "unknown"
         return replace(reply, verdict="retry") if undone else reply
 
-    async def cancel(self, batch_id: str) -> None:
-        await self._calls.tell(lambda: self._raw.cancel(batch_id))
-
-    async def aclose(self) -> None:
-        await self._client.close()
+    def _made_at(self, entry: Mapping[str, Any]) -> float | None:
+        try:
+            return float(count(entry.get("created_at"), most=10**11)) or None
+        except Unreadable:
+            return None
 
 
 def _marked(entry: Mapping[str, Any], prefix: str) -> bool | None:
@@ -168,14 +152,6 @@ def _marked(entry: Mapping[str, Any], prefix: str) -> bool | None:
         return None
     mark = metadata.get(MARK, metadata.get(FORMER_NAME))
     return mark == prefix if isinstance(mark, str) else None
-
-
-def _made_at(entry: Mapping[str, Any]) -> float | None:
-    """The time of an entry of the list; None where it says none."""
-    try:
-        return float(count(entry.get("created_at"), most=10**11)) or None
-    except Unreadable:
-        return None
 
 
 def _answered(batch: Mapping[str, Any]) -> int | None:

@@ -29,8 +29,6 @@ OVERHEAD_TOKENS = 500
 BYTES_A_TOKEN = 4  # of English text, for estimates only
 LARGEST_CACHE_MINIMUM = 4096  # for a model of which it is not known
 LONGEST_RUN = timedelta(days=7)  # a run's price is fixed at its start, so it counts ahead this far
-# Whose models can stand behind a provider's name.
-_SECTIONS = {"anthropic": ("anthropic",), "openai": ("openai", "gemini")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +158,9 @@ def price_of(escalation: Escalation, today: date | None = None) -> Price:
             raise UsageError(f"`escalation.price` takes prices of up to {DECIMALS} decimals")
         own = _price(given, given.pop("batch"))
         return replace(own, most=_most_times(escalation.provider))
-    if escalation.provider == "local":
+    if escalation.entry.own_server:
         return _price({"input": 0, "output": 0})
-    sections = _SECTIONS[escalation.provider]
+    sections = [endpoint.prices for endpoint in escalation.entry.endpoints]
     models = {model: (row, name) for name in sections for model, row in _table()[name].items()}
     if escalation.model not in models:
         raise UsageError(

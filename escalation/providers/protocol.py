@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, get_args
-from urllib.parse import urlsplit
 
 from runner.formats.foreign_json import Unreadable, clipped, count, one_line, parse
 from runner.formats.urls import hidden
@@ -141,11 +140,9 @@ def served(usage: Mapping[str, Any], *names: str) -> dict[str, str]:
 class Provider(Protocol):
     """One closed API: a request out of a prompt, a bill and a completion out of a reply's body.
 
-    All are pure; the sending is `Wire`'s, in the courier's process.
+    It is made of a job's `escalation`. All methods are pure; the sending is `Wire`'s, in the
+    courier's process.
     """
-
-    name: str
-    url: str
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
         """The request's JSON body, in the key order in which it is sent."""
@@ -161,7 +158,11 @@ class Provider(Protocol):
 
 
 class Wire(Protocol):
-    """The sending half: one HTTP request per call, no retries of its own, never raises."""
+    """The sending half: one HTTP request per call, no retries of its own, never raises.
+
+    It is made of the address, the variable that holds the key, the seconds that a call may take,
+    and how many are under way at once.
+    """
 
     async def send(self, request: Mapping[str, Any]) -> Reply: ...
 
@@ -191,50 +192,10 @@ class Key:
         return one_line(" ".join(self.hidden(text) for text in texts if text))
 
 
-CONNECT_S = 10.0
-"""For a connection alone: a host that does not take one is not waited for as a long answer is."""
-
-
-def unconnected(error: Exception, key: Key, timeout_s: float) -> Reply:
-    """What the SDK's connection error says of the money: without a connection nothing has left,
-    and once there was one the call may have been billed."""
-    import httpx2
-
-    cause = error.__cause__
-    if isinstance(cause, Unreadable):
-        return Reply("unknown", problem=key.line(f"the reply's body is {cause}"))
-    unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-    if isinstance(cause, httpx2.TimeoutException) and not unsent:
-        return unanswered(timeout_s)
-    why = str(cause or "") or type(cause or error).__name__
-    problem = key.line(f"the connection failed: {why}")
-    verdict: Verdict = "retry" if unsent else "unknown"
-    return Reply(verdict, problem=problem, overloaded=unsent, unreachable=unsent)
-
-
 def unanswered(timeout_s: float) -> Reply:
     """Of a call that had its time: it may be billed, and the next is as likely to be lost."""
     problem = f"no whole reply within {timeout_s:g} s"
     return Reply("unknown", problem=problem, overloaded=True, unreachable=True)
-
-
-def unexpected(error: Exception, key: Key) -> Reply:
-    """Whatever else the SDK or its transport raises, the call may have been billed."""
-    return Reply("unknown", problem=key.line(f"{type(error).__name__}: {error}"))
-
-
-def redirected(status: int, location: str | None, key: Key) -> str:
-    """The sentence for a reply that names another address: the text goes to no other."""
-    try:
-        parts = urlsplit(location or "")
-        port = f":{parts.port}" if parts.port else ""
-        where = f"{parts.scheme}://{parts.hostname}{port}" if parts.hostname else parts.path
-    except ValueError:
-        where = ""
-    return key.line(
-        f"{status}: `escalation.base_url` redirects to {where or 'nowhere'}, and redirects are not "
-        "followed; set `escalation.base_url` to the API's own address"
-    )
 
 
 def received(

@@ -14,10 +14,10 @@ from runner.types import Reason
 class Trouble:
     """One sentence as each kind of trouble begins, one when it is over: a storm is no news."""
 
-    def __init__(self, settings: Escalation, url: str, say: Callable[[str], None]) -> None:
-        parts = urlsplit(url)
+    def __init__(self, settings: Escalation, say: Callable[[str], None]) -> None:
+        parts = urlsplit(settings.address)
         port = f":{parts.port}" if parts.port else ""
-        self._who = f"{parts.hostname or url}{port}"  # no login, no path
+        self._who = f"{parts.hostname or settings.address}{port}"  # no login, no path
         self._settings = settings
         self._say = say
         self._said: set[str] = set()

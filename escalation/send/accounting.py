@@ -61,9 +61,9 @@ class Booker:
     def egress(self, body: bytes) -> Egress:
         """What is about to leave."""
         return Egress(
-            self._provider.name,
+            self._settings.provider,
             self._settings.model,
-            showable(self._settings.base_url or self._provider.url),
+            showable(self._settings.address),
             len(body),
             hashlib.sha256(body).hexdigest(),
         )
@@ -116,7 +116,7 @@ class Booker:
             lost = Reply("unknown", request_id=reply.request_id, problem=problem)
             return Booked(self.unpaid(attempt, lost, reserved))
         cost = self._prices[batched].cost(bill.usage)
-        factor = times(self._provider.name, bill.served)
+        factor = times(self._settings.provider, bill.served)
         cost = max(cost, reserved) if factor is None else cost * factor
         self._ledger.attempts.end_attempt(
             attempt, "settled", cost=cost, usage=asdict(bill.usage), request_id=reply.request_id

@@ -168,10 +168,10 @@ class BatchSender:
 
     def prefix(self, number: int) -> str:
         """Begins the names of a batch's parts, and of nobody else's."""
-        mark = self._ledger.meta("batches")
+        mark = self._ledger.meta.batch_mark
         if mark is None:
             mark = new_mark()
-            self._ledger.set_meta("batches", mark)
+            self._ledger.meta.batch_mark = mark
         return f"{mark}-{number}-"
 
     async def _create(self, api: BatchApi, number: int, parts: list[Part], prefix: str) -> None:

@@ -5,7 +5,8 @@ also lose the replies under way, which are paid for. So the calls are made here,
 in a session of its own that outlives the run: when its input ends it waits for the calls under
 way, writes their replies down and goes. The next run on the same directory reads them.
 
-    stdin   one line of settings, then one line a request: {"attempt": 7, "request": {…}}
+    stdin   one line of settings, with the ``module:class`` of the `Wire` that sends, then one line
+            a request: {"attempt": 7, "request": {…}}
     stdout  {"attempt": 7, "sent": true} as it is sent, {"attempt": 7, "reply": {…}} when it ended,
             {"beat": true} every few seconds: this process runs, and the disk takes what it writes
     journal the same two lines of an attempt, each before the run is told; the first with the
@@ -19,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import importlib
 import json
 import os
 import select
@@ -28,16 +28,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from escalation.providers.chosen import named
 from escalation.providers.protocol import Reply, Wire
 from escalation.providers.request_bytes import mark_of
 from runner.formats.foreign_json import one_line
 from runner.private import opener
 
-WIRES = {
-    "anthropic": "escalation.providers.anthropic:AnthropicWire",
-    "openai": "escalation.providers.openai:OpenAIWire",
-    "local": "escalation.providers.openai:OpenAIWire",
-}
 JOURNAL = "courier.jsonl"
 LOCK = "courier.lock"
 MOST_LINE_BYTES = 1 << 28
@@ -74,9 +70,8 @@ class _Journal:
 
 
 def _wire(settings: dict[str, Any]) -> Wire:
-    module, name = WIRES[settings["provider"]].split(":")
-    wire: Wire = getattr(importlib.import_module(module), name)(
-        settings["base_url"], settings["key_env"], settings["timeout_s"], settings["concurrency"]
+    wire: Wire = named(settings["wire"])(
+        settings["address"], settings["key_env"], settings["timeout_s"], settings["concurrency"]
     )
     return wire
 

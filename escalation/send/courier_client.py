@@ -49,8 +49,8 @@ class Courier:
         self._patience = patience
         self._say = say
         self._settings = {
-            "provider": escalation.provider,
-            "base_url": escalation.base_url,
+            "wire": escalation.entry.wire,
+            "address": escalation.address,
             "key_env": escalation.api_key_env,
             "timeout_s": escalation.timeout_s,
             "concurrency": escalation.concurrency,

@@ -103,7 +103,9 @@ async def _streams(
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MOST_LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)
+    # A reader's protocol, for a pipe that is only written to: asyncio's documents have no other
+    # that makes `drain` wait.
     transport, protocol = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, process.stdin
+        lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), process.stdin
     )
     return reader, asyncio.StreamWriter(transport, protocol, None, loop)

@@ -80,7 +80,7 @@ class Asker:
         self._backoff = wait_exponential(multiplier=0.5, max=30) + wait_random(0, 1)
         self._pace = Pace(settings.max_tokens, settings.requests_per_minute)
         self._breaker = Breaker(settings.retry_for_s)
-        self._trouble = Trouble(settings, settings.base_url or closed.provider.url, say)
+        self._trouble = Trouble(settings, say)
         self.budget = Budget(settings.budget_usd, ledger.attempts.committed_usd())
 
     def money_left(self) -> Decimal:

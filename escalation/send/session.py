@@ -68,8 +68,7 @@ class PaidSession:
         finally:
             # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
             await self._settle()
-            stopped = self.escalator.problem or self.escalator.guard.problem
-            self._ledger.set_meta("stopped", stopped or "")
+            self._ledger.meta.stopped = self.escalator.problem or self.escalator.guard.problem
 
     async def _settle(self) -> None:
         """Books the paid calls that were left open; all of them are settled then."""
@@ -85,8 +84,8 @@ def _day_cap(closed: ClosedSide, ledger: Ledger, run_dir: Path) -> Day | None:
     if cap is None:
         return None
     file, patience_s = SpendFile(closed.spend_file), closed.settings.timeout_s + GRACE_S
-    mark = ledger.meta("spend") or uuid.uuid4().hex
-    ledger.set_meta("spend", mark)
+    mark = ledger.meta.spend_mark or uuid.uuid4().hex
+    ledger.meta.spend_mark = mark
     # With a mark: another run may later be made in a folder of the same name. With the folder: a
     # copy of it is another run.
     return Day(file, f"{run_dir.resolve()} {mark}", cap, patience_s)

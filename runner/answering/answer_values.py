@@ -11,8 +11,8 @@ import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from json.decoder import scanstring  # type: ignore[attr-defined]  # public in CPython, not in stubs
 
+from runner.formats.json_text import read_string
 from runner.types import Alternatives, Completion, Name, frozen
 
 Span = tuple[int, int]
@@ -35,7 +35,7 @@ def value_spans(text: str) -> dict[str, Span]:
     if text[at : at + 1] == "}":
         return spans
     while True:
-        key, at = scanstring(text, _expect(text, at, '"', skip=False), True)
+        key, at = read_string(text, _expect(text, at, '"', skip=False))
         at = _expect(text, _skip(text, at), ":")
         _, end = _decoder.raw_decode(text, at)
         spans[key] = (at, end)

@@ -11,15 +11,13 @@ from itertools import groupby
 from typing import Any
 from unicodedata import category
 
-from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateSyntaxError, meta, nodes
-from jinja2.runtime import Context
 
 from runner.errors import RecordError
 from runner.formats.openai_request import most_usd, sampling_of
 from runner.job import Job
 from runner.templates.growth import TooMuch
-from runner.templates.sandbox import Environment, Filled, begin
+from runner.templates.sandbox import Environment, Filled
 from runner.templates.template_errors import failure, hint, stopped
 from runner.templates.template_errors import in_template as in_template
 from runner.types import Constraint, Message, Prompt, Reason, Record
@@ -76,9 +74,7 @@ class Template:
 
     def filled(self, fields: Mapping[str, Any]) -> list[str]:
         """Raises whatever goes wrong inside."""
-        begin()
-        context = _context(self._template, fields)
-        return _environment.bounded(self._template.root_render_func(context))
+        return _environment.pieces(self._template, fields)
 
 
 def _literals(parsed: nodes.Template) -> frozenset[str]:
@@ -100,7 +96,7 @@ class Expression:
 
     def __init__(self, text: str, where: str) -> None:
         self.where, self.text = where, text
-        self._template = _environment.compile_expression(text, undefined_to_none=False)._template
+        self._expression = _environment.expression(text)
 
     def evaluate(self, record: Record) -> Any:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
@@ -111,20 +107,7 @@ class Expression:
 
     def filled(self, fields: Mapping[str, Any]) -> Any:
         """Raises whatever goes wrong inside."""
-        begin()
-        context = _context(self._template, fields)
-        for _ in self._template.root_render_func(context):
-            pass
-        result = context.vars["result"]  # where Jinja2's own expressions have theirs
-        bool(result)  # a StrictUndefined result complains only when it is looked at
-        return result
-
-
-def _context(template: JinjaTemplate, fields: Mapping[str, Any]) -> Context:
-    # Not by `template.new_context`, which goes over all globals again: that is for imports, and
-    # there is nothing to import here.
-    names = {**_environment.globals, **fields, "record": fields}
-    return Context(_environment, names, template.name, template.blocks)
+        return self._expression(fields)
 
 
 def _odd_column(source: str, columns: Sequence[str] | None) -> tuple[str, str]:

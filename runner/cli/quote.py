@@ -7,22 +7,23 @@ from pathlib import Path
 
 import click
 
+from runner.cli import parameters
 from runner.cli.common import watched
 from runner.cli.group import log_format
+from runner.cli.parameters import FILE
 from runner.events import event
 from runner.terminal import console, echo
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 PILOT = 300
 
 
 @click.command()
-@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
+@parameters.job_file
 @click.option("--pilot", metavar="N", type=click.IntRange(min=2), default=PILOT, show_default=True,
               help="Records to try.")  # fmt: skip
-@click.option("--labels", type=_FILE, help="People's labels, by record id: certifies by them.")
-@click.option("-o", "--output", type=_FILE, help="Also as a Markdown file to send.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.option("--labels", type=FILE, help="People's labels, by record id: certifies by them.")
+@click.option("-o", "--output", type=FILE, help="Also as a Markdown file to send.")
+@parameters.overrides
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout instead.")
 @log_format
 def quote(

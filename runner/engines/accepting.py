@@ -78,7 +78,7 @@ def answered(question: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _by_vllm(local: Local, constraint: Constraint, sampling: Sampling, vocabulary: int) -> None:
-    from runner.engines.vllm import holding as holding
+    from runner.engines.vllm import holding, insides
     from runner.engines.vllm.setup import arguments, classes, environment
 
     environment(local)
@@ -98,7 +98,7 @@ def _by_vllm(local: Local, constraint: Constraint, sampling: Sampling, vocabular
         params = holding.sampling_params(
             constraint, sampling, config.structured_outputs_config, keep_special=False
         )
-        holding.verify(params, config, _tokenizer())
+        insides.verify(params, config, _tokenizer())
     except holding.client_errors() as error:
         raise holding.refused(error, constraint, shared=True) from None
     if (grammar := getattr(params.structured_outputs, "grammar", None)) is not None:

@@ -7,44 +7,36 @@ import re
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from runner.job import former_name
 from runner.job.confidence import Part, Switch
+from runner.job.providers import DEFAULT, PROVIDERS, Entry, endpoint_at
 
-_HOSTS = {
-    "api.openai.com": "openai",
-    "generativelanguage.googleapis.com": "gemini",
-    "api.anthropic.com": "anthropic",
-}
-# What need not be said. Elsewhere the key must be named: OpenAI's is for OpenAI alone.
-_USUAL: dict[str, dict[str, Any]] = {
-    "anthropic": {"model": "claude-sonnet-5-5", "api_key_env": "ANTHROPIC_API_KEY"},
-    "openai": {"model": "gpt-6.1-sol", "api_key_env": "OPENAI_API_KEY"},
-    "gemini": {"model": "gemini-3.8-flash", "api_key_env": "GEMINI_API_KEY"},
-    "local": {"api_key_env": None},
-}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(m|h|d)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
-
-def endpoint_of(base_url: object) -> str:
-    """Who answers at the ``base_url`` of an API like OpenAI's (at none, OpenAI): ``openai``,
-    ``gemini``, ``anthropic`` or ``other``."""
-    if base_url is None:
-        return "openai"
-    name = urlsplit(base_url).hostname if isinstance(base_url, str) else None
-    host = f".{name or ''}".rstrip(".")  # written with a dot at its end it is the same host
-    return next((whose for end, whose in _HOSTS.items() if host.endswith(f".{end}")), "other")
 
 
 def default_spend_file() -> Path:
     """One for each user of this machine."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return former_name.spend_file(Path(state) / "surelocal" / "spend.sqlite")
+
+
+def _named(provider: str) -> str:
+    if provider not in PROVIDERS:
+        *names, last = map(repr, PROVIDERS)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(names)} or {last}"})
+    return provider
+
+
+Provider = Annotated[
+    str, AfterValidator(_named), Field(json_schema_extra={"enum": list[Any](PROVIDERS)})
+]
+"""One of the table's; a table of Python's cannot be a `Literal`."""
 
 
 class Price(Part):
@@ -94,7 +86,7 @@ class Escalation(Part):
 
     model_config = ConfigDict(json_schema_extra=_needs_only_what_is_unusual)
 
-    provider: Literal["anthropic", "openai", "local"] = "anthropic"
+    provider: Provider = DEFAULT
     """`openai` is also, at a `base_url`, whoever else speaks OpenAI's API: Gemini, say. `local` is
     a larger open-weight model on a server of your own that does; it costs nothing."""
     model: str
@@ -149,25 +141,37 @@ class Escalation(Part):
     def usual(cls, given: object) -> object:
         if not isinstance(given, dict):
             return given
-        provider = given.get("provider", "anthropic")
-        whose = endpoint_of(given.get("base_url")) if provider == "openai" else str(provider)
-        return _USUAL.get(whose, {}) | given
+        provider = given.get("provider", DEFAULT)
+        entry = PROVIDERS.get(provider) if isinstance(provider, str) else None
+        return given if entry is None else entry.usual(given.get("base_url")) | given
+
+    @property
+    def entry(self) -> Entry:
+        return PROVIDERS[self.provider]
+
+    @property
+    def address(self) -> str:
+        """Where its requests go."""
+        return self.base_url or self.entry.endpoints[0].url
 
     @model_validator(mode="after")
     def reachable(self) -> Self:
-        if self.provider != "local" and self.api_key_env is None:
+        if self.entry.own_server:
+            if self.base_url is None or endpoint_at(self.base_url) is not None:
+                raise ValueError(
+                    f"`provider: {self.provider}` needs `base_url`, the address of your own server"
+                )
+        elif self.api_key_env is None:
             raise ValueError("`api_key_env` names the environment variable that holds the key")
-        own = self.base_url is not None and endpoint_of(self.base_url) == "other"
-        if self.provider == "local" and not own:
-            raise ValueError("`provider: local` needs `base_url`, the address of your own server")
         return self
 
     @model_validator(mode="after")
     def batched(self) -> Self:
-        if self.lane != "live" and endpoint_of(self.base_url) == "gemini":
-            raise ValueError("`lane: batch` and `auto` are for Claude's API and OpenAI's")
-        if self.lane != "live" and self.provider == "local":
-            raise ValueError("`provider: local` has no batches; take `lane: live`")
+        at = endpoint_at(self.address)
+        if self.lane != "live" and at is not None and not at.batches:
+            raise ValueError(f"{at.name} has no batches; take `lane: live`")
+        if self.lane != "live" and self.entry.batches is None:
+            raise ValueError(f"`provider: {self.provider}` has no batches; take `lane: live`")
         if self.deadline is not None and self.lane != "auto":
             raise ValueError("`deadline` is for `lane: auto`, which chooses the lane by it")
         return self

@@ -18,6 +18,7 @@ from runner.formats.urls import showable
 from runner.job import Job
 from runner.job.escalation import Escalation
 from runner.job.presets import Preset, presets
+from runner.job.providers import key_variables
 from runner.machine.hardware import Machine, cached
 from runner.machine.memory import (
     CPU_BLOCK,
@@ -35,7 +36,7 @@ from runner.pipeline.assemble import engine_name, model_mistake
 
 CONTEXT = 4096
 CONCURRENCY = 32
-KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "HF_TOKEN")
+HUB_KEY = "HF_TOKEN"  # of the models' hub
 _IMPORT_S = 120
 _LEAST_DISK = 20 * GIB
 
@@ -69,7 +70,7 @@ class Report:
 
 def examine(machine: Machine, job: Job | None = None, *, deep: bool = True) -> Report:
     """``deep``: also imports the engine, in a process of its own; seconds."""
-    names = [*KEYS, *(job.key_names() if job is not None else ())]
+    names = [*key_variables(), HUB_KEY, *(job.key_names() if job is not None else ())]
     report = Report(machine, {name: bool(os.environ.get(name)) for name in dict.fromkeys(names)})
     _look_at_stack(report, deep)
     if machine.cache_free < _LEAST_DISK:

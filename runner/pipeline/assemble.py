@@ -1,10 +1,10 @@
-"""A job → the parts that run it. The one place that names concrete classes."""
+"""A job → the parts that run it."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING
 from escalation.certify.accepted import Trust
 from escalation.certify.scorer import Judge
 from escalation.policy import Acceptance, Router, Rule
-from escalation.providers.anthropic import Anthropic
-from escalation.providers.batch_protocol import BatchApi
-from escalation.providers.openai import OpenAI
+from escalation.providers.chosen import batches_of, provider_of
 from escalation.providers.patience import Patience
 from escalation.providers.prices import price_of
-from escalation.providers.protocol import Provider
 from escalation.redact import Redactor
 from escalation.send.closed_side import ClosedSide
 from runner.answering.check import Checker
@@ -25,7 +22,7 @@ from runner.answering.extra_signals import looks_of
 from runner.answering.prompts import Expression, Renderer, renderer_of
 from runner.errors import UsageError
 from runner.formats.foreign_json import parse
-from runner.job import Escalation, Job
+from runner.job import Job
 from runner.pipeline.answer import UNOBSERVED, LocalHalf, Observer
 from runner.pipeline.certificate_monitor import Auditing, Say, Watch
 from runner.pipeline.closed_cost import ClosedCost
@@ -42,12 +39,6 @@ from runner.types import Engine, Message, Prompt, Record, Sampling
 if TYPE_CHECKING:
     from escalation.certify.calibration import Calibration
     from runner.ledger import Ledger
-
-_PROVIDERS: dict[str, Callable[[Escalation], Provider]] = {
-    "anthropic": Anthropic,
-    "openai": OpenAI,
-    "local": OpenAI,
-}
 
 PATIENCE = Patience()
 
@@ -110,14 +101,14 @@ def closed_side(job: Job) -> ClosedSide | None:
         return None
     return ClosedSide(
         settings=job.escalation,
-        provider=_PROVIDERS[job.escalation.provider](job.escalation),
+        provider=provider_of(job.escalation),
         price=price_of(job.escalation),
         renderer=renderer(job),
         checker=Checker(job.answer.constraint()),
         redactor=Redactor(job.privacy.redact, job.privacy.patterns, renderer(job).render),
         spend_file=job.spend_path(),
         patience=PATIENCE,
-        batches=partial(_batches, job.escalation),
+        batches=partial(batches_of, job.escalation),
     )
 
 
@@ -125,7 +116,7 @@ def refused_by_closed(job: Job) -> str | None:
     """Why the closed model's API would take no request of the job's."""
     if job.escalation is None:
         return None
-    provider = _PROVIDERS[job.escalation.provider](job.escalation)
+    provider = provider_of(job.escalation)
     try:
         provider.request(Prompt((Message("user", "-"),), job.answer.constraint()))
     except UsageError as error:
@@ -150,16 +141,6 @@ def _vocabulary(job: Job) -> int:
         return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0
-
-
-def _batches(settings: Escalation) -> BatchApi:
-    if settings.provider == "anthropic":
-        from escalation.providers.anthropic_batches import AnthropicBatches
-
-        return AnthropicBatches(settings)
-    from escalation.providers.openai_batches import OpenAIBatches
-
-    return OpenAIBatches(settings)
 
 
 def trust(job: Job, *, traffic: bool = False) -> Trust:

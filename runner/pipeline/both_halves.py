@@ -80,7 +80,7 @@ class _Keyless:
         self._progress = progress
         self._settings = closed.settings
         self._say: Say | None = say
-        self._waits = bool(ledger.query("SELECT 1 FROM present WHERE status = 'waiting' LIMIT 1"))
+        self._waits = ledger.count_waiting() > 0
 
     def over(self, records: Iterator[Record]) -> Iterator[Record]:
         """The same records, with a look before each."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from escalation.certify.shift import ShiftTest
 from escalation.policy import Acceptance, Rule
 from runner.job import mark
 from runner.ledger import Ledger
+from runner.ledger.meta import Audited
 from runner.types import Answer, Reason, Record
 
 Say = Callable[[str], None]
@@ -76,7 +76,7 @@ class Watch:
             return  # a record of the sample has been counted
         self._shift.observe(NO_ANSWER if answer.score is None else answer.score, record.id)
         if self._shift.alarm:
-            self._ledger.set_meta("shift", "alarm")
+            self._ledger.meta.shift_alarm = True
             self.say(
                 "the records from here on do not look like those that were labelled (a sorted file "
                 "does that too): the certificate may not hold for them; if they are new traffic, "
@@ -115,10 +115,9 @@ class Watch:
             self._audit = given.begin()
             self.say(f"audit: {found}: the certified error no longer holds; accepting less")
 
-    def stated(self) -> str:
-        """For the ledger: what was audited so far, as JSON; "" where nothing is."""
-        verdicts = self._ledger.audits.verdicts()
-        if self._auditing is None or not (self._auditing.rate or verdicts):
-            return ""
-        wrong = sum(wrong for wrong, _ in verdicts)
-        return json.dumps({"checked": len(verdicts), "wrong": wrong, "alarms": self.alarms})
+    def stated(self) -> Audited | None:
+        """For the ledger: what was audited so far; None where nothing is."""
+        found = self._ledger.audits.counts()
+        if self._auditing is None or not (self._auditing.rate or found.checked):
+            return None
+        return Audited(found.checked, found.wrong, self.alarms)

@@ -104,8 +104,8 @@ def _mistakes(job: Job, broken: Collection[str], *, served: bool) -> Iterator[Mi
             price_of(job.escalation)
         except UsageError as error:
             yield ("escalation", "model"), f"`escalation.model`: {error}"
-        # Anthropic's rules are in its package, which takes seconds.
-        cheap = job.escalation.provider != "anthropic" and "answer" not in broken
+        # Rules that are in a provider's package take seconds to import.
+        cheap = not job.escalation.entry.rules_in_sdk and "answer" not in broken
         if cheap and (refusal := assemble.refused_by_closed(job)):
             yield ("answer", "schema"), refusal
 

@@ -6,7 +6,6 @@ made again from the ledger. Running again goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from runner.formats.urls import has_login
 from runner.interrupts import run_to_its_end
 from runner.job import Job
 from runner.ledger import Ledger, open_ledger
+from runner.ledger.meta import Looks, Pace
 from runner.pipeline import assemble
 from runner.pipeline.both_halves import Say, Stay, Work, both_halves
 from runner.pipeline.certificate_monitor import Watch
@@ -27,9 +27,6 @@ from runner.pipeline.loop import Progress
 from runner.results import deliver
 from runner.status.summary import Summary, summarise
 from runner.types import Message, Outcome, Prompt, Reason, Record, Status
-
-LOGIN = "login"
-"""Under which the ledger has that the closed model's address had a login, which it has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +59,14 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         own(ledger, job, request.run_dir)
         _compare(ledger, request, say)
         records = assemble.records(job, request.limit, say)
-        ledger.set_meta("certificate", json.dumps(trusted.stated()))
+        ledger.meta.certificate = trusted.stated()
         audits = closed is not None and closed.has_key
         watch = assemble.watch(job, trusted, ledger, say, audits=audits)
         half = assemble.local_half(job, trusted.calibration)
         work = Work(half, assemble.rules(job, closed, watch, say), records)
         run_to_its_end(both_halves(ledger, work, request.run_dir, closed, progress, say), say)
         _keep_sums(ledger, progress, began)
-        ledger.set_meta("audit", watch.stated())
+        ledger.meta.audit = watch.stated()
         deliver(ledger, job, request.output)
         return summarise(ledger)
 
@@ -116,7 +113,7 @@ def escalate_run(
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
     with open_ledger(run_dir, create=False) as ledger:
-        if ledger.meta(LOGIN) and not has_login(closed.settings.base_url):
+        if ledger.meta.login and not has_login(closed.settings.base_url):
             raise RunDirError(
                 "nothing was sent: `escalation.base_url` was given with a login, which is written "
                 "down nowhere; run the job again with its own file and this --run-dir: that sends "
@@ -128,7 +125,7 @@ def escalate_run(
         stay = Stay(wait, tuple(give_up))
         run_to_its_end(both_halves(ledger, work, run_dir, closed, progress, say, stay), say)
         if stated := watch.stated():
-            ledger.set_meta("audit", stated)
+            ledger.meta.audit = stated
         deliver(ledger, job, output)
         return summarise(ledger)
 
@@ -164,7 +161,7 @@ def ask_teacher(
         run_to_its_end(both_halves(ledger, work, run_dir, closed, progress, say), say)
         wanted = {record.position for record in records}
         outcomes = [o for o in ledger.outcomes() if o.position in wanted]
-        stopped = ledger.meta("stopped") or "the cap, most likely"
+        stopped = ledger.meta.stopped or "the cap, most likely"
     waiting = sum(outcome.status is Status.WAITING for outcome in outcomes)
     if waiting:
         raise UsageError(
@@ -221,28 +218,28 @@ def _keep_sums(ledger: Ledger, progress: Progress, began: float) -> None:
     """Adds this run's further looks, and its pace (records, seconds, generated tokens, seconds
     since the model was there), to what former ones took."""
     now = time.monotonic()
-    looks = (progress.looked, progress.looks_changed, progress.looks_s)
+    looks = Looks(progress.looked, progress.looks_changed, progress.looks_s)
     generating = now - (progress.generating_since or now)
     fresh = progress.seen - progress.resumed
-    pace = (fresh, now - began, progress.generated_tokens, generating)
-    for key, new in (("looks", looks), ("pace", pace)):
-        if new[0]:
-            known = json.loads(ledger.meta(key) or "null") or [0] * len(new)
-            ledger.set_meta(key, json.dumps([a + b for a, b in zip(known, new, strict=True)]))
+    pace = Pace(fresh, now - began, progress.generated_tokens, generating)
+    if looks.looked:
+        ledger.meta.looks = (ledger.meta.looks or Looks()) + looks
+    if pace.records:
+        ledger.meta.pace = (ledger.meta.pace or Pace()) + pace
 
 
 def job_of(run_dir: Path, ledger: Ledger) -> Job:
     """The job that a run directory was begun with."""
-    text = ledger.meta("job")
-    if text is None:
+    written = ledger.meta.job
+    if written is None:
         raise RunDirError(f"{run_dir} holds no job yet: its first run never came that far")
-    return Job.model_validate(json.loads(text))
+    return Job.model_validate(written)
 
 
 def own(ledger: Ledger, job: Job, run_dir: Path) -> None:
     """Claims a new run directory for the job, or refuses one that is another job's."""
     identity = job.identity()
-    known = json.loads(ledger.meta("identity") or "null")
+    known = ledger.meta.identity
     if known is not None and known != identity:
         differs = [name for name in identity if identity[name] != known.get(name)]
     else:
@@ -255,7 +252,7 @@ def own(ledger: Ledger, job: Job, run_dir: Path) -> None:
             f"{run_dir} was begun with another job: {', '.join(f'`{d}`' for d in differs)} "
             "differ; put the job back as it was, or take a new --run-dir"
         )
-    ledger.set_meta("identity", json.dumps(identity))
+    ledger.meta.identity = identity
     keep(ledger, job)
 
 
@@ -265,15 +262,13 @@ def _undecided(ledger: Ledger) -> bool:
         Reason.TEACHER, Reason.CLOSED_INVALID, Reason.REPLY_LOST, Reason.REJECTED, Reason.REDACTION,
         Reason.RECORD_TOO_DEAR,
     )  # fmt: skip
-    places = ",".join("?" * len(reasons))
-    decided = f"SELECT 1 FROM outcomes WHERE reason NOT IN ({places}) LIMIT 1"
-    return not ledger.query(decided, reasons)
+    return ledger.reading.has_only(reasons)
 
 
 def keep(ledger: Ledger, job: Job) -> None:
     """Writes the job down, for `job_of` and for the summary."""
     closed = job.escalation
-    login = "escalation.base_url" if closed is not None and has_login(closed.base_url) else ""
-    if login or ledger.meta(LOGIN):
-        ledger.set_meta(LOGIN, login)
-    ledger.set_meta("job", json.dumps(job.written(), ensure_ascii=False))
+    login = "escalation.base_url" if closed is not None and has_login(closed.base_url) else None
+    if login or ledger.meta.login:
+        ledger.meta.login = login
+    ledger.meta.job = job.written()

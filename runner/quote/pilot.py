@@ -22,7 +22,7 @@ from escalation.certify.scorer import Judge
 from escalation.policy import Router
 from escalation.send.local_fallback import Division
 from runner.job import Job
-from runner.ledger import CHOOSING, Ledger, open_ledger
+from runner.ledger import Ledger, open_ledger
 from runner.pipeline import assemble
 from runner.pipeline.answer import LocalAnswer, Observer
 from runner.pipeline.certificate_monitor import Say, Watch
@@ -128,8 +128,7 @@ def _ready(ledger: Ledger) -> Decimal:
 
 def _seen(ledger: Ledger, job: Job, heard: _Heard) -> list[Seen]:
     router, audited = Router(job), _audited(job)
-    rows = ledger.query("SELECT position FROM outcomes WHERE waits_for=?", (CHOOSING,))
-    unchosen = {position for (position,) in rows}
+    unchosen = {position for position, *_ in ledger.choosing()}
     found = []
     for outcome in ledger.outcomes():
         position = outcome.position

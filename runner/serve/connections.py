@@ -1,6 +1,8 @@
 """Connections whose clients are slow on purpose, or stopped: none is waited for without an end.
 
 uvicorn waits for ever for the rest of a request's headers, and for a client that reads nothing.
+It has no setting for either, so this stands in its protocol class, whose ``cycle``, ``loop`` and
+``transport`` its documents do not promise: tried on `TRIED`, held by `tests/test_insides.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol as Base
 else:
     Base = AutoHTTPProtocol
+
+TRIED = "0.54"
 
 
 class Connection(Base):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -43,7 +42,6 @@ from runner.serve.routing import ServedRouter
 from runner.serve.serving import Serving
 from runner.types import Message, Outcome, Prompt
 
-SERVED = "served"
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, or they ask on a closed one
 
@@ -90,7 +88,7 @@ class Server:
         with _bound(self._options) as listening, open_ledger(self._options.run_dir) as ledger:
             self.port = listening.getsockname()[1]
             self._claim(ledger)
-            ledger.set_meta("certificate", json.dumps(trusted.stated()))
+            ledger.meta.certificate = trusted.stated()
             watch = assemble.watch(self._job, trusted, ledger, self._heard, audits=audits)
             rules = assemble.rules(self._served, closed, watch)
             # By rules that a request may lack fields for.
@@ -102,7 +100,7 @@ class Server:
                 asyncio.run(self._both_halves(ledger, half, rules, closed, listening))
             finally:
                 self._tracing.close()
-            ledger.set_meta("audit", watch.stated())
+            ledger.meta.audit = watch.stated()
         if self._failed is not None:
             raise self._failed
 
@@ -121,14 +119,14 @@ class Server:
     def _claim(self, ledger: Ledger) -> None:
         """Makes the run directory this job's, as a served one."""
         run_dir = self._options.run_dir
-        if ledger.meta(SERVED) is None and ledger.query("SELECT 1 FROM outcomes LIMIT 1"):
+        if not ledger.meta.served and ledger.next_position():
             raise RunDirError(
                 f"{run_dir} holds a batch's records, and requests would stand among them; give "
                 "the server another --run-dir"
             )
         own(ledger, self._job, run_dir)
         keep(ledger, self._served)
-        ledger.set_meta(SERVED, "yes")
+        ledger.meta.served = True
 
     async def _both_halves(
         self,

@@ -72,8 +72,7 @@ class Serving:
         self._decider = Decider(ledger, half, rules, guard)
         self.heard: Callable[[Answered], None] = lambda answered: None
         self.queued = {"local": 0, "closed": 0}
-        ((last,),) = ledger.query("SELECT MAX(position) FROM outcomes")
-        self._next = 0 if last is None else last + 1
+        self._next = ledger.next_position()
 
     async def load(self) -> None:
         """Loads the engine.
@@ -179,17 +178,15 @@ class Serving:
         """Where a former request of this name was recorded. One that was in error is done anew."""
         if not asked.named:
             return None
-        found = self._ledger.query(
-            "SELECT position, digest, status FROM outcomes WHERE record_id=? LIMIT 1", (asked.id,)
-        )
-        for position, mark, status in found:
-            if status == Status.ERROR:
-                self._ledger.forget(position)
-                return None
-            if mark != asked.mark:
-                raise Taken(asked.id)
-            return int(position)
-        return None
+        former = self._ledger.reading.former(asked.id)
+        if former is None:
+            return None
+        if former.status is Status.ERROR:
+            self._ledger.forget(former.position)
+            return None
+        if former.digest != asked.mark:
+            raise Taken(asked.id)
+        return former.position
 
     async def _decide(self, asked: Asked, position: int, gone: Gone) -> None:
         case = self._decider.without_model(asked.record(position), asked.mark)

@@ -4,67 +4,30 @@ Each rendering has an allowance. Every turn of a loop, call and filter takes fro
 every text and list that is made, before it is made where an operator, a filter or a method makes
 much of little (``*``, ``**``, ``center``, ``'%99999d'``). So no single step takes long or much
 memory, and their number is bounded; the clock is the last bound, for many long steps.
+
+All that is used of Jinja2 beyond its documents stands here: what its code generator writes
+(`_Code`), `Environment._generate`, and how a template is run without its stream. Tried on `TRIED`;
+`tests/test_insides.py` fails where it has changed.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
-from jinja2 import StrictUndefined, nodes
+from jinja2 import StrictUndefined, Template, nodes
 from jinja2.compiler import CodeGenerator, Frame, optimizeconst
 from jinja2.filters import FILTERS
+from jinja2.runtime import Context
 from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment, safe_range
 
 from runner.formats.nulls import as_json, filters, there, there_for
+from runner.templates.allowance import admitted, begin, charge, work_left
 from runner.templates.growth import BY_FILTER, BY_METHOD, MOST_BITS, STEP, TooMuch, filled, size
 
-ALLOWANCE = 10_000_000
-"""Characters that are made, and `STEP` for each step."""
-SECONDS = 1.0
-"""Of the processor: on a busy machine a template has no less."""
+TRIED = "3.1"
 _JINJAS = ("_loop_vars", "_block_vars")  # what it passes along to every call
-_LOOKS_EVERY = 20_000  # of the allowance: a look at the clock takes longer than most steps
-
-
-class _Left(threading.local):
-    work = look_at = 0
-    since: float | None = None
-
-
-_left = _Left()
-
-
-def begin() -> None:
-    """A rendering begins in this thread."""
-    left = _left
-    left.work, left.look_at, left.since = ALLOWANCE, ALLOWANCE - _LOOKS_EVERY, None
-
-
-def _charge(work: int) -> None:
-    left = _left
-    left.work -= work
-    if left.work < left.look_at:
-        _look(left)
-
-
-def _look(left: _Left) -> None:
-    if left.work < 0:
-        raise TooMuch(f"it makes more than {ALLOWANCE:,} characters, or computes as long")
-    left.look_at = left.work - _LOOKS_EVERY
-    now = time.thread_time()
-    left.since = now if left.since is None else left.since
-    if now - left.since > SECONDS:
-        raise TooMuch(f"it computes for more than {SECONDS:.0f} s")
-
-
-def _admitted(value: Any) -> Any:
-    """What a step has made."""
-    _charge(STEP + size(value, _left.work))
-    return value
 
 
 class Filled(str):
@@ -79,12 +42,12 @@ class Filled(str):
 def _shown(value: Any) -> Filled:
     """What is about to become text."""
     there(value)
-    return Filled(value if type(value) is str else _admitted(value))
+    return Filled(value if type(value) is str else admitted(value))
 
 
 def _counted(iterable: Iterable[Any]) -> Iterator[Any]:
     for item in iterable:
-        _charge(STEP)
+        charge(STEP)
         yield item
 
 
@@ -94,7 +57,7 @@ def _times(left: Any, right: Any) -> Any:
     elif isinstance(left, int) or isinstance(right, int):
         what, count = (right, left) if isinstance(left, int) else (left, right)
         if isinstance(what, Sequence):
-            _charge(size(what, _left.work) * max(0, count))
+            charge(size(what, work_left()) * max(0, count))
     return left * right
 
 
@@ -112,12 +75,12 @@ def _bits(count: int) -> None:
 def _remainder(left: Any, right: Any) -> Any:
     if isinstance(left, (str, bytes)):
         there(*(right if isinstance(right, tuple) else (right,)))
-        _charge(filled(left, right))
+        charge(filled(left, right))
     return left % right
 
 
 def _plus(left: Any, right: Any) -> Any:
-    return _admitted(left + right)
+    return admitted(left + right)
 
 
 def _range(*given: Any) -> Any:
@@ -137,12 +100,12 @@ def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
             args = (*args[:at], list(args[at]), *args[at + 1 :])
         there_for(name, args[at:], kwargs)
         if growth is not None:
-            _charge(_grown(growth, args[at:], kwargs))
+            charge(_grown(growth, args[at:], kwargs))
         made = filter_(*args, **kwargs)
         if type(made) is str and type(args[at]) is str:
-            _charge(STEP + len(args[at]) + len(made))
+            charge(STEP + len(args[at]) + len(made))
         else:
-            _charge(STEP + size(args[at:], _left.work) + size(made, _left.work))
+            charge(STEP + size(args[at:], work_left()) + size(made, work_left()))
         return made
 
     return bounded
@@ -196,7 +159,7 @@ class Environment(ImmutableSandboxedEnvironment):
 
     code_generator_class = _Code
     intercepted_binops = frozenset(["+", "*", "**", "%"])
-    admitted = staticmethod(_admitted)
+    admitted = staticmethod(admitted)
 
     def __init__(self) -> None:
         super().__init__(
@@ -225,15 +188,42 @@ class Environment(ImmutableSandboxedEnvironment):
     def bounded(pieces: Iterable[str]) -> list[str]:
         """The pieces, charged for."""
         made = list(pieces)
-        _charge(sum(map(len, made)))
+        charge(sum(map(len, made)))
         return made
+
+    def pieces(self, template: Template, fields: Mapping[str, Any]) -> list[str]:
+        """A rendering, in the pieces that it is made of; raises whatever goes wrong inside."""
+        begin()
+        return self.bounded(template.root_render_func(self._context(template, fields)))
+
+    def expression(self, text: str) -> Callable[[Mapping[str, Any]], Any]:
+        """What makes the expression's value of a record's fields, and raises whatever goes wrong
+        inside."""
+        template = self.compile_expression(text, undefined_to_none=False)._template
+
+        def evaluate(fields: Mapping[str, Any]) -> Any:
+            begin()
+            context = self._context(template, fields)
+            for _ in template.root_render_func(context):
+                pass
+            result = context.vars["result"]  # where Jinja2's own expressions have theirs
+            bool(result)  # a StrictUndefined result complains only when it is looked at
+            return result
+
+        return evaluate
+
+    def _context(self, template: Template, fields: Mapping[str, Any]) -> Context:
+        # Not by `template.new_context`, which goes over all globals again: that is for imports,
+        # and there is nothing to import here.
+        names = {**self.globals, **fields, "record": fields}
+        return Context(self, names, template.name, template.blocks)
 
     @staticmethod
     def together(join: Callable[[Iterable[Any]], str], parts: Sequence[Any]) -> str:
         """``~``."""
         there(*parts)
         for part in parts:
-            _admitted(part)
+            admitted(part)
         return join(parts)
 
     def call(self, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -243,9 +233,9 @@ class Environment(ImmutableSandboxedEnvironment):
             if called.__name__ == "join":
                 args = tuple(list(each) for each in args)
                 there(*(item for each in args for item in each))
-            _charge(_grown(growth, (owner, *args), own))
-        _charge(size((*args, *own.values()), _left.work))
-        return _admitted(super().call(context, called, *args, **kwargs))
+            charge(_grown(growth, (owner, *args), own))
+        charge(size((*args, *own.values()), work_left()))
+        return admitted(super().call(context, called, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
@@ -254,7 +244,7 @@ class Environment(ImmutableSandboxedEnvironment):
 
         def bounded(*args: Any, **kwargs: Any) -> str:
             there(*args, *kwargs.values())
-            _charge(filled(value.__self__, (args, kwargs), braces=True))
+            charge(filled(value.__self__, (args, kwargs), braces=True))
             return wrapped(*args, **kwargs)
 
         return bounded

@@ -11,9 +11,9 @@ from jinja2 import TemplateSyntaxError, UndefinedError
 from runner.errors import RecordError
 from runner.formats.near_names import likely
 from runner.formats.nulls import IsNull
+from runner.templates.allowance import ALLOWANCE, SECONDS
 from runner.templates.columns_read import columns_of, looked_at, parsed_template
 from runner.templates.growth import TooMuch
-from runner.templates.sandbox import ALLOWANCE, SECONDS
 from runner.types import Reason, Record
 
 _NULL = re.compile(r"'NoneType'|^'?None'? has no ")

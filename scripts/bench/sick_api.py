@@ -12,19 +12,21 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
 
-from runner.ledger import read_ledger
+from runner.ledger.opening import LEDGER
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "configs" / "demo" / "job.yaml"
+KEY = "STAND_IN_KEY"
 LOCAL = "SELECT COUNT(*), MAX(t.at) - MIN(t.at) FROM trail t JOIN outcomes o USING (position) WHERE"
 LOCAL += " t.kind = 'outcome' AND o.decided_by = 'local'"
 
@@ -45,10 +47,11 @@ def local_part(folder: Path, wanted: int | None, url: str | None) -> tuple[int, 
     """(local answers, seconds). Without a ``wanted`` number the run is waited for."""
     run_dir = folder / "run"
     command = [sys.executable, "-m", "runner.cli.main", "run", str(JOB), "--run-dir", str(run_dir)]
-    environment = {k: v for k, v in os.environ.items() if k != "ANTHROPIC_API_KEY"}
+    command += ["--set", f"escalation.api_key_env={KEY}"]
+    environment = {name: value for name, value in os.environ.items() if name != KEY}
     if url is not None:
         command += ["--set", f"escalation.base_url={url}"]
-        environment["ANTHROPIC_API_KEY"] = "any"
+        environment[KEY] = "any"
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -64,12 +67,11 @@ def local_part(folder: Path, wanted: int | None, url: str | None) -> tuple[int, 
 
 
 def answered(run_dir: Path) -> tuple[int, float]:
-    if not (run_dir / "ledger.sqlite-wal").exists() and not (run_dir / "ledger.sqlite").exists():
-        return 0, 0.0
+    path = run_dir / LEDGER
     try:
-        with read_ledger(run_dir) as ledger:
-            ((count, seconds),) = ledger.query(LOCAL)
-    except Exception:  # it is only being made
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as ledger:
+            count, seconds = ledger.execute(LOCAL).fetchone()
+    except sqlite3.Error:  # it is only being made
         return 0, 0.0
     return count, seconds or 0.0
 

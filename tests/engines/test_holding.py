@@ -4,6 +4,7 @@ not take is a sentence, after which it goes on."""
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from runner.answering.schemas import Schema
 from runner.engines.self_test import logprob_problem
 from runner.engines.transformers.engine import TransformersEngine
+from runner.engines.vllm import insides
 from runner.engines.vllm.engine import VllmEngine
 from runner.errors import RecordError, UsageError
 from runner.job import Local
@@ -116,3 +118,26 @@ def test_what_all_records_share_is_refused_before_the_first() -> None:
     local = Local(model=MODEL, engine_args={"dtype": "float32"}, cpu_threads=1)
     with pytest.raises(UsageError, match=r"answer\.schema .*uniqueItems"):
         VllmEngine(MODEL, local, held_to=Constraint(schema=REFUSED[4][0]))
+
+
+def test_vllm_has_what_we_reach_for() -> None:
+    """The places of `runner.engines.vllm.insides`."""
+    from vllm import LLMEngine, SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    for name in ("_sample", "_bookkeeping_sync"):
+        assert callable(getattr(GPUModelRunner, name)), name
+    assert "discard_request_mask" in inspect.getsource(GPUModelRunner)
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(choice=["a"]))
+    verified = ["model_config", "speculative_config", "structured_outputs_config", "tokenizer"]
+    assert list(inspect.signature(params.verify).parameters)[:4] == verified
+    assert params.structured_outputs is not None and params.structured_outputs._backend is None
+    assert not insides.is_shared(params)
+    insides.share(params)
+    assert insides.is_shared(params) and "skip_clone" in inspect.getsource(SamplingParams.clone)
+    assert list(inspect.signature(validate_xgrammar_grammar).parameters) == ["sampling_params"]
+    made = inspect.getsource(LLMEngine)
+    for name in ("engine_core", "input_processor", "get_supported_tasks", "collective_rpc"):
+        assert name in made, name

@@ -54,7 +54,7 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         passed = [int(file) for file in given["pass_fds"]]
         order = {
             "asker": os.getpid(),
-            "command": args[1:],
+            "command": [os.fsdecode(one) for one in args[1:]],
             "folder": str(given["cwd"] or os.getcwd()),
             "environment": environment,
             "files": [0, 1, 2, *passed],

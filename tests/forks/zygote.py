@@ -32,10 +32,7 @@ ABOVE = 512
 
 IMPORTS = {
     "engine": ("runner.engines.vllm.engine", "runner.engines.transformers.engine"),
-    "courier": (
-        *("anthropic", "openai", "httpx2"),
-        *("escalation.providers.anthropic", "escalation.providers.openai"),
-    ),
+    "courier": ("httpx2", "escalation.providers.bodies"),
     "command": (
         *("runner.api", "runner.pipeline.preflight", "runner.pipeline.run", "runner.cli.serve"),
         *("runner.cli.escalate", "runner.results", "runner.status", "jsonschema", "numpy"),
@@ -87,6 +84,12 @@ def _load(kind: str) -> None:
 
         with contextlib.suppress(Exception):  # it is not installed: each process says so
             prepare(Local(model="none"))
+    if kind == "courier":
+        from escalation.providers.chosen import named
+        from runner.job.providers import PROVIDERS
+
+        for entry in PROVIDERS.values():
+            importlib.import_module(named(entry.wire).sdk.package)
     for name in IMPORTS[kind]:
         importlib.import_module(name)
     gc.collect()

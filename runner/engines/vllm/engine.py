@@ -17,8 +17,8 @@ from typing import Any
 
 from runner.engines.tokens import Tokens, remembering, split_reasoning
 from runner.engines.transformers.decoding import first_line
-from runner.engines.vllm.cpu_patch import SEEDED_DRAWS
-from runner.engines.vllm.holding import client_errors, refused, sampling_params, verify
+from runner.engines.vllm import insides
+from runner.engines.vllm.holding import client_errors, refused, sampling_params
 from runner.engines.vllm.memory import asks_for, fitting, thrifty
 from runner.engines.vllm.setup import arguments, check_arguments, classes, environment, offline
 from runner.errors import EngineError, RecordError, UsageError
@@ -69,8 +69,8 @@ class VllmEngine:
                 wanted = fitting(wanted, model)
             given = EngineArgs(model=model, **thrifty(wanted, thrift))
             self._engine = LLMEngine.from_engine_args(given, usage_context=offline())
-            if given.worker_extension_cls == SEEDED_DRAWS:
-                self._engine.collective_rpc("mend_seeded_draws")
+            if given.worker_extension_cls == insides.SEEDED_DRAWS:
+                self._engine.collective_rpc("fix_seeded_draws")
             config = self._engine.vllm_config
             tokenizer = remembering(self._engine.get_tokenizer())
         except Exception as error:
@@ -96,12 +96,11 @@ class VllmEngine:
         if params.structured_outputs is None:
             return
         try:
-            verify(params, self._config, self._tokenizer)
+            insides.verify(params, self._config, self._tokenizer)
         except client_errors() as error:
-            self._engine.engine_core.shutdown()
+            insides.shut_down(self._engine)
             raise refused(error, self._held_to, shared=True) from None
-        # Else the first request, whatever it is, would choose for all.
-        self._config.structured_outputs_config.backend = params.structured_outputs._backend
+        insides.use_backend_of(params, self._config)
 
     def _reasoning_parser(self, tokenizer: Any) -> Any:
         if self._parser_name is None:
@@ -214,7 +213,7 @@ class VllmEngine:
             self._closed = True
             left = [r for r in self._take(block=False) if isinstance(r, _Request)]
             _fail(left, EngineError("vLLM was closed"))
-            self._engine.engine_core.shutdown()
+            insides.shut_down(self._engine)
 
     def _renew(self, renewal: _Renewal, flying: dict[str, _Request]) -> None:
         self._engine.abort_request(list(flying))
@@ -241,14 +240,11 @@ class VllmEngine:
             return
         try:
             if self._parser is not None:
-                # What holds the answer to its schema has a parser of its own: for one that is not
-                # told of the chat template's arguments, some models have never begun to think.
-                prompt = self._engine.input_processor.process_inputs(
-                    name, prompt, request.params, self._engine.get_supported_tasks()
+                prompt = insides.with_parser_arguments(
+                    self._engine, name, prompt, request.params, self._parser_args
                 )
-                prompt.reasoning_parser_kwargs = self._parser_args
             self._engine.add_request(name, prompt, request.params)
-            request.params.skip_clone = True  # it was found good, and its kind shares it
+            insides.share(request.params)
         except client_errors() as error:
             del flying[name]
             problem = f"vLLM refuses the prompt: {first_line(error)}"
@@ -256,10 +252,10 @@ class VllmEngine:
 
     def _may(self, request: _Request) -> bool:
         """Whether vLLM takes what all requests of its kind share; else it has failed."""
-        if request.params.skip_clone:
+        if insides.is_shared(request.params):
             return True
         try:
-            verify(request.params, self._config, self._tokenizer)
+            insides.verify(request.params, self._config, self._tokenizer)
         except client_errors() as error:
             shared = request.constraint == self._held_to
             _fail([request], refused(error, request.constraint, shared=shared))

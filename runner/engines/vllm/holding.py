@@ -6,6 +6,7 @@ from typing import Any
 
 from runner.engines.grammars import ebnf, guided, without_place
 from runner.engines.transformers.decoding import first_line
+from runner.engines.vllm.insides import refused_by_xgrammar
 from runner.errors import RecordError, SureLocalError, UsageError
 from runner.types import Constraint, Reason, Sampling
 
@@ -74,30 +75,11 @@ def structured(constraint: Constraint, config: Any) -> Any:
 
 def _is_xgrammars(structured_outputs: Any) -> bool:
     """Whether xgrammar holds to all of it, in vLLM's own judgement."""
-    from vllm import SamplingParams
-    from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
-
     try:
-        validate_xgrammar_grammar(SamplingParams(structured_outputs=structured_outputs))
+        refused_by_xgrammar(structured_outputs)
     except client_errors():
         return False
     return True
-
-
-def verify(params: Any, config: Any, tokenizer: Any) -> None:
-    """vLLM's own look at all that the requests of a kind share. ``config``: its ``VllmConfig``.
-
-    They need it once: to verify each again, vLLM would make the schema's grammar anew every time,
-    which took a fifteenth of its time.
-    """
-    params.verify(
-        config.model_config, config.speculative_config, config.structured_outputs_config, tokenizer
-    )
-    params.verify = _nothing
-
-
-def _nothing(*given: Any, **named: Any) -> None:
-    return None
 
 
 def refused(error: Exception, constraint: Constraint, *, shared: bool) -> SureLocalError:

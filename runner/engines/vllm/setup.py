@@ -1,7 +1,7 @@
 """What vLLM is told before it starts: the environment it reads at import, and its arguments.
 
 The engine's code serves CPU and GPU alike; what differs (threads, eager mode, cache size, the CPU
-build's mend) stands here alone.
+build's fix) stands here alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from runner.engines.vllm.cpu_patch import SEEDED_DRAWS
+from runner.engines.vllm.insides import SEEDED_DRAWS
 from runner.errors import MissingExtra, UsageError
 from runner.job import Local
 

@@ -21,7 +21,7 @@ def ray_data(work: Work) -> Took:
     """From the first batch's coming back (it only warms up) until the last answer is written: the
     other rows are held back at the door until then, since Ray loads the engine on the way."""
     import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+    from ray.data.llm import build_processor
 
     chats, meter, door = work.chats(), Meter(sampled=True), work.folder / "open"
     ray.init(
@@ -31,12 +31,7 @@ def ray_data(work: Work) -> Took:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.issue_detectors_config.detectors = []
-    config = vLLMEngineProcessorConfig(
-        model_source=MODEL, engine_kwargs={**MODEL_ARGS, **BATCH_ARGS}, batch_size=BATCH,
-        log_engine_metrics=False, placement_group_config={"bundles": [{"CPU": 1}]},
-        detokenize_stage=False,
-    )  # fmt: skip
-    processor = build_processor(config, preprocess=_asked(work), postprocess=_answered)
+    processor = build_processor(_config(), preprocess=_asked(work), postprocess=_answered)
     rows = [{"number": number, "chat": json.dumps(chat)} for number, chat in enumerate(chats)]
     warm = [{"number": -1, "chat": row["chat"]} for row in rows[:BATCH]]
     blocks = [warm, *(rows[at : at + BATCH] for at in range(0, len(rows), BATCH))]
@@ -59,6 +54,16 @@ def ray_data(work: Work) -> Took:
                 door.touch()
     ray.shutdown()
     return meter.took(tokens)
+
+
+def _config() -> Any:
+    from ray.data.llm import vLLMEngineProcessorConfig
+
+    return vLLMEngineProcessorConfig(
+        model_source=MODEL, engine_kwargs={**MODEL_ARGS, **BATCH_ARGS}, batch_size=BATCH,
+        log_engine_metrics=False, placement_group_config={"bundles": [{"CPU": 1}]},
+        detokenize_stage=False,
+    )  # fmt: skip
 
 
 def _held(blocks: list[list[dict[str, Any]]], door: Path) -> Any:

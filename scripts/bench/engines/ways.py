@@ -19,9 +19,9 @@ from engines.peers import client, run_batch
 from engines.raw import raw
 from engines.ray_data import BATCH, ray_data
 from engines.work import CPU, IN_PROCESS, NO_COMPILER, QUIET, Work
+from runner import keys
 
 LIMIT_S = 900
-KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,8 @@ def measured(name: str, limit: int | None, made: Path) -> Took | str:
     script = Path(sys.argv[0]).resolve()
     command = [sys.executable, str(script), "--one", name, "--made", str(made)]
     command += ["--quick"] if limit else []
-    environment = {key: value for key, value in os.environ.items() if key not in KEYS}
     process = subprocess.Popen(
-        command, env=environment | CPU | QUIET | WAYS[name].environment, text=True,
+        command, env=keys.environment() | CPU | QUIET | WAYS[name].environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
