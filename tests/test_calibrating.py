@@ -136,6 +136,21 @@ def test_cut_short_twice_it_keeps_both(
 
 
 @pytest.mark.process
+def test_what_was_not_labelled_then_is_looked_at_now(
+    tmp_path: Path, job: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, once = tmp_path / "calibration.json", tmp_path / "once.json"
+    asked(monkeypatch, stop_after=500)
+    calibrate(job, "--labels", labels, status=130)
+    others = scripted.labels(tmp_path, CASES[100:450])
+    model = asked(monkeypatch)
+    calibrate(job, "--labels", others)
+    assert 150 <= model.asked["p_true"] < 250, "the newly labelled, and no other"
+    calibrate(job, "--labels", others, "-o", once)
+    assert kept.read_bytes() == once.read_bytes()
+
+
+@pytest.mark.process
 def test_what_another_job_left_is_not_used(
     tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

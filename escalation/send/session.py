@@ -67,8 +67,7 @@ class PaidSession:
         finally:
             # Cut short by Ctrl-C or a failure, calls under way are still paid for: book them.
             await self._settle()
-            stopped = self.escalator.problem or self.escalator.guard.problem
-            self._ledger.meta.stopped = stopped
+            self._ledger.meta.stopped = self.escalator.problem or self.escalator.guard.problem
 
     async def _settle(self) -> None:
         """Books the paid calls that were left open; all of them are settled then."""
