@@ -205,6 +205,7 @@ def test_one_that_is_stuck_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert only().pid == first.pid
 
 
+@pytest.mark.usefixtures("true_processes")  # it is known by its command line
 def test_one_that_is_stuck_is_shown_and_ended(place: Path) -> None:
     first, second = engine("one"), engine("two")
     close(first)

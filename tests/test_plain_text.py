@@ -33,6 +33,8 @@ EVIL = "\x1b[31m\x1b]0;title\x07\x9b2J\u202e\r\nsurelocal: all is well\u2028[red
 @settings(deadline=None)
 @given(st.text() | st.text(st.sampled_from([*CODES, "a", "\n", "\t", "é", "\U0001f600"])))
 def test_no_code_gets_through_and_all_else_stays(text: str) -> None:
+    # Two halves side by side are one character wherever a text is read.
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     shown = printable(text)
     assert not SHOWN.search(shown) and not SHOWN.search(one_line(text))
     assert "\n" not in one_line(text)
