@@ -88,6 +88,7 @@ def test_without_a_key_the_variable_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("key")
 @pytest.mark.parametrize("name", SIDES)
 def test_a_batch_is_told_with_its_counts(tmp_path: Path, name: str) -> None:
@@ -106,6 +107,7 @@ def test_a_batch_is_told_with_its_counts(tmp_path: Path, name: str) -> None:
     assert all(isinstance(one.fields["reserved_usd"], Decimal) for one in (first, last))
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("key")
 def test_a_batch_that_may_have_been_made_is_a_warning_about_money(tmp_path: Path) -> None:
     side = SIDES["anthropic"]
@@ -124,6 +126,7 @@ def test_a_batch_that_may_have_been_made_is_a_warning_about_money(tmp_path: Path
     assert again.fields["requests"] == 6 and again.fields["batch"] in again.text
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("key")
 def test_a_batch_that_is_given_up_counts_what_is_lost(tmp_path: Path) -> None:
     side = SIDES["anthropic"]
@@ -138,6 +141,7 @@ def test_a_batch_that_is_given_up_counts_what_is_lost(tmp_path: Path) -> None:
     assert given_up.fields["reserved_usd"] == 0
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("key")
 def test_an_api_that_is_not_there_is_told_without_its_login(tmp_path: Path) -> None:
     with Silent() as gone:
@@ -152,6 +156,7 @@ def test_an_api_that_is_not_there_is_told_without_its_login(tmp_path: Path) -> N
     assert "secret" not in result.stderr
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("key")
 def test_an_api_that_comes_back_is_told_as_good_news(tmp_path: Path) -> None:
     with StandIn(tmp_path, oracle=lambda text: "lost_card") as api:
