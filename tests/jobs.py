@@ -134,8 +134,9 @@ def run(job: Path, *overrides: str, again: bool = False, limit: int | None = Non
 
 
 def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
-    lines = (run_dir / "results.jsonl").read_text("utf-8").splitlines()
-    return {row["id"]: row for row in map(json.loads, lines)}
+    # A line's end is "\n" alone: an answer may hold others.
+    lines = (run_dir / "results.jsonl").read_bytes().split(b"\n")
+    return {row["id"]: row for row in map(json.loads, filter(None, lines))}
 
 
 def query(run_dir: Path, sql: str) -> list[tuple[Any, ...]]:
