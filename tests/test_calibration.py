@@ -203,7 +203,7 @@ def test_scores_made_in_another_way_certify_nothing(
         del data["scoring"]
     path.write_text(json.dumps(data | (change or {})))
     with pytest.raises(
-        UsageError, match=r"made scores in another way .*calibrate` again"
+        UsageError, match=r"computed scores differently .*calibrate` again"
     ) as raised:
         load(path, OURS)
     assert "\n" not in str(raised.value)

@@ -1,6 +1,6 @@
-"""What is said while a database does not answer: no run waits in silence, and Ctrl-C is heard.
+"""Reports while a database does not answer, and lets Ctrl-C interrupt the wait.
 
-A query may take hours, and a lock may be held for good: nobody can tell which it is but the user.
+A query may take hours, and a lock may be held forever; only the user can tell which it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SAY_AFTER_S, SAY_EVERY_S = 10.0, 60.0
 
 @contextmanager
 def waited_for(what: str) -> Iterator[None]:
-    """``what`` begins the sentence that is said from time to time until the block ends."""
+    """Prints a message from time to time until the block ends; ``what`` begins it."""
     answered = threading.Event()
     telling = threading.Thread(target=_tell, args=(what, answered), name="database", daemon=True)
     telling.start()
@@ -34,14 +34,14 @@ def _tell(what: str, answered: threading.Event) -> None:
     while not answered.wait(pause):
         waited, pause = waited + pause, SAY_EVERY_S
         _say(
-            f"{what}, for {waited:g} s without an answer: the query is long, or another session "
-            "holds a lock there; the run goes on once there is an answer; Ctrl-C ends it, what is "
-            "done is kept, and the same command goes on"
+            f"{what}, for {waited:g} s without an answer: the query is slow, or another session "
+            "holds a lock; the run continues once there is an answer. Ctrl-C stops it; finished "
+            "work is kept, and the same command resumes"
         )
 
 
 def _say(sentence: str) -> None:
-    # Beside a run's panel too: what stands on stderr goes above it.
+    # Also works with a run's panel: output on stderr appears above it.
     if events.structured():
         events.say(sentence)
     else:
