@@ -1,17 +1,17 @@
-"""Every error of ours; anything else that surfaces is a bug.
+"""The errors of surelocal; any other exception is a bug.
 
     SureLocalError
-    ├── UsageError          exit 2: what was asked cannot be done as asked
-    │   ├── JobError        the job file, with a line for each mistake
-    │   ├── InputError      the records file as a whole
-    │   └── RunDirError     the run directory: taken, of another job, not writable
-    ├── MissingExtra        exit 2: a package that an extra brings is not installed
-    ├── RunFailed           exit 1: the run cannot go on; what was recorded is kept
-    │   └── EngineError     the engine cannot load, or answer
-    │       └── EngineDied  its process is gone: another can be started
-    └── RecordError         one record's failure; the run goes on
+    ├── UsageError          exit 2: the request cannot be carried out as given
+    │   ├── JobError        mistakes in the job file, one line each
+    │   ├── InputError      the records file cannot be read as a whole
+    │   └── RunDirError     the run directory: in use, of another job, not writable
+    ├── MissingExtra        exit 2: a package of an optional extra is not installed
+    ├── RunFailed           exit 1: the run cannot continue; what was recorded is kept
+    │   └── EngineError     the engine cannot load, or cannot answer
+    │       └── EngineDied  its process has ended; another can be started
+    └── RecordError         one record failed; the run continues
 
-Every message is one sentence or more for a person: what, where, and the mend.
+Every message says in one or more sentences what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from runner.reasons import Reason
 
 
 class SureLocalError(Exception):
-    """Root of the tree: whoever catches it catches all of them. ``exit_status`` is what the command
-    line ends with."""
+    """The base class of all errors. ``exit_status`` is the exit status of the command line."""
 
     exit_status = 1
 
     def __init__(self, sentence: str = "", more: Sequence[str] = ()) -> None:
-        """``more``: a line each. What others wrote, and is told of in them, begins no line."""
+        """``more``: further lines. Each is put on one line, so quoted text cannot start a new
+        one."""
         super().__init__("\n".join([one_line(sentence), *(f"  {one_line(m)}" for m in more)]))
 
 
 class UsageError(SureLocalError):
-    """Before anything is done, or where the engine or a server says that it was asked for what it
-    does not have. Mend what the sentence names; nothing is lost."""
+    """Raised before any work is done, or if the engine or a server lacks what it was asked for. Fix
+    what the message names; nothing is lost."""
 
     exit_status = 2
 
 
 class JobError(UsageError):
-    """All the mistakes of a job file at once, one line each, by `load_job` and `make_job`."""
+    """All mistakes of a job file, one line each; raised by `load_job` and `make_job`."""
 
     def __init__(self, path: str, mistakes: list[str]) -> None:
         self.path = path
@@ -51,42 +51,42 @@ class JobError(UsageError):
 
 
 class InputError(UsageError):
-    """The records, the labels or a review file cannot be read as a whole, or lack a column that
-    they must have. A broken line of the records spoils that record alone."""
+    """The records, the labels or a review file cannot be read as a whole, or lack a required
+    column. A malformed line of the records fails only that record."""
 
 
 class RunDirError(UsageError):
-    """Another surelocal is at work in the run directory, it belongs to another job or other
-    records, it is of another version, or nothing can be written there."""
+    """The run directory is in use by another surelocal process, belongs to another job, other
+    records or another version, or is not writable."""
 
 
 class MissingExtra(UsageError):
-    """An engine, a server or a database is asked for whose package is not there."""
+    """The package of a requested engine, server or database is not installed."""
 
     def __init__(self, what: str, *extras: str) -> None:
         stacks = [extra for extra in extras if extra in ("cpu", "gpu", "transformers")]
         make = " or ".join(f"`make setup STACK={stack}`" for stack in stacks) or "`make setup`"
         pip = " or ".join(f"`pip install 'surelocal[{extra}]'`" for extra in extras)
         super().__init__(
-            f"{what} is not installed; install it with {make} in surelocal's folder, or, where "
-            f"surelocal itself came by pip, with {pip}"
+            f"{what} is not installed; install it with {make} in surelocal's folder, or, if "
+            f"surelocal was installed by pip, with {pip}"
         )
 
 
 class RunFailed(SureLocalError):
-    """A full disk, a database that went away, an audit trail that was changed. What was recorded is
-    kept: the same command goes on from there."""
+    """For example a full disk, a lost database connection, or a modified audit trail. What was
+    recorded is kept; the same command continues from there."""
 
 
 class EngineError(RunFailed):
-    """The local engine cannot load the model, no server answers, or its logprobs are none that a
-    confidence could be made of."""
+    """The local engine cannot load the model, no server answers, or its logprobs cannot be used to
+    compute a confidence."""
 
 
 class EngineDied(EngineError):
-    """The engine's own process is gone; the run starts another, until none comes up any more.
-    ``lacked_memory``: so far as can be told, that was the cause. ``by_others``: it was killed
-    from outside, and did nothing wrong itself; ``blameless``: nor did what it was asked."""
+    """The engine's process has ended; the run starts another, until none starts any more.
+    ``lacked_memory``: the cause was probably a lack of memory. ``by_others``: it was killed from
+    outside, not by a fault of its own; ``blameless``: nor by the prompts it was given."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class EngineDied(EngineError):
 
 
 class RecordError(SureLocalError):
-    """One record cannot be done."""
+    """One record cannot be processed."""
 
     def __init__(self, message: str, reason: str) -> None:
         self.reason = Reason(reason)

@@ -1,8 +1,8 @@
-"""The vocabulary that every part shares: plain frozen dataclasses, standard library only.
+"""The types that all parts share: plain frozen dataclasses, with the standard library only.
 
-A record's way is ``Record → Prompt → Completion → Answer → Outcome`` (see README, "How it
-works"). Money is `decimal.Decimal` US dollars everywhere in Python; only the ledger's columns
-hold it as integers (`runner.ledger`).
+A record passes through ``Record → Prompt → Completion → Answer → Outcome`` (see README, "How it
+works"). Money is `decimal.Decimal` US dollars in Python; only the ledger stores it as integers
+(`runner.ledger`).
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from runner.reasons import Route as Route
 from runner.reasons import Status as Status
 
 JSONValue = Any
-"""Whatever `json.loads` gives: str, int, float, bool, None, list or dict."""
+"""A value of `json.loads`: str, int, float, bool, None, list or dict."""
 
 T = TypeVar("T")
 
 
 class Whole(Enum):
-    """The whole answer, among the names of its fields: no text, so no field can be called it."""
+    """The name of the whole answer. It is not a string, so it cannot equal a field's name."""
 
     WHOLE = "the whole answer"
 
 
 WHOLE: Literal[Whole.WHOLE] = Whole.WHOLE
 Name = str | Whole
-"""What has a score, a label or a confidence of its own: a field of the answer, or `WHOLE`."""
+"""The key of a score, a label or a confidence: a field of the answer, or `WHOLE`."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(cls: type[T]) -> type[T]:
-    """A dataclass with slots that is frozen to the type checker alone.
+    """A dataclass with slots that only the type checker treats as frozen.
 
-    Where Python is to see to it as well, it sets every field by a call: of a record's way through a
-    run that was a tenth. For what each record has several of.
+    A dataclass frozen at run time sets each field by a function call, which took a tenth of a
+    record's time. Used for types with several objects per record.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)
 
@@ -55,9 +55,9 @@ def frozen(cls: type[T]) -> type[T]:
 class Record:
     """One input record. ``position`` counts from 0 in input order; ``line`` from 1 in the file.
 
-    A record that could not be read has a ``problem`` (one sentence) and whatever fields were
-    legible; it still has its place in the results. ``raw``: the fields as they stood there, where
-    `records.types` made others of them.
+    A record that could not be read has a ``problem`` (one sentence) and the fields that could be
+    read; it still has a row in the results. ``raw`` holds the fields as read, if `records.types`
+    converted them.
     """
 
     position: int
@@ -69,14 +69,14 @@ class Record:
 
     @property
     def given(self) -> Mapping[str, Any]:
-        """What the record is known by: its fields as they stood there."""
+        """The fields as read, which identify the record."""
         return self.fields if self.raw is None else self.raw
 
 
 @frozen
 class Message:
-    """``cacheable``: the same for every record, so that a provider may keep it between calls.
-    ``own``: the spans of the content that are the job's own words, no record's."""
+    """A chat message. ``cacheable``: it is the same for every record, so a provider may cache it.
+    ``own``: the spans of the content that are the job's text, not a record's."""
 
     role: str
     content: str
@@ -86,7 +86,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What an answer may be: JSON of a schema, one of some labels, or (neither) free text."""
+    """The form of an answer: JSON by a schema, one of some labels, or (neither) free text."""
 
     schema: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
@@ -94,11 +94,11 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to generate. ``extra`` passes through to the engine's own sampling parameters.
+    """How to generate. ``extra`` is passed to the engine as further sampling parameters.
 
-    ``top_logprobs``: how many alternatives of each token to give (0 to what the engine allows, 20
-    with vLLM). ``n``: how many answers to draw to one prompt (from 1 up); the seed of the i-th is
-    ``seed + i``.
+    ``top_logprobs``: the number of alternatives to return for each token (from 0 to the engine's
+    maximum, 20 with vLLM). ``n``: the number of answers to sample for one prompt (at least 1); the
+    seed of the i-th is ``seed + i``.
     """
 
     temperature: float = 0.0
@@ -111,15 +111,15 @@ class Sampling:
 
 @frozen
 class Prompt:
-    """``own``: what its record itself asks of the sampling (`Sampling`'s names; ``extra`` is added
-    to)."""
+    """A prompt. ``own``: the sampling that its record sets (by the names of `Sampling`; ``extra``
+    is merged)."""
 
     messages: tuple[Message, ...]
     constraint: Constraint = Constraint()
     own: Mapping[str, Any] = field(default_factory=dict)
 
     def sampling(self, usual: Sampling) -> Sampling:
-        """As usual, but for what the record asks for."""
+        """``usual`` with the record's settings."""
         if not self.own:
             return usual
         extra = {**usual.extra, **self.own.get("extra", {})}
@@ -128,8 +128,8 @@ class Prompt:
 
 @frozen
 class Usage:
-    """Tokens as the engine or provider counted them; the cache counts are Anthropic's notion:
-    prompt = ``input_tokens + cache_write_5m + cache_write_1h + cache_read``."""
+    """Token counts of the engine or provider. The cache counts are Anthropic's: prompt =
+    ``input_tokens + cache_write_5m + cache_write_1h + cache_read``."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -139,7 +139,7 @@ class Usage:
 
 
 Alternatives = tuple[tuple[str, float], ...]
-"""What could have stood in one token's place: (text piece, natural logprob), best first."""
+"""The alternatives of one token: (text piece, natural logprob), best first."""
 
 
 @frozen
@@ -148,14 +148,14 @@ class Completion:
 
     ``tokens`` are the answer's text pieces in order and join to ``text`` (an end token is the
     empty piece); ``logprobs`` are natural logs under the distribution sampled from, after the
-    constraint, one per token, or ``None`` where the engine has none. A thinking model's
-    reasoning stands in ``reasoning`` and in neither of them.
+    constraint, one per token, or ``None`` if the engine has none. A thinking model's reasoning is
+    in ``reasoning`` only.
 
-    ``top`` has each token's alternatives under that same distribution, the token itself among
-    them (with a drawn token, where it is one of the best); impossible ones are left out. It is
-    empty where none were asked for or the engine has none. ``samples`` are the texts of all
-    answers where several were asked for; the first is ``text``, and all else speaks of that one,
-    but for ``usage``, which counts them all.
+    ``top`` has each token's alternatives under the same distribution, including the token itself (a
+    sampled token only if it is one of the best); impossible ones are left out. It is empty if none
+    were requested or the engine has none. ``samples`` are the texts of all answers if several were
+    requested; the first is ``text``. All other attributes describe that one, except ``usage``,
+    which counts all.
     """
 
     text: str
@@ -170,16 +170,16 @@ class Completion:
 
 
 class Engine(Protocol):
-    """One method to implement; a closed provider's courier has the same shape.
+    """The interface of a local engine; a closed provider's courier has the same one.
 
-    ``window`` is how many prompts the engine wants in flight at once to stay busy.
+    ``window`` is the number of concurrent prompts that keeps the engine busy.
     """
 
     @property
     def window(self) -> int: ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
-        """Raises `runner.errors.RecordError` for this prompt alone, `EngineError` for all."""
+        """Raises `runner.errors.RecordError` if only this prompt fails, `EngineError` if all do."""
         ...
 
     async def aclose(self) -> None: ...
@@ -187,13 +187,13 @@ class Engine(Protocol):
 
 @frozen
 class Answer:
-    """A completion, parsed and judged.
+    """A completion, parsed and scored.
 
-    ``score`` in [0, 1] is the model's own probability of the values; it ranks answers and is what
-    thresholds are compared with. ``confidence`` is the score as it is, or calibrated to P(correct)
-    where ``calibrated`` says so. Both are ``None`` without logprobs. ``scores`` are the scores of
-    each field and, under `WHOLE`, of the whole answer; never calibrated, empty without logprobs.
-    ``cut_off``: it is not valid, since it had reached its longest.
+    ``score`` in [0, 1] is the model's probability of the values; it ranks answers and is compared
+    with thresholds. ``confidence`` is the score, or P(correct) if ``calibrated``. Both are ``None``
+    without logprobs. ``scores`` are the scores of each field and, under `WHOLE`, of the whole
+    answer; never calibrated, empty without logprobs. ``cut_off``: it is not valid because it
+    reached its maximum length.
     """
 
     value: JSONValue
@@ -213,39 +213,41 @@ class Answer:
 
 @frozen
 class Outcome:
-    """How one record ended. The texts are the reference's, of the result row's columns."""
+    """The outcome of one record. The texts below describe the result row's columns in the
+    reference."""
 
     position: int
-    """The record's place in the input, from 0; rows stand in this order."""
+    """The record's position in the input, from 0; rows are in this order."""
     record_id: str
     """The record's id, as text."""
     status: Status
-    """How it ended, or what it waits for."""
+    """How the record ended, or what it waits for."""
     value: JSONValue = None
-    """The answer: an object by `answer.schema`, else text; null until there is one."""
+    """The answer: an object by `answer.schema`, otherwise text; null until there is one."""
     decided_by: DecidedBy | None = None
     """Who gave the answer; null until there is one."""
     reason: Reason | None = None
-    """Why it ended so: one of the reasons below, or a rule's own."""
+    """Why it has this status: one of the reasons below, or the `reason` of a rule."""
     confidence: float | None = None
-    """Of the local answer, from 0 to 1, to four digits, whoever decided in the end: a probability
-    of being right where the job is calibrated. Null without a local answer, or without logprobs."""
+    """The confidence of the local answer, from 0 to 1, to four digits, whoever decided in the end;
+    if the job is calibrated, the probability that it is right. Null without a local answer or
+    without logprobs."""
     field_confidence: Mapping[str, float] = field(default_factory=dict)
-    """The same for each field of an object; empty for labels and text."""
+    """The confidence of each field of an object; empty for labels and text."""
     model: str | None = None
-    """The model whose answer it is, or, while it waits, whose answer did not stand; null where no
-    model was asked."""
+    """The model that gave the answer or, while the record waits, the answer that was not accepted;
+    null if no model was asked."""
     cost_usd: Decimal = Decimal(0)
-    """What was paid for it at the closed model, in US dollars, lost replies included."""
+    """The amount paid to the closed model's provider, in US dollars, including lost replies."""
     error: str | None = None
-    """One sentence: what is wrong and what mends it; null where nothing is."""
+    """One sentence that says what is wrong and how to fix it; null if nothing is wrong."""
     closed_estimate: Decimal = Decimal(0)
-    """What the closed model would have cost, in US dollars; no column."""
+    """The estimated cost with the closed model, in US dollars; no column."""
     words: str | None = None
-    """The rule's own reason, which is shown in the place of ours; no column, and nothing is decided
-    by it: it may be any text, one of our words too."""
+    """The rule's `reason`, shown instead of ``reason``; no column. It is only shown, and may be any
+    text, even one of the codes in `Reason`."""
 
     @property
     def shown_reason(self) -> str | None:
-        """What a person is shown as the reason."""
+        """The reason shown to a person."""
         return self.reason if self.words is None else self.words

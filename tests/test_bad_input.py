@@ -82,8 +82,8 @@ def test_no_records_are_no_mistake(tmp_path: Path, name: str, text: str) -> None
         ("r.csv", b"", "is empty: it has no header line"),
         ("r.csv", HEADER.encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("r.csv", b"idd,message\n1,a\n", "no column `id` (records.id); did you mean `idd`?"),
-        ("r.csv", b"id,message,message\n", "the column `message` is there twice"),
-        ("r.csv.gz", b"id,message\n1,a\n", "is not gzipped; take .gz off its name"),
+        ("r.csv", b"id,message,message\n", "the column `message` occurs twice"),
+        ("r.csv.gz", b"id,message\n1,a\n", "is not gzipped; remove .gz from its name"),
         ("r.parquet", b"id,message\n", "is not a Parquet file"),
         ("r.xlsx", b"PK", "cannot tell the format from the ending '.xlsx'"),
     ],
@@ -162,7 +162,7 @@ def test_a_model_is_asked_only_for_what_needs_one_and_one_failure_is_one_row(
     ]
     assert sorted(engine.asked) == ["long", "odd", "sure", "unsure"]
     assert rows[3]["error"] is None
-    assert rows[4]["error"] == "the answer is none of the labels"
+    assert rows[4]["error"] == "the answer is not one of the labels"
 
 
 # -- the run directory -------------------------------------------------------------------------

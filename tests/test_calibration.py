@@ -203,7 +203,7 @@ def test_scores_made_in_another_way_certify_nothing(
         del data["scoring"]
     path.write_text(json.dumps(data | (change or {})))
     with pytest.raises(
-        UsageError, match=r"made scores in another way .*calibrate` again"
+        UsageError, match=r"computed scores differently .*calibrate` again"
     ) as raised:
         load(path, OURS)
     assert "\n" not in str(raised.value)
@@ -223,13 +223,13 @@ def test_a_missing_calibration_names_the_command(tmp_path: Path) -> None:
     [
         ("id,intent\nR-1,c\n", AS_JSON, "line 2: 'c' does not fit the schema of `intent`"),
         ("id,domain\nR-1,a\n", AS_JSON, "line 2: no column `intent`"),
-        ("id,value\nR-1,a\n", AS_JSON, "line 2: the column `value` holds no JSON object"),
+        ("id,value\nR-1,a\n", AS_JSON, "line 2: the column `value` does not hold a JSON object"),
         ("id,intent\nR-1,a\nR-1,b\n", AS_JSON, "line 3: R-1 was labelled already"),
         ("id,intent\n", AS_JSON, "holds no labels"),
         ("id,intent\n,a\n", AS_JSON, "line 2: the id column `id` is empty"),
-        ("id,label\nR-1,c\n", Constraint(labels=("a", "b")), "none of the job's labels"),
+        ("id,label\nR-1,c\n", Constraint(labels=("a", "b")), "not one of the job's labels"),
         ("id,intent\nR-1,a\n", Constraint(labels=("a", "b")), "no column `label`"),
-        ("id,value\nR-1,a\n", Constraint(), "no one right wording"),
+        ("id,value\nR-1,a\n", Constraint(), "no single right answer"),
     ],
 )
 def test_labels_that_are_none(

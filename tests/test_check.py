@@ -57,18 +57,18 @@ def test_an_answer_that_did_not_end_by_itself_is_not_valid(
         (TEXT, "", "the answer is empty"),
         (TEXT, "I'm sorry, but I can't help with that.", "the model refused"),
         (TEXT, "I cannot assist with this request", "the model refused"),
-        (LABELS, "refund", "the answer is none of the labels"),
-        (LABELS, "order order_status", "the answer is none of the labels"),
+        (LABELS, "refund", "the answer is not one of the labels"),
+        (LABELS, "order order_status", "the answer is not one of the labels"),
         (JSON, "order", "the answer is not JSON"),
         (JSON, '{"intent": "order"', "the answer is not JSON"),
         (JSON, '{"intent": "order", "amount": NaN}', "the answer is not JSON"),
         (JSON, '{"intent": "order", "amount": 1e999}', "the answer is not JSON"),
         (JSON, '{"intent": "order", "amount": ' + "9" * 5000 + "}", "the answer is not JSON"),
         (JSON, "[" * 100_000, "the answer is not JSON"),
-        (JSON, '["order"]', "the answer breaks the schema"),
-        (JSON, "{}", "the answer breaks the schema"),
-        (JSON, '{"intent": "refund"}', "the answer breaks the schema at `intent`"),
-        (JSON, NESTED, "the answer breaks the schema at `who.age`"),
+        (JSON, '["order"]', "the answer violates the schema"),
+        (JSON, "{}", "the answer violates the schema"),
+        (JSON, '{"intent": "refund"}', "the answer violates the schema at `intent`"),
+        (JSON, NESTED, "the answer violates the schema at `who.age`"),
     ],
 )
 def test_what_is_wrong_is_said(checker: Checker, text: str, problem: str) -> None:
@@ -113,7 +113,7 @@ def test_half_a_character_in_a_key_cannot_either() -> None:
         answer = OPEN.check(completion(text, [-0.1]))
         assert (answer.valid, list(answer.value)) == (valid, ["�"])
         assert valid == ("�" in answer.field_confidence)
-        assert valid or answer.problem == "the answer breaks the schema at `�`"
+        assert valid or answer.problem == "the answer violates the schema at `�`"
 
 
 def test_json_confidence_is_the_product_over_value_tokens_alone() -> None:
@@ -161,7 +161,7 @@ def test_a_schema_that_fails_on_an_answer_spoils_that_answer(rule: dict[str, Any
     answer = Checker(Constraint(schema=schema)).check(completion('{"a": "x"}', [-0.1]))
     assert not answer.valid
     assert answer.problem is not None
-    assert "cannot be held against the schema" in answer.problem
+    assert "cannot be validated against the schema" in answer.problem
 
 
 JSONISH = st.text(alphabet='{}[]":, \\ud83Eeorditn_sx0129.-\ud83d\u00a0\n', max_size=40)

@@ -221,7 +221,7 @@ def test_an_amount_with_a_decimal_comma_is_told_how_a_rule_reads_it(tmp_path: Pa
     records = {"path": str(tmp_path / "r.csv"), "types": {"amount": "decimal"}}
     bad, other = job_records(Job.model_validate({**JOB, "records": records}))
     assert bad.problem is not None and reading in bad.problem
-    assert other.problem is not None and other.problem.endswith("fix the cell, or the type")
+    assert other.problem is not None and other.problem.endswith("fix the cell or the type")
     rule = f"({reading.strip('`')}) > 1250"
     assert told(rule) == []
     record = Record(0, "1", {"amount": "1.250,50"}, 2)

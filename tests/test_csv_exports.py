@@ -82,7 +82,7 @@ def test_empty_rows_are_left_out_and_said(
         rows.insert(min(place, len(rows)), [filled] * 3)
     records, notes = read(tmp_path, written([NAMES, *rows]))
     assert values(records) == [tuple(row) for row in body]
-    assert [n.endswith("has only empty cells; such rows are left out") for n in notes] == [True]
+    assert [n.endswith("has only empty cells; such rows are skipped") for n in notes] == [True]
 
 
 @IN_FOLDER
@@ -98,7 +98,7 @@ def test_commas_at_the_end(
     (tmp_path / "r.csv").write_text(written([NAMES, [*body[0], "", "more"]]))
     (bad,) = read_records(tmp_path / "r.csv", "id")
     assert bad.problem == (
-        "line 2: 5 columns where the header has 3; quote values that hold a delimiter"
+        "line 2: 5 columns, but the header has 3; quote values that contain a delimiter"
     )
 
 
@@ -160,7 +160,7 @@ def test_files_that_were_joined_with_their_headers(
     expected = [tuple(row) for row in one] + [(f"U{row[0]}", *row[1:]) for row in two]
     records, notes = read(tmp_path, data)
     assert values(records) == expected
-    assert notes == [f"line {len(one) + 2} is the header again, and is no record"]
+    assert notes == [f"line {len(one) + 2} repeats the header and is not a record"]
     path = tmp_path / "r.csv.gz"
     path.write_bytes(gzip.compress(first) + gzip.compress(other))
     assert values(list(read_records(path, "id"))) == expected
@@ -169,7 +169,7 @@ def test_files_that_were_joined_with_their_headers(
 def test_a_second_header_of_other_columns_spoils_what_it_stands_above(tmp_path: Path) -> None:
     records, _ = read(tmp_path, "id,message,kind\n1,a,b\nid,kind,extra\n2,c,d\n3,e,f\n")
     assert [bool(r.problem) for r in records] == [False, True, True, True]
-    assert "under other columns, those of line 3" in str(records[2].problem)
+    assert "to other columns, those of line 3" in str(records[2].problem)
 
 
 IDS = st.sampled_from(["{}", "T-{:04}", "{}@x.com", "00{}", "a{}-b{}"])
@@ -224,8 +224,8 @@ def test_what_the_first_records_show_is_said_before_any_run(tmp_path: Path) -> N
     checked = surelocal("validate", tmp_path / "job" / "job.yaml")
     for result in (made, checked):
         assert result.exit_code == 0
-        assert "the header is in line 3; what stands above it is left out" in result.stderr
-        assert "1 of the first 2 records cannot be used; the first of them: line 4: byte 0xe9" in (
+        assert "the header is in line 3; the lines above it are skipped" in result.stderr
+        assert "1 of the first 2 records cannot be used; the first one: line 4: byte 0xe9" in (
             result.stderr
         )
 

@@ -298,7 +298,7 @@ def test_the_whole_address_from_the_environment(
     assert quote(PASSWORD, safe="") not in said
     monkeypatch.setenv("CRM_DATABASE", "no address, but a secret")
     said = refused(path)
-    assert "records.url: that is no database's address" in said
+    assert "records.url: it is not a database address" in said
     assert "secret" not in said
 
 
@@ -329,7 +329,7 @@ def test_a_wrong_password_and_one_that_is_not_set(
 def test_a_password_in_the_job_is_refused_unsaid(tmp_path: Path, url: str, key: str) -> None:
     base = Base("sqlite:///crm.db", lambda sql: [], "sqlite")
     part = {"url": url, "table": "answers"} if key == "output" else {"url": url}
-    with pytest.raises(JobError, match=f"`{key}.url`: has a password in it") as caught:
+    with pytest.raises(JobError, match=f"`{key}.url`: contains a password") as caught:
         load_job(job(tmp_path, base, **{key: part}))
     assert "secret" not in str(caught.value)
 
@@ -341,14 +341,14 @@ def test_a_password_in_the_job_is_refused_unsaid(tmp_path: Path, url: str, key: 
         ({"query": None}, "`url` and `query` belong together"),
         ({"path": "records.csv"}, "give `path`, a file, or `url` with `query`"),
         ({"format": "csv"}, "`format` and `delimiter` are of files"),
-        ({"url": "crm.db"}, "is no database's address: it goes DIALECT://USER@HOST/DATABASE"),
+        ({"url": "crm.db"}, "is not a database address; write DIALECT://USER@HOST/DATABASE"),
         ({"url": "sqlite://"}, "SQLite needs a file: sqlite:///crm.db"),
         ({"url": "sqlite:///no.db"}, "records.url: there is no database"),
         ({"url": "nosuch://host/db"}, "records.url: "),
         ({"url": "mysql://host/db"}, "the driver of mysql is not installed"),
         ({"query": "SELECT id FROM nowhere ORDER BY 1"}, "no such table: nowhere"),
         ({"query": "SELECT id AS key FROM tickets ORDER BY id"}, "has no column `id`"),
-        ({"query": "SELECT id, 1 AS id FROM tickets ORDER BY 2"}, "the column `id` is there twice"),
+        ({"query": "SELECT id, 1 AS id FROM tickets ORDER BY 2"}, "the column `id` occurs twice"),
         ({"query": "DELETE FROM tickets RETURNING id -- order by"}, "readonly database"),
         ({"query": "CREATE TABLE other (id TEXT) -- order by"}, "readonly database"),
     ],
@@ -440,7 +440,7 @@ def test_a_database_that_does_not_answer_is_said_to_be_waited_for(
     said = (
         r"records\.url: waiting for postgresql://127\.0\.0\.1:\d+/crm to answer records\.query, for"
     )
-    assert len(re.findall(said, result.stderr)) == 1 and "holds a lock there" in result.stderr
+    assert len(re.findall(said, result.stderr)) == 1 and "holds a lock" in result.stderr
 
 
 @pytest.mark.process
@@ -475,7 +475,7 @@ def test_a_locked_sqlite_file_is_waited_for_and_then_said(
     said = refused(job(tmp_path, base))
     holder.close()
     assert "waiting for sqlite:///" in said
-    assert "database is locked by another program, for over 1 s: end that" in said
+    assert "database is locked by another program for over 1 s; wait for that" in said
     assert len(run(tmp_path / "job.yaml")) == 5
 
 
@@ -575,5 +575,5 @@ def test_without_the_extra_a_sentence_says_how_to_get_it(
     base = sqlite(tmp_path)
     path = job(tmp_path, base)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    assert "SQLAlchemy, which speaks to databases, is not installed" in refused(path)
+    assert "SQLAlchemy, which connects to databases, is not installed" in refused(path)
     assert "pip install 'surelocal[sql]'" in refused(path)

@@ -43,7 +43,7 @@ def test_another_kind_of_file_under_the_name(tmp_path: Path, data: bytes, said: 
 @pytest.mark.parametrize("text", ["[\n {\n", '[{"id": 1}]', "[1]", "[", ' [\n{"id": 1}\n]'])
 def test_an_array_is_no_jsonl(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.jsonl").write_text(text)
-    with pytest.raises(InputError, match="is a JSON array, not one object a line; `"):
+    with pytest.raises(InputError, match="is a JSON array, not one object per line; `"):
         list(read_records(tmp_path / "r.jsonl", "id"))
     (tmp_path / "r.jsonl").write_text('{\n  "id": 1\n}\n')
     with pytest.raises(InputError, match="object over several lines"):
@@ -69,7 +69,7 @@ def test_a_file_of_another_form_under_the_name(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text("message;id\nx;1\n")
     (tmp_path / "r.csv.gz").write_text("id,message\n1,x\n")
     for name, said in (("r.csv", "name it .jsonl"), ("r.jsonl", "name it .csv"),
-                       ("r.csv.gz", "take .gz off its name")):  # fmt: skip
+                       ("r.csv.gz", "remove .gz from its name")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             list(read_records(tmp_path / name, "id"))
 

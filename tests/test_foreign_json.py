@@ -72,7 +72,7 @@ def test_a_bom_is_no_part_of_it() -> None:
 
 @pytest.mark.parametrize("value", [-1, 10**9 + 1, 10**13, 1.0, "1", [1], {}, True, None])
 def test_what_is_no_count(value: object) -> None:
-    with pytest.raises(Unreadable, match="no count"):
+    with pytest.raises(Unreadable, match="not a count"):
         count(value)
 
 

@@ -225,8 +225,8 @@ def test_a_plain_records_identity_stays_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("ids", "said"),
     [
-        (pa.array([b"\xff\x00", b"\xff\x01"]), "the id is bytes that are no text"),
-        (pa.array([-(10**6), -(10**6)], pa.date32()), "the id is a date32[day] that is none of"),
+        (pa.array([b"\xff\x00", b"\xff\x01"]), "the id is bytes that are not text"),
+        (pa.array([-(10**6), -(10**6)], pa.date32()), "the id is a date32[day] that Python cannot"),
         (pa.array([True, False]), "the id is a boolean"),
         (pa.array([[1], [2]]), "the id is a list"),
         (pa.array([{"a": 1}, {"a": 2}]), "the id is an object"),

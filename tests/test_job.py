@@ -180,7 +180,7 @@ def test_a_key_given_twice_is_a_mistake_of_its_own(tmp_path: Path) -> None:
             "prompt:\n  user: {{ message }}",
             "line 2: is not YAML: found unhashable key; put a template",
         ),
-        ("a: &a {b: *a}", "it holds itself by an alias"),
+        ("a: &a {b: *a}", "it contains itself through an alias"),
         (
             "a: !!python/object:os.system {}",
             "line 1: is not YAML: the tag 'tag:yaml.org,2002:python/object:os.system' is not",

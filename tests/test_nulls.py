@@ -157,14 +157,14 @@ def test_an_answer_keeps_its_types(answer: Any, value: Any) -> None:
 def test_an_answer_off_the_schema_is_told(answer: Any, constant: bool) -> None:
     made = TemplateAnswer(answer, "routes[0].answer", HELD)
     assert (made.mistake() is not None) is constant
-    with pytest.raises(RecordError, match=r"routes\[0\]\.answer gives what the job's schema"):
+    with pytest.raises(RecordError, match=r"routes\[0\]\.answer gives an answer that"):
         made.render(GIVEN)
 
 
 def test_an_answer_off_the_labels_is_told() -> None:
     held = Constraint(labels=("a", "b"))
     assert TemplateAnswer("{{ word }}", "w", held).render(GIVEN) == "b"
-    with pytest.raises(RecordError, match="none of the job's labels"):
+    with pytest.raises(RecordError, match="not one of the job's labels"):
         TemplateAnswer("{{ text }}", "w", held).render(GIVEN)
     assert "'c'" in str(TemplateAnswer("c", "w", held).mistake())
     assert TemplateAnswer("a", "w", held).mistake() is None

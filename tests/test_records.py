@@ -110,9 +110,9 @@ def test_a_missing_id_is_named_by_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("2,b,c", "3 columns where the header has 2; quote values that hold a delimiter"),
-        ('2, "b,c"', "3 columns where the header has 2; quote values that hold a delimiter, and"),
-        ("2", "1 columns where the header has 2; quote values that hold a line's end, or delete"),
+        ("2,b,c", "3 columns, but the header has 2; quote values that contain a delimiter"),
+        ('2, "b,c"', "3 columns, but the header has 2; quote values that contain a delimiter, and"),
+        ("2", "1 columns, but the header has 2; quote values that contain a line break, or delete"),
     ],
 )
 def test_too_many_or_too_few_columns(tmp_path: Path, row: str, told: str) -> None:
@@ -133,7 +133,7 @@ def test_a_field_of_ten_megabytes(tmp_path: Path) -> None:
     [
         (b"", "is empty: it has no header line"),
         ("id,message\n1,a\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
-        (b"id,a,a\n1,x,y\n", "the column `a` is there twice; rename one of them"),
+        (b"id,a,a\n1,x,y\n", "the column `a` occurs twice; rename one of them"),
         (b"id,,,a\n1,x,,\n", "line 1: two columns have no name; give each one"),
         (b"ID,a\n1,x\n", "has no column `id` (records.id); did you mean `ID`?"),
         (b"a,Record-Id,Id \n1,x,1\n", "did you mean `Id`?"),
@@ -143,7 +143,7 @@ def test_a_field_of_ten_megabytes(tmp_path: Path) -> None:
         (b"id;message\n1;a\n", "its header is split by ';': set records.delimiter"),
         (b"id,gr\xf6sse\n1,a\n", "line 1: byte 0xf6 is not UTF-8"),
         (b'id,"message\n1,a\n', "line 1: the header has broken CSV quoting"),
-        (b'"id";"message"\n"1";"a"\n', 'if ";" parts the columns: records.delimiter'),
+        (b'"id";"message"\n"1";"a"\n', 'if ";" separates the columns, set records.delimiter'),
     ],
 )
 def test_a_file_that_is_refused_whole(tmp_path: Path, data: bytes | str, said: str) -> None:
@@ -192,7 +192,7 @@ def test_jsonl_keeps_types_and_one_bad_line_spoils_one_record(tmp_path: Path) ->
     assert [r.id for r in records] == [
         "1", "line-3", "line-5", "line-7", "line-9", "line-11", "line-13", "8", "9", "10",
     ]  # fmt: skip
-    half = r"\ud83d is half a character, of a text that was cut in two; mend the export"
+    half = r"\ud83d is half a character, from a text cut in two; fix the export"
     assert problems[1:-1] == [
         "line 3: not JSON (Expecting value at character 21)",
         "line 5: not a JSON object",
@@ -210,12 +210,10 @@ def test_gzip(tmp_path: Path) -> None:
     packed = gzip.compress(rows.encode())
     assert len(read(tmp_path, packed, "r.csv.gz")) == 5000
     assert count_records(tmp_path / "r.csv.gz", "id") == 5000
-    assert "cut off in the middle of its compressed data" in refusal(
-        tmp_path, packed[:-2000], "r.csv.gz"
-    )
+    assert "truncated within its compressed data" in refusal(tmp_path, packed[:-2000], "r.csv.gz")
     broken = packed[:500] + b"\xff" * 50 + packed[550:]
     assert "cannot read the records file" in refusal(tmp_path, broken, "r.csv.gz")
-    assert "is not gzipped; take .gz off its name" in refusal(tmp_path, rows, "r.csv.gz")
+    assert "is not gzipped; remove .gz from its name" in refusal(tmp_path, rows, "r.csv.gz")
 
 
 def test_parquet(tmp_path: Path) -> None:

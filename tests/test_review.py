@@ -334,8 +334,8 @@ def test_a_row_that_cannot_be_used_leaves_all_as_it_was(
         ("r.csv", b"id,status,value\nR-1,done,x\n", "line 1: no column `decision`"),
         ("r.csv", "id,decision.intent,m\nR-1,lost_card,é\n".encode("latin-1"), "is not UTF-8"),
         ("r.csv", b'id,decision.intent\nR-1,"lost_card\n', "line 2: broken CSV quoting"),
-        ("r.csv", b"id,decision.intent\nR-1,a,b\n", "line 2: 3 columns where the header has 2"),
-        ("r.csv", b"id,decision.intent\n" + b"R-1,a,b\n" * 9, "line 2: 3 columns where"),
+        ("r.csv", b"id,decision.intent\nR-1,a,b\n", "line 2: 3 columns, but the header has 2"),
+        ("r.csv", b"id,decision.intent\n" + b"R-1,a,b\n" * 9, "line 2: 3 columns, but"),
         ("r.csv", "id\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("r.jsonl", b"R-1\n", "line 1: not JSON"),
         ("r.jsonl", b'{"id": "R-1", "decision": {}}', "`decision.intent` is empty"),
@@ -432,7 +432,7 @@ def test_what_the_closed_model_answered_wrongly_is_shown_to_the_person(
     surelocal("review", "export", ran.run_dir, path)
     rows = {row["id"]: row for row in sheet(path)}
     assert {row["reason"] for row in rows.values()} == {"closed_invalid"}
-    assert "breaks the schema at `intent`" in rows["off_enum"]["problem"]
+    assert "violates the schema at `intent`" in rows["off_enum"]["problem"]
     assert set(json.loads(rows["off_enum"]["closed_answer"])) == {"intent"}
     assert "cut off" in rows["max_tokens"]["problem"] and rows["max_tokens"]["closed_answer"]
     assert "refused" in rows["refusal"]["problem"]
@@ -527,7 +527,7 @@ def test_a_sample_of_all_is_labels_and_a_queue_is_none(
     assert {row["id"] for row in rows} == {"A-1", "U-2", "U-3"}
     assert {(row["sample"], row["local_answer"]) for row in rows} == {("all", "")}
     constraint = Constraint(schema=jobs.SCHEMA)
-    with pytest.raises(InputError, match=r"line 2: .* has no decision; a sample certifies only"):
+    with pytest.raises(InputError, match=r"line 2: .* has no decision; the sample must be"):
         read_labels(path, "id", constraint)
     filled = [row | {"decision.intent": "card_arrival"} for row in rows]
     labels = read_labels(save(path, filled), "id", constraint)
@@ -543,7 +543,7 @@ def test_a_sample_of_all_is_labels_and_a_queue_is_none(
     save(queue, [row | {"decision.intent": "lost_card"} for row in sheet(queue)])
     biased = surelocal("calibrate", job, "--labels", queue, *rule)
     assert biased.exit_code == 2
-    assert "line 2: `sample` is 'queue', and only a random sample of all" in biased.stderr
+    assert "line 2: `sample` is 'queue', but certification needs a random sample" in biased.stderr
     assert "`surelocal review export RUN_DIR FILE --sample N`" in biased.stderr
 
     # The same file decides what waits for a person, and checks what was accepted.

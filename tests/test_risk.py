@@ -265,9 +265,9 @@ def test_what_holds_of_every_threshold(seed: int, of_a_batch: bool) -> None:
 
 
 def test_labels_from_elsewhere_do_not_certify_a_batch() -> None:
-    with pytest.raises(UsageError, match="sample of the very batch"):
+    with pytest.raises(UsageError, match="sample of the batch"):
         certify([0.9, 0.8], [False, False], target_error=0.05, population=[0.9, 0.7, 0.6])
-    with pytest.raises(UsageError, match="2 labelled with score"):
+    with pytest.raises(UsageError, match="2 labelled records have the score"):
         certify([0.9, 0.9], [False, False], target_error=0.05, population=[0.9, 0.7])
 
 

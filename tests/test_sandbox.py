@@ -139,7 +139,7 @@ def test_what_cannot_be_compiled_is_a_mistake(text: str) -> None:
 def test_loops_nested_too_deep_for_python() -> None:
     text = "{% for i in [1] %}" * 30 + "{% endfor %}" * 30
     [mistake] = template_mistakes(text, "prompt.user", ["message"])
-    assert mistake.startswith("`prompt.user` is too much for Jinja2")
+    assert mistake.startswith("`prompt.user` is too complex for Jinja2")
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_a_file_that_no_job_can_be_made_for(tmp_path: Path) -> None:
     assert "cannot tell the format" in refused(tmp_path, tmp_path / "records.xlsx")
     twice = tmp_path / "records.csv"
     twice.write_text("id,id\n1,2\n")
-    assert "the column `id` is there twice" in refused(tmp_path, twice)
+    assert "the column `id` occurs twice" in refused(tmp_path, twice)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

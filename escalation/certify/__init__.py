@@ -1,4 +1,4 @@
-"""WHETHER an answer may be trusted: calibration, thresholds, certificates and their proofs.
+"""Decides which answers are trusted: calibration, thresholds, certificates and their proofs.
 
-Nothing here knows how anything is sent.
+This package does not depend on the code that sends records.
 """

@@ -1,4 +1,4 @@
-"""What a run accepts, and by what right."""
+"""What a run accepts, with the calibration and certificates that justify it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a job accepts, and the calibration and certificates that stand behind it, if any;
-    ``certificates`` by stratum, "" where there is only one."""
+    """A job's acceptance rule, with its calibration and certificates if it has any.
+    ``certificates`` is keyed by stratum ("" if the job has no strata)."""
 
     rule: Rule
     calibration: Calibration | None = None
     certificates: Mapping[str, Certified] | None = None
 
     def stated(self) -> list[dict[str, Any]] | None:
-        """The certificates with their provenance, as the ledger keeps them; None without any.
-        ``all_closed``: no local answer is accepted, and that is what is certified."""
+        """The certificates with their provenance, as stored in the ledger; None if there are none.
+        ``all_closed`` means that the certified policy accepts no local answer."""
         if self.certificates is None or self.calibration is None:
             return None
         made = {"source": self.calibration.source, "made": self.calibration.made}

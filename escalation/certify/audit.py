@@ -1,11 +1,11 @@
-"""Whether the accepted answers still err no more than was certified, asked anew at every check.
+"""A sequential test that the accepted answers still meet the certified error rate.
 
-A certificate (`escalation.certify.thresholds`) speaks of traffic like its sample. While a run goes
-on, a random share of the accepted answers is checked, and each check says wrong or not. H0 is the
-promise: given all earlier checks, each check is wrong with probability at most α. `Audit` bets
-against H0. Its wealth starts at 1 and is a nonnegative supermartingale under H0, so it ever
-reaches 1/δ with probability at most δ, however often one looks (Ville, 1939); reaching it is the
-alarm.
+A certificate (`escalation.certify.thresholds`) holds for traffic like its sample. During a run, a
+random share of the accepted answers is checked, and each check is wrong or right. H0 is the
+certified claim: given all earlier checks, each check is wrong with probability at most α. `Audit`
+bets against H0. Its wealth starts at 1 and is a nonnegative supermartingale under H0, so the
+probability that it ever reaches 1/δ is at most δ, however often it is inspected (Ville, 1939).
+Reaching 1/δ raises the alarm.
 
 **The bets.** A bet of tilt θ multiplies its stake by the likelihood ratio of an error rate q to α,
 q/α at a wrong answer and (1 − q)/(1 − α) at a right one, where q has θ times the odds of α. That is
@@ -13,14 +13,14 @@ q/α at a wrong answer and (1 − q)/(1 − α) at a right one, where q has θ t
 "Estimating means of bounded random variables by betting", 2024). The wealth is spread evenly over
 `TILTS`, so nothing is fitted to the run.
 
-**The starts.** A bet that is on from the first check has lost much by the time that errors begin.
-So part of the wealth is kept back and staked bit by bit (`Wager`). Each part is worth its own
-share until it is staked, so the sum is a mixture over start times and still a supermartingale, over
-a run of any length (cf. Shin, Ramdas and Rinaldo, "E-detectors", 2023, whose sum over starts has no
+**The starts.** A bet placed at the first check has lost much of its stake by the time errors begin.
+So part of the wealth is held in reserve and staked gradually (`Wager`). Each part keeps its value
+until it is staked, so the sum is a mixture over start times and still a supermartingale, over a run
+of any length (cf. Shin, Ramdas and Rinaldo, "E-detectors", 2023, whose sum over starts has no
 weights and bounds the time to a false alarm rather than its probability).
 
-**What it needs.** The order in which verdicts are observed must not depend on them: take the
-records' order in the input, not that in which the checks came back.
+**What it requires.** The order of the verdicts must not depend on the verdicts: use the order of
+the records in the input, not the order in which checks complete.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import hashlib
 from collections.abc import Sequence
 
 TILTS = (1.5, 2.5, 5.0, 12.0)
-"""Odds ratios bet on. At α = 5 %: error rates of 7, 12, 21 and 39 %."""
+"""The odds ratios of the bets. At α = 5 %: error rates of 7, 12, 21 and 39 %."""
 
 PATIENCE = 50
 """Checks after which half of the wealth is staked."""
@@ -39,12 +39,12 @@ _BISECTIONS = 20
 
 
 class Wager:
-    """Wealth spread over bets and over their start times: of 1, patience/(patience + t) is still
-    kept back after t rounds.
+    """Wealth spread over bets and their start times. After t rounds, patience/(patience + t) of the
+    starting wealth is still in reserve.
 
     If every bet's factor has an expectation of at most 1 given the past, the wealth is a
-    supermartingale. It is in units of the starting wealth and above 0, and stands still beyond
-    1e100, where any case is closed and a float would end.
+    supermartingale. It is above 0, in units of the starting wealth, and frozen above 1e100 to avoid
+    floating-point overflow.
     """
 
     __slots__ = ("_patience", "_reserve", "_round", "_stakes", "wealth")
@@ -57,8 +57,8 @@ class Wager:
         self.wealth = 1.0
 
     def round(self, factors: Sequence[float]) -> None:
-        """Stakes a little more, then multiplies each bet's stake by its factor (above 0); shape
-        (bets,)."""
+        """Stakes a share of the reserve, then multiplies each bet's stake by its factor (above 0);
+        shape (bets,)."""
         if self.wealth > _ENOUGH:
             return
         self._round += 1
@@ -72,8 +72,8 @@ class Wager:
 
 
 class Audit:
-    """The running test of H0: each check is wrong with probability at most ``target_error``, given
-    those before it. The chance that it ever raises a false alarm is at most ``delta``.
+    """The sequential test of H0: each check is wrong with probability at most ``target_error``,
+    given those before it. The probability of a false alarm, ever, is at most ``delta``.
 
     Args:
         target_error: α in (0, 1).
@@ -94,7 +94,7 @@ class Audit:
         self._verdicts = bytearray()
 
     def observe(self, wrong: bool) -> None:
-        """Counts one more check."""
+        """Adds the verdict of one check."""
         self._verdicts.append(bool(wrong))
         self._wager.round(self._factors[bool(wrong)])
         if self.alarm_at is None and self._wager.wealth >= 1 / self.delta:
@@ -110,27 +110,28 @@ class Audit:
 
     @property
     def wealth(self) -> float:
-        """The evidence against H0 as it stands, as a multiple of the start; above 0."""
+        """The current evidence against H0, as a multiple of the starting wealth; above 0."""
         return self._wager.wealth
 
     @property
     def alarm(self) -> bool:
-        """Whether the wealth has ever reached 1/δ; ``alarm_at`` is after how many checks."""
+        """Whether the wealth has ever reached 1/δ; ``alarm_at`` is the number of checks until
+        then."""
         return self.alarm_at is not None
 
     @property
     def lower_bound(self) -> float:
-        """What the error rate has *at some time in the run* been at least, in [0, 1).
+        """A lower bound, in [0, 1), of the highest error rate that the run has had *at any time*.
 
-        It is the greatest α whose own audit would have raised the alarm on these verdicts, so
-        with probability at least 1 − δ no look at it is ever above the greatest rate there was.
-        It never falls, and it is at least ``target_error`` exactly when there is an alarm. Some 20
-        replays of the verdicts: for a summary, not for every check.
+        It is the greatest α whose audit would have raised the alarm on these verdicts, so with
+        probability at least 1 − δ it never exceeds the highest error rate, at any time. It never
+        decreases, and it is at least ``target_error`` exactly when there is an alarm. Each call
+        replays the verdicts some 20 times: call it for a summary, not at every check.
         """
         low, high = (self.target_error, 1.0) if self.alarm else (0.0, self.target_error)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            # The wealth falls as α grows, for a given tilt: so the alarm is monotone in α.
+            # For a given tilt, the wealth decreases as α increases, so the alarm is monotone in α.
             if self._would_alarm(middle):
                 low = middle
             else:
@@ -147,7 +148,7 @@ class Audit:
 
 
 def _factors(rate: float) -> tuple[list[float], list[float]]:
-    """What a right and what a wrong answer multiply each tilt's stake by; both of shape (TILTS,).
+    """The factors of each tilt's stake at a right and at a wrong answer; both of shape (TILTS,).
 
     With q = θα/(1 + α(θ − 1)), the rate whose odds are θ times α's: q/α and (1 − q)/(1 − α).
     """
@@ -156,18 +157,18 @@ def _factors(rate: float) -> tuple[list[float], list[float]]:
 
 
 def chosen(record_id: str, rate: float, seed: str) -> bool:
-    """Whether a record is in the audit's sample: the same at every resume and in any order.
+    """Whether a record is in the audit's sample. Does not depend on order or resumes.
 
     Args:
-        record_id: the record's own; records are chosen independently of one another.
-        rate: the share to choose, in [0, 1]; a greater rate chooses these records and more.
-        seed: the run's; nobody who writes the records should be able to foresee it.
+        record_id: the record's id; records are chosen independently of one another.
+        rate: the share to choose, in [0, 1]; a higher rate chooses a superset of the records.
+        seed: the run's seed; the author of the records should not be able to predict it.
     """
     return uniform(record_id, seed) < rate
 
 
 def uniform(name: str, seed: str) -> float:
-    """A number in [0, 1), uniform over names, that name and seed determine (by SHA-256)."""
+    """A number in [0, 1) computed from name and seed by SHA-256; uniform over names."""
     # The length keeps ("a", "bc") apart from ("ab", "c").
     text = f"{len(seed)}:{seed}{name}".encode("utf-8", "surrogatepass")
     # 53 bits: more would round up to 1.0.

@@ -1,10 +1,9 @@
-"""Labelled answers → what a job's confidence is worth, and the sample that certifies it.
+"""Fits a job's calibration from labelled answers, and sets the certifying sample apart.
 
-With further signals than the answer's probability (`escalation.certify.neighbour_support`, second
-looks), a share of the labels trains the combiner that ranks answers, and only the others certify;
-without, the probability ranks and all labels certify. Calibration to P(correct) is by Platt
-scaling and keeps the order, so it takes nothing from the certificate, which depends on the order
-alone.
+If there are signals besides the answer's probability (`escalation.certify.neighbour_support`,
+second looks), a share of the labels trains the combiner that ranks answers, and only the others
+certify. Otherwise the probability ranks answers and all labels certify. Platt scaling to P(correct)
+keeps the order, so it does not affect the certificate, which depends only on the order.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 PEOPLE = "people's labels"
 TEACHER = "the closed model's answers"
 IDENTITY = ("prompt", "answer", "local", "local.model files", "routes", "looks", "strata")
-"""The parts of a job that a calibration belongs to (`runner.job.Job.identity`)."""
+"""The parts of a job that a calibration depends on (`runner.job.Job.identity`)."""
 
 TRAIN_SHARE = 0.2
 MOST_TRAINING = 200
@@ -42,9 +41,9 @@ _FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One labelled record. ``features``: of the whole answer and of each field; empty where there
-    was no valid answer, which ranks last and counts as wrong. ``closed_wrong``: whether the closed
-    model's answer is; None where it was not asked."""
+    """One labelled record. ``features`` holds those of the whole answer and of each field; empty if
+    there was no valid answer, which ranks last and counts as wrong. ``closed_wrong`` says whether
+    the closed model's answer is wrong; None if it was not asked."""
 
     record_id: str
     features: Mapping[Name, Features]
@@ -56,7 +55,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Certifying:
-    """A labelled record as the certificate sees it: its id hashed, and its score in [0, 1], or
+    """A labelled record of the certifying sample: its id hashed, and its score in [0, 1] or
     `NO_ANSWER`."""
 
     mark: str
@@ -69,10 +68,11 @@ class Certifying:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What ``surelocal calibrate`` saves. ``training``: labels that trained the combiners.
+    """What ``surelocal calibrate`` saves. ``training`` is the number of labels that trained the
+    combiners.
 
-    ``batch``: (SHA-256 of the records' file, the score of every record of it that reaches the
-    local model), where the sample was drawn from that very batch and is a good part of it.
+    ``batch`` is (SHA-256 of the records' file, the scores of all its records that reach the local
+    model), if the sample is a considerable part of that file.
     """
 
     job: str
@@ -89,13 +89,13 @@ class Calibration:
     batch: tuple[str, Sequence[float]] | None = None
 
     def score(self, features: Mapping[Name, Features]) -> float:
-        """What ranks an answer, in (0, 1); `NO_ANSWER` where it has no features."""
+        """The score that ranks an answer, in (0, 1); `NO_ANSWER` if it has no features."""
         whole, combiner = features.get(WHOLE), self.combiners.get(WHOLE)
-        # Where no labelled answer had a signal, none of them says what any is worth.
+        # If no labelled answer had a signal, there is no combiner.
         return combiner(whole) if whole and combiner is not None else NO_ANSWER
 
     def confidences(self, features: Mapping[Name, Features]) -> dict[Name, float]:
-        """Calibrated P(correct) of each name that was calibrated."""
+        """P(correct) for each name that was calibrated."""
         return {
             name: self.platt[name](self.combiners[name](given))
             for name, given in features.items()
@@ -114,8 +114,8 @@ def calibrate(
 ) -> Calibration:
     """Fits a combiner and a Platt scaling for the whole answer and for each field.
 
-    ``labelled`` must stand in random order: the first of them train. The expected calibration
-    errors are out of fold: of each record as the other folds' fit sees it.
+    ``labelled`` must be in random order: the first of them train. The expected calibration error is
+    cross-validated: each record is scaled by a fit on the other folds.
     """
     training = _training(labelled)
     names = sorted({name for one in labelled for name in one.features}, key=str)
@@ -145,7 +145,7 @@ def _training(labelled: Sequence[Labelled]) -> int:
 
 
 def training_share(labels: int) -> int:
-    """How many of so many labels train, where there are further signals."""
+    """The number of labels that train, of ``labels``, if there are further signals."""
     share = min(MOST_TRAINING, round(TRAIN_SHARE * labels))
     return share if share >= FEWEST_TRAINING else 0
 

@@ -1,4 +1,4 @@
-"""A calibration as a file: one JSON object, refused by any job but its own."""
+"""Saves and loads a calibration as one JSON object, which only its own job accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = 4
 
 
 def save(calibration: Calibration, path: Path) -> None:
-    """Raises `UsageError` where it cannot be written."""
+    """Writes the file. Raises `UsageError` if it cannot be written."""
     support = calibration.support
     whole = asdict(replace(calibration, support=None, combiners={}, platt={})) | {
         "version": VERSION,
@@ -37,10 +37,11 @@ def save(calibration: Calibration, path: Path) -> None:
 
 
 def load(path: Path, identity: Mapping[str, str]) -> Calibration:
-    """Reads a calibration made for exactly this job.
+    """Reads a calibration that was made for this job.
 
     Raises:
-        UsageError: it is not there, is none, or belongs to another job, model or prompt.
+        UsageError: the file is missing, is no calibration, or was made for another job, model or
+            prompt.
     """
     try:
         data: dict[str, Any] = parse(path.read_bytes())
@@ -55,7 +56,7 @@ def load(path: Path, identity: Mapping[str, str]) -> Calibration:
         raise UsageError(f"{path} is not a calibration: {error}") from None
     if calibration is None:
         raise UsageError(
-            f"{path} is of another version of surelocal, which made scores in another way "
+            f"{path} was made by another version of surelocal, which computed scores differently "
             f"(now: {SCORING}); run `surelocal calibrate` again"
         )
     differs = [name for name in IDENTITY if calibration.identity.get(name) != identity.get(name)]

@@ -1,4 +1,4 @@
-"""A calibration and what a job asks for → the certificates, and what they let it accept."""
+"""Certifies a job's thresholds from its calibration, and builds the rule that uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.job.confidence import Confidence
 from runner.types import WHOLE, Name
 
 ALL = ""
-"""The one stratum of a job that names none."""
+"""The stratum of a job without strata."""
 
 
 def certified(
@@ -22,9 +22,9 @@ def certified(
     """The loosest thresholds that the calibration's labels certify for the job's targets.
 
     Args:
-        batch: SHA-256 of the records' file. Where the labels were drawn from that very file, the
-            exact finite-population test takes the place of the binomial one.
-        tighten: every target is multiplied by it.
+        batch: SHA-256 of the records' file. If the labels were drawn from that file, the exact
+            finite-population test replaces the binomial one.
+        tighten: factor of every target.
     """
     groups: dict[str, list[Certifying]] = {}
     for one in calibration.sample:
@@ -35,7 +35,7 @@ def certified(
         targets = rule.target_error * tighten
         found = certify_strata(samples, targets=targets, delta=rule.delta)
     else:
-        # For all certificates to hold at once, each stratum gets its share.
+        # Each stratum gets a share of δ, so that all certificates hold at once.
         delta = rule.delta / max(1, len(groups))
         batch_of = population if not rule.strata else None
         found = {
@@ -74,7 +74,7 @@ def _certify(
     if not rule.fields:
         return certify(scores, wrong, target_error=target, delta=delta, population=population)
     wrongs: dict[Name, Sequence[bool]] = {WHOLE: wrong} | {
-        # A label that says nothing of a field cannot speak for it.
+        # A record without a label for the field counts as wrong there.
         name: [one.wrong_fields.get(name, True) for one in sample]
         for name in rule.fields
     }
@@ -93,5 +93,5 @@ def _rule(found: Mapping[str, Certified], rule: Confidence) -> Rule:
 
 
 def _accepting(threshold: float | None) -> float | None:
-    """Records without an answer rank below all others, and are never accepted."""
+    """Keeps the threshold above `NO_ANSWER`: records without an answer are never accepted."""
     return None if threshold is None else max(threshold, NO_ANSWER + 1e-9)

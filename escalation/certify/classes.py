@@ -1,5 +1,5 @@
-"""What is known of the whole answer and of its fields, as JSON: in two places, since a field may
-have any text for a name."""
+"""Values for the whole answer and for its fields, as JSON. They are kept apart, since a field may
+have any name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from runner.types import WHOLE, Name
 
 
 def apart(by_name: Mapping[Name, Any]) -> dict[str, Any]:
-    """By name → ``{"whole": …, "fields": {…}}``; without the first where there is none."""
+    """Values by name → ``{"whole": …, "fields": {…}}``; "whole" is left out if there is none."""
     whole = {"whole": by_name[WHOLE]} if WHOLE in by_name else {}
     return {**whole, "fields": of_fields(by_name)}
 
 
 def joined(data: Mapping[str, Any]) -> dict[Name, Any]:
-    """The other way. Raises KeyError where it is no such thing."""
+    """The inverse of `apart`. Raises KeyError if ``data`` lacks "fields"."""
     fields: dict[Name, Any] = dict(data["fields"])
     return fields | ({WHOLE: data["whole"]} if "whole" in data else {})

@@ -1,27 +1,27 @@
-"""Exact certificates about one finite batch, from labels drawn out of that very batch.
+"""Exact certificates for one finite batch, from labels drawn from that batch.
 
-N records stand in the order of falling score; n of them, a simple random sample drawn without
-replacement, are labelled. Rank m (accepting the first m) is *unsafe* if more than αm of those are
-wrong, which is at least j(m) = ⌊αm⌋ + 1 of them. `certified` names ranks such that, with
-probability at least 1 − δ over the draw, not one of those named is unsafe. Nothing is assumed
-of how errors lie along the score, and nothing is approximated.
+N records are sorted by falling score; n of them, a simple random sample drawn without replacement,
+are labelled. Rank m (accepting the first m) is *unsafe* if more than αm of those are wrong, that
+is, at least j(m) = ⌊αm⌋ + 1 of them. `certified` returns ranks such that, with probability at least
+1 − δ over the draw, none of them is unsafe. It assumes nothing about how errors are distributed
+along the score, and it approximates nothing.
 
 **How.** Let X_m be the labelled wrong records among the first m, and
 
 - *gate*: m is certified if X_m ≤ b_{j(m)};
 - *chain*: from rank `CHAIN_FROM`·N on, each m in turn is certified while X_m ≤ c_{j(m)}, c ≥ b.
 
-**Why it holds.** Let Y_j be how many of the batch's first j wrong records are labelled. Whatever
-the batch, Y is the same walk: the j-th wrong record is labelled with probability
-(n − Y_{j−1}) / (N − j + 1). An unsafe m has at least j(m) wrong records in front, so
-X_m ≥ Y_{j(m)}. Hence an unsafe rank in the gate's set means that Y meets b somewhere. And an unsafe
-rank in the chain's set means that the first unsafe one, u, passed: Y_{j(u)} ≤ c_{j(u)}, at one
-place that the batch alone fixes. Both together: Y meets b with the single place j(u) raised to c.
-`plan` computes that probability exactly, by dynamic programming forwards and backwards, for every
-place, and takes the largest c that keeps it within δ for each. (The chain is fixed-sequence
-testing: Wiens, 2003; Bretz et al., 2009.)
+**Why it holds.** Let Y_j be the number of labelled records among the batch's first j wrong ones. Y
+is the same walk for every batch: the j-th wrong record is labelled with probability (n − Y_{j−1}) /
+(N − j + 1). An unsafe m has at least j(m) wrong records among the first m, so X_m ≥ Y_{j(m)}. Hence
+an unsafe rank in the gate's set means that Y meets b somewhere. An unsafe rank in the chain's set
+means that the first unsafe rank there, u, passed: Y_{j(u)} ≤ c_{j(u)}, at one place that is fixed
+by the batch alone. Both together mean that Y meets b with the single place j(u) raised to c. `plan`
+computes that probability exactly for every place, by dynamic programming forwards and backwards,
+and takes the largest c that keeps it within δ for each. (The chain is fixed-sequence testing:
+Wiens, 2003; Bretz et al., 2009.)
 
-A step a wrong record makes it cheap: αN steps, milliseconds for thousands of records and half a
+The walk has one step per wrong record, αN in all: milliseconds for thousands of records, half a
 minute for a million.
 """
 
@@ -33,10 +33,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-# Measured on CLINC150 and on simulated batches of 3,000 to 100,000; no value touches validity.
+# Tuned on CLINC150 and on simulated batches of 3,000 to 100,000; the certificate is valid for any.
 CHAIN_FROM = 0.4
 GATE_DELTA = 0.6
-# With so few wrong records allowed, a smaller δ costs the gate a whole one: it keeps all of it.
+# If so few wrong records are allowed, a smaller δ would cost the gate a whole one: use all of δ.
 SMALL = 40
 _BISECTIONS = 20
 _MOST_PLACES = 2000
@@ -48,9 +48,9 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Y, looked at after every ``stride`` wrong records: place i is after i · stride of them.
+    """The walk Y, tested after every ``stride`` wrong records: place i is after i · stride of them.
 
-    ``width`` states: 0 … width − 2 labelled, and the last gathers all more.
+    It has ``width`` states: 0 … width − 2 labelled, and one for all larger numbers.
     """
 
     size: int
@@ -60,13 +60,14 @@ class Walk:
     width: int
 
     def likely(self, step: int) -> Floats:
-        """P(the wrong record number ``step`` + 1 is labelled), for each state; shape (width,)."""
+        """P(wrong record number ``step`` + 1 is labelled), for each state; shape (width,)."""
         left = self.labels - np.arange(self.width)
         return np.clip(left / (self.size - step), 0.0, 1.0)
 
     def forwards(self, boundary: Ints) -> tuple[Floats, float]:
-        """P(state at place i, the boundary not met up to it), shape (places + 1, width); and the
-        probability of meeting it at all. Boundary: shape (places + 1,), −1 where none."""
+        """P(state at place i, boundary not met up to there), shape (places + 1, width), and the
+        probability of meeting the boundary anywhere. Boundary: shape (places + 1,), −1 where
+        none."""
         alive = np.zeros((self.places + 1, self.width))
         alive[0, 0] = 1.0
         met = 0.0
@@ -97,8 +98,8 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Boundaries by place, shape (places + 1,); −1 where nothing passes. Fixed by N, n, α and δ
-    alone, before any label is seen."""
+    """The boundaries by place, shape (places + 1,); −1 where nothing passes. They depend on N, n, α
+    and δ only, not on the labels."""
 
     gate: Ints
     chain: Ints
@@ -107,7 +108,7 @@ class Plan:
 
 @lru_cache(maxsize=32)
 def plan(size: int, labels: int, alpha: float, delta: float) -> Plan:
-    """The boundaries for a batch of ``size`` of which ``labels`` are labelled.
+    """The boundaries for a batch of ``size`` records, ``labels`` of them labelled.
 
     Args:
         size: N ≥ labels.
@@ -116,14 +117,14 @@ def plan(size: int, labels: int, alpha: float, delta: float) -> Plan:
     """
     most = int(_unsafe_from(size, alpha)[-1])
     stride = -(-most // _MOST_PLACES)
-    # A boundary is at most the median at its place, and that is within 1 of the mean.
+    # A boundary is at most the median at its place, which is within 1 of the mean.
     width = min(labels, int(labels * most / size) + 1) + 2
     walk = Walk(size, labels, most // stride, stride, width)
     nowhere = np.full(walk.places + 1, -1)
     below = np.cumsum(walk.forwards(nowhere)[0], axis=1)[:, :-1]  # P(Y ≤ y)
     gate = _gate(walk, below, delta * (GATE_DELTA if most >= SMALL else 1.0))
     alive, met = walk.forwards(gate)
-    # Σ over states ≤ y of P(there, not met before) · P(not met behind): what raising to y adds.
+    # Raising one place to y adds Σ over states ≤ y of P(there, not met before) · P(not met behind).
     added = np.cumsum(alive * walk.backwards(gate), axis=1)[:, :-1]
     chain = (met + added <= delta).sum(axis=1) - 1
     chain[0] = -1
@@ -131,7 +132,7 @@ def plan(size: int, labels: int, alpha: float, delta: float) -> Plan:
 
 
 def _gate(walk: Walk, below: Floats, delta: float) -> Ints:
-    """The same nominal level at every place, as high as ``delta`` allows."""
+    """The boundary of the highest nominal level, the same at every place, that ``delta`` allows."""
 
     def at(level: float) -> Ints:
         boundary: Ints = (below <= level).sum(axis=1) - 1
@@ -149,7 +150,7 @@ def _gate(walk: Walk, below: Floats, delta: float) -> Ints:
 
 
 def certified(found: Ints, ends: Flags, alpha: float, delta: float, labels: int) -> Flags:
-    """Which ranks are certified; all of them hold together with probability 1 − δ.
+    """Which ranks are certified; with probability at least 1 − δ, all of them hold.
 
     Args:
         found: X_m for m = 1 … N, the labelled wrong records among the first m; shape (N,).
@@ -173,7 +174,7 @@ def certified(found: Ints, ends: Flags, alpha: float, delta: float, labels: int)
 
 
 def _unsafe_from(size: int, alpha: float) -> Ints:
-    """j(m) for m = 1 … N: the fewest wrong among m records that are more than αm."""
+    """j(m) for m = 1 … N: the smallest number of wrong records that exceeds αm."""
     # 0.29 × 100 is 28.999…96 in floating point.
     most = np.floor(alpha * np.arange(1, size + 1) + 1e-9)
     unsafe: Ints = most.astype(np.int64) + 1

@@ -1,13 +1,13 @@
-"""People's labels: a file with the records' ids and, for each, the right answer.
+"""Reads people's labels: a file with records' ids and the right answer for each.
 
-For a schema the columns are its properties (or one column ``value`` of JSON objects, where no
-property is called so; one that has the id column's name stands in ``decision.NAME``), for labels
-the column is ``label`` or ``value``. An *empty* cell says that none of the possible answers is
-right: whatever the model answers there is wrong.
+For a schema, the columns are its properties, or one column ``value`` of JSON objects if no property
+has that name. A property with the id column's name is in ``decision.NAME``. For labels, the column
+is ``label`` or ``value``. An *empty* cell means that none of the possible answers is right, so any
+answer of the model is wrong.
 
-A file of ``surelocal review export --sample`` is a labels file too, once every row is decided. One
-of the review queue, or of accepted answers alone, is none: a certificate speaks of all records that
-reach the local model, and is false where the sample was drawn from some of them.
+A file from ``surelocal review export --sample`` is also a labels file, once every row is decided. A
+file of the review queue, or of accepted answers only, is not: a certificate covers all records that
+reach the local model, so the sample must be drawn from all of them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from runner.types import WHOLE, Constraint, JSONValue, Name, Record
 # The columns of a labels file that hold a whole answer.
 _LABEL, _VALUE = "label", "value"
 
-# The columns of a review file, and those of them that say what a person decided, and how its
-# records were drawn.
+# The columns of a review file, with those for a person's decision and for how the records were
+# drawn.
 DECISION = "decision"
 PART = f"{DECISION}."
 SAMPLE = "sample"
@@ -40,8 +40,8 @@ WHY = ("reason", "problem", "local_answer", "local_confidence", "closed_answer",
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The right answer of one record: its value by field (or of the whole answer, for a plain
-    label); ``None`` where no possible answer is right."""
+    """The right answer of one record: its value by field, or by `WHOLE` for a plain label; ``None``
+    if no possible answer is right."""
 
     line: int
     truth: Mapping[Name, JSONValue]
@@ -57,7 +57,7 @@ class Label:
         return {WHOLE: value != self.truth.get(WHOLE)}
 
     def differs(self, other: Label) -> bool:
-        """Whether another judge's answer to the same record is wrong by this one."""
+        """Whether another label of the same record is wrong according to this one."""
         return any(other.truth.get(name) != right for name, right in self.truth.items())
 
 
@@ -68,8 +68,7 @@ def label_of(value: JSONValue) -> Label:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """One row: what stands in it for each property, and for the whole answer, where the file has a
-    place for that."""
+    """One row: its cells by property, and its whole answer if the file has a column for that."""
 
     id: str
     parts: Mapping[str, Any]
@@ -80,11 +79,11 @@ def read_labels(path: Path, id_column: str, constraint: Constraint) -> dict[str,
     """Labels by record id.
 
     Raises:
-        InputError: for the first few lines that cannot be labels of this job, named.
+        InputError: a line cannot be a label of this job; the message names it.
     """
     if constraint.schema is None and not constraint.labels:
         raise InputError(
-            "free text has no one right wording: calibration needs `answer.schema` or `.labels`"
+            "free text has no single right answer: calibration needs `answer.schema` or `.labels`"
         )
     labels: dict[str, Label] = {}
     properties = list((constraint.schema or {}).get("properties") or {})
@@ -109,7 +108,7 @@ def read_labels(path: Path, id_column: str, constraint: Constraint) -> dict[str,
 
 
 def _columns(path: Path, id_column: str, delimiter: str) -> set[str]:
-    """The file's; of one whose records need not share theirs, the first one's."""
+    """The file's columns; the first record's, if records need not have the same ones."""
     names = column_names(path, delimiter=delimiter)
     if names is None:
         names = next(([*one.fields] for one in read_records(path, id_column)), [])
@@ -117,7 +116,7 @@ def _columns(path: Path, id_column: str, delimiter: str) -> set[str]:
 
 
 def _is_review(names: set[str], id_column: str, constraint: Constraint) -> bool:
-    """Whether it is a review file: some columns of one may be a user's own, beside the labels."""
+    """Whether it is a review file; a labels file may have columns with the same names."""
     if SAMPLE not in names or not any(f"{name}.".startswith(PART) for name in names):
         return False
     wanted = _required(constraint.schema or {})
@@ -142,7 +141,7 @@ def _from_columns(record: Record, constraint: Constraint, id_column: str) -> _Gi
     if id_column in parts and PART + id_column in fields:
         parts[id_column] = fields[PART + id_column]
     if schema and parts and _required(schema) <= parts.keys():
-        return _Given(record.id, parts, None)  # a column `value` is one of the record's own
+        return _Given(record.id, parts, None)  # a column `value` is then a field of the record
     places = _places(constraint, fields, id_column)
     return _Given(record.id, parts, (fields[places[0]],) if places else None)
 
@@ -150,12 +149,12 @@ def _from_columns(record: Record, constraint: Constraint, id_column: str) -> _Gi
 def _from_review(
     record: Record, properties: Sequence[str], plain: Callable[[str], str], where: str
 ) -> _Given:
-    """Raises InputError: the row is not decided, or not of a random sample of all."""
+    """Raises InputError if the row has no decision or is not of a random sample of all records."""
     fields = record.fields
     if fields[SAMPLE] != FROM_ALL:
         raise InputError(
-            f"{where}: `sample` is {fields[SAMPLE]!r}, and only a random sample of all that the "
-            "local model answers can certify anything; export one with `surelocal review export "
+            f"{where}: `sample` is {fields[SAMPLE]!r}, but certification needs a random sample of "
+            "all records that the local model answers; export one with `surelocal review export "
             "RUN_DIR FILE --sample N`"
         )
     cells = {n: plain(c) if isinstance(c, str) else c for n, c in fields.items()}
@@ -163,13 +162,13 @@ def _from_review(
     whole = cells.get(DECISION)
     if is_empty(whole) and all(map(is_empty, parts.values())):
         raise InputError(
-            f"{where}: {record.id} has no decision; a sample certifies only whole: decide every row"
+            f"{where}: {record.id} has no decision; the sample must be complete: decide every row"
         )
     return _Given(plain(record.id.strip()), parts, None if is_empty(whole) else (whole,))
 
 
 def is_empty(cell: Any) -> bool:
-    """Whether nothing stands in a cell."""
+    """Whether a cell is empty or blank."""
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
@@ -181,13 +180,13 @@ def _truth(given: _Given, constraint: Constraint, where: str) -> dict[Name, JSON
         label = None if cell is None or not str(cell).strip() else str(cell).strip()
         if label is not None and label not in constraint.labels:
             near = likely(label, constraint.labels)
-            hint = f"did you mean {near!r}? Else {_EMPTY}" if near else _EMPTY
-            raise InputError(f"{where}: {label!r} is none of the job's labels; {hint}")
+            hint = f"did you mean {near!r}? Otherwise {_EMPTY}" if near else _EMPTY
+            raise InputError(f"{where}: {label!r} is not one of the job's labels; {hint}")
         return {WHOLE: label}
     return _object(given, dict(constraint.schema or {}), where)
 
 
-_EMPTY = "leave it empty where none of the answers is right"
+_EMPTY = "leave it empty if none of the answers is right"
 
 
 def _object(row: _Given, schema: Mapping[str, Any], where: str) -> dict[Name, JSONValue]:
@@ -214,12 +213,12 @@ def _parsed(cell: Any, where: str) -> Mapping[str, Any]:
     except json.JSONDecodeError:
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"{where}: the column `value` holds no JSON object")
+        raise InputError(f"{where}: the column `value` does not hold a JSON object")
     return value
 
 
 def typed(cell: Any, rule: Schema) -> JSONValue:
-    """A cell as the schema means it: CSV knows text alone."""
+    """A cell converted to the schema's type, since CSV holds only text."""
     if not isinstance(cell, str):
         return cell
     text = cell.strip()

@@ -1,14 +1,15 @@
-"""Is this record like others that the model answered the same way?
+"""Support: how similar a record is to others that the model answered the same way.
 
-A model is sure of itself on questions that nobody meant it for: they get some label, often with a
-high probability. What token probabilities do not know is what the batch looks like. *Support* is
-the greatest cosine similarity between a record's prompt and a *reference*: prompts of the same
-batch, drawn at random, with the model's own answers. An answer that was given to similar records
-before has support; one to a record unlike any other has none. No label is used, so nothing of the
-sample that certifies leaks into it, and a record's support depends on no other record of the run.
+A model may be confident about out-of-scope records: they too get some label, often with a high
+probability. Token probabilities do not reflect what the batch looks like. *Support* is the greatest
+cosine similarity between a record's prompt and those *references* that got the same answer: prompts
+of the same batch, drawn at random, with the model's answers. An answer that the model gave to
+similar records has support; an answer to a record unlike any other has none. No label is used, so
+the certifying sample does not leak into it, and a record's support does not depend on the other
+records of the run.
 
-Texts are compared as TF-IDF vectors of character 2- to 4-grams, hashed: nothing readable of the
-customers' records lies in the saved calibration.
+Texts are compared as TF-IDF vectors of hashed character 2- to 4-grams, so the saved calibration
+holds no readable text of customers' records.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from runner.types import JSONValue, Name
 _HASHES = 1 << 18
 _MOST_CHARACTERS = 4_000
 FEWEST = 200
-"""With fewer references than this, most answers would have no support for want of company."""
+"""The fewest references: with fewer, most answers would have no similar one."""
 
 
 class Support:
-    """Immutable once made. ``values``: for the whole answer and each field the references'
-    answers as canonical JSON, None where it had none. ``ids``: their records' ids, hashed."""
+    """The references. Immutable. ``values`` holds their answers as canonical JSON, by name; None
+    where a reference has no such value. ``ids`` holds their records' ids, hashed."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Support:
         texts: Sequence[str],
         values: Sequence[Mapping[Name, JSONValue]],
     ) -> Support:
-        """References: their records' ids, prompts, and the model's answers by name, one each."""
+        """Builds the references from records' ids, prompts, and the model's answers by name."""
         from sklearn.preprocessing import normalize
 
         counts = _counts(texts)
@@ -77,7 +78,7 @@ class Support:
     def of_answer(
         self, text: str, values: Mapping[Name, JSONValue], record_id: str
     ) -> dict[Name, float]:
-        """Support of each name's value in [0, 1] for a record's prompt ``text``. A record that is
+        """The support, in [0, 1], of each name's value for a record's prompt ``text``. A record
         among the references does not support itself."""
         own = self._row_of.get(mark(record_id))
         row = _counts([text])
@@ -95,7 +96,7 @@ class Support:
         return found
 
     def _group(self, name: Name, value: str) -> sp.csr_matrix:
-        """The references that were answered with this value."""
+        """The references with this value."""
         if (name, value) not in self._groups:
             alike = self._rows_of.get((name, value), [])
             self._groups[name, value] = self._rows[alike]
@@ -115,7 +116,7 @@ class Support:
         return {own: row for row, own in enumerate(self._ids)}
 
     def as_json(self) -> dict[str, Any]:
-        """The whole, for a file; the vectors as compressed arrays in base64."""
+        """The object for a file; vectors are compressed arrays in base64."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -130,7 +131,7 @@ class Support:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Support:
-        """Raises ValueError or KeyError where it is none."""
+        """The inverse of `as_json`. Raises ValueError or KeyError if the data is malformed."""
         with np.load(io.BytesIO(base64.b64decode(data["vectors"]))) as arrays:
             indptr, indices = arrays["indptr"], arrays["indices"]
             shape = (len(indptr) - 1, _HASHES)
@@ -141,7 +142,7 @@ class Support:
 
 
 def key(value: JSONValue) -> str:
-    """Values that are equal have one key."""
+    """Canonical JSON: equal values have the same key."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 

@@ -1,19 +1,20 @@
-"""A threshold at which the wrong share of *all* delivered records is certified.
+"""Certifies a threshold for the error rate of *all* delivered records.
 
-Accepting the local answer from score t on and sending the rest to the closed model, record i is
+If local answers with score ≥ t are accepted and the rest are sent to the closed model, record i is
 delivered wrong if L_i(t) = local_wrong_i (score_i ≥ t) or closed_wrong_i (score_i < t). Every
-labelled record tells L_i at every t, so R(t) = E L_i(t) is tested with all n labels, whatever t:
-S(t) = Σ L_i(t) is binomial(n, R(t)), and, of labels drawn out of one batch of N records, exactly
-hypergeometric.
+labelled record gives L_i at every t, so R(t) = E L_i(t) is tested with all n labels at any t: S(t)
+= Σ L_i(t) is binomial(n, R(t)), or exactly hypergeometric for labels drawn from one batch of N
+records.
 
-R need not rise as t falls: where the local model is right more often than the closed one on what
-it is sure of, R falls first. So no order of errors is assumed. From ∞, which accepts nothing,
-thresholds are tested one by one, looser and looser, each at the whole δ, until the first failure
+R need not rise as t falls: if the local model is right more often than the closed one on its most
+confident answers, R falls first. So no order of errors is assumed. Thresholds are tested in falling
+order, starting at ∞ (which accepts nothing), each at the full δ, until the first failure
 (fixed-sequence testing). A false certificate means that the first unsafe threshold passed its own
-test, and that one is fixed by the traffic, not by the labels: probability at most δ.
+test. That threshold is fixed by the traffic, not by the labels, so the probability is at most δ.
 
-∞ passes only where the closed model alone keeps the target. So a mixture that would keep it where
-that model alone does not is never certified: the price of a start that needs no forethought.
+∞ passes only if the closed model alone meets the target. So a mixture that meets the target where
+the closed model alone does not is never certified. That is the cost of a starting point that does
+not depend on the labels.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from escalation.certify.thresholds import Certified, within
 
 @dataclass(frozen=True, slots=True)
 class Overall(Certified):
-    """``threshold`` is ∞ where only sending every record is certified. ``accepted`` counts labelled
-    records at or above it; ``errors``, of all labelled, those delivered wrong by either model.
+    """A certificate for all delivered records. ``threshold`` is ∞ if only sending every record is
+    certified. ``accepted`` counts labelled records at or above it; ``errors`` counts all labelled
+    records delivered wrong, by either model.
 
-    Of the closed model alone: ``closed_errors`` of ``labels``, among them ``closed_unknown`` that
-    have no answer of its and count as wrong; its error rate (in the batch, where the scope is that)
-    is at most ``closed_upper`` with probability 1 − ``delta`` (Clopper and Pearson, 1934).
+    For the closed model alone: ``closed_errors`` of ``labels`` are wrong, including
+    ``closed_unknown`` without its answer, which count as wrong. Its error rate (in the batch, if
+    that is the scope) is at most ``closed_upper`` with probability 1 − ``delta`` (Clopper and
+    Pearson, 1934).
     """
 
     closed_errors: int = 0
@@ -47,15 +50,15 @@ class Overall(Certified):
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """The sample's distinct scores, falling; ``accepted`` labelled records at or above each, and
-    ``wrong``, S(t); all with t = ∞ in front; shape (distinct + 1,)."""
+    """The sample's distinct scores, descending; ``accepted`` labelled records at or above each; and
+    ``wrong``, S(t). Each begins with t = ∞; shape (distinct + 1,)."""
 
     thresholds: Floats
     accepted: Ints
     wrong: Ints
 
     def at(self, step: int | None) -> tuple[int, int, float | None]:
-        """Accepted, wrong and the threshold at a step; None: nothing is accepted."""
+        """Accepted, wrong and the threshold at a step; for None, nothing is accepted."""
         if step is None:
             return 0, 0, None
         return int(self.accepted[step]), int(self.wrong[step]), float(self.thresholds[step])
@@ -75,9 +78,10 @@ def certify_overall(
     Args:
         scores: one per labelled record, higher = more confident; shape (n,).
         local_wrong: whether the local answer is wrong; shape (n,).
-        closed_wrong: whether the closed model's is; None, not known, counts as wrong; shape (n,).
+        closed_wrong: whether the closed model's answer is wrong; None (unknown) counts as wrong;
+            shape (n,).
         target_error: α in (0, 1).
-        delta: the chance that the certificate is false.
+        delta: the probability that the certificate is false.
         population: the scores of the whole batch that the labels are drawn from; None: the claim
             is about the traffic.
 
@@ -113,9 +117,9 @@ def _steps(score: Floats, local: Ints, closed: Ints) -> _Steps:
 
 
 def _loosest(steps: _Steps, most: int) -> int | None:
-    """The index of the last threshold before the first at which more than ``most`` are wrong;
-    None where that is the very first. Between two sample scores S does not change: testing at
-    those tests everywhere."""
+    """The index of the last threshold before the first with more than ``most`` wrong; None if that
+    is the first threshold. S does not change between two sample scores, so testing at those is
+    enough."""
     failed = np.flatnonzero(steps.wrong > most)
     passed = int(failed[0]) if len(failed) else len(steps.wrong)
     return passed - 1 if passed else None
@@ -134,12 +138,12 @@ def _most_wrong(n: int, size: int | None, alpha: float, level: float) -> int:
 
 
 def _upper(errors: int, n: int, size: int | None, delta: float) -> float:
-    """The exact one-sided upper bound of an error rate, in (0, 1]."""
+    """The exact one-sided upper confidence bound of an error rate, in (0, 1]."""
     if errors == n:
         return 1.0
     if size is None:
         return float(beta.ppf(1 - delta, errors + 1, n - errors))
-    # The greatest number in the batch that would show so few with probability over δ.
+    # The greatest number of errors in the batch that shows at most ``errors`` with probability > δ.
     low, high = errors, size - n + errors
     while low < high:
         middle = (low + high + 1) // 2
@@ -151,10 +155,10 @@ def _upper(errors: int, n: int, size: int | None, delta: float) -> float:
 
 
 def _needed(fewest_wrong: int, n: int, alpha: float, delta: float) -> int | None:
-    """About how many labels would certify something, if more of them looked like these."""
+    """Estimates how many labels would certify a threshold, if further labels resembled these."""
     if n == 0:
         return fewest_labels(alpha, delta)
-    # Half an error on top: a handful of clean records says little of the rate.
+    # Half an error is added: a few records without errors are weak evidence of a low rate.
     rate = (fewest_wrong + 0.5) / n
     if rate >= alpha:
         return None

@@ -1,8 +1,8 @@
-"""Signals → one score that ranks answers, and the score → P(correct).
+"""Combines an answer's signals into a score, and calibrates the score to P(correct).
 
-Both are small on purpose: a few hundred labels train them. The *combiner* is a logistic regression
-over an answer's signals; it is trained on labels that certify nothing. *Platt scaling* keeps the
-order, so it may be fitted on the very labels that certify.
+Both models are small, so that a few hundred labels suffice. The *combiner* is a logistic regression
+on an answer's signals, trained on labels that are not used to certify. *Platt scaling* keeps the
+order, so it may be fitted on the certifying labels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Combiner:
 
 
 ALONE = Combiner((PROBABILITY,), (1.0,), (0.0,), 0.0)
-"""The probability as it is: what ranks where there is no other signal, and no label is spent."""
+"""The unchanged probability: ranks answers without other signals, and needs no labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Platt:
 
 
 def fit_combiner(rows: Sequence[Features], wrong: Sequence[bool]) -> Combiner:
-    """Logistic regression on standardised signals. Where the labels are of one class only, or the
-    answer's probability would come to count against it, the probability alone ranks."""
+    """Fits a logistic regression on standardised signals. Returns `ALONE` if all labels are of one
+    class or the fitted weight of the probability is not positive."""
     from sklearn.linear_model import LogisticRegression
 
     names = sorted({name for row in rows for name in row})
@@ -109,12 +109,12 @@ def fit_platt(pairs: Sequence[tuple[float, bool]]) -> Platt:
     slope = float(model.coef_[0][0])
     if slope > 0:
         return Platt(slope, float(model.intercept_[0]))
-    # A falling fit would turn the order around: better the same confidence for every answer.
+    # A negative slope would reverse the order: give every answer the same confidence instead.
     return Platt(0.0, logit((right + 1) / (len(pairs) + 2)))
 
 
 def logit(probability: float) -> float:
-    """log p / (1 − p), of p kept within [1e-6, 1 − 1e-6]."""
+    """log(p / (1 − p)), with p clipped to [1e-6, 1 − 1e-6]."""
     p = min(1 - _EPSILON, max(_EPSILON, probability))
     return math.log(p / (1 - p))
 

@@ -1,4 +1,4 @@
-"""An answer's signals → the score that decides and the confidence that is shown."""
+"""Computes from an answer's signals the score that decides and the confidence that is shown."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from escalation.certify.neighbour_support import Support
 
 Signals = Mapping[Name, Features]
-"""The whole answer, or a field of it → the signals taken of it."""
+"""Name (the whole answer or a field) → its signals."""
 
 
 def signals_of(
     answer: Answer, support: Mapping[Name, float] | None = None
 ) -> dict[Name, dict[str, float]]:
-    """The signals of one generation; none where the answer is invalid or has no logprobs."""
+    """The signals of one generation; empty if the answer is invalid or has no logprobs."""
     if not answer.valid or answer.score is None:
         return {}
     found: dict[Name, dict[str, float]] = {
@@ -34,33 +34,33 @@ def signals_of(
 
 
 def values_of(answer: Answer) -> dict[Name, JSONValue]:
-    """The answer's value and, of an object, each field's, by the names of its scores."""
+    """The answer's value and, for an object, each field's, by the names of its scores."""
     there = {WHOLE, *(answer.value if isinstance(answer.value, dict) else ())}
     return {name: value_of(answer.value, name) for name in answer.scores if name in there}
 
 
 def with_looks(signals: Signals, looks: Signals) -> dict[Name, dict[str, float]]:
-    """Both together, for the names that have signals already."""
+    """Merges both, for the names in ``signals``."""
     return {name: {**given, **looks.get(name, {})} for name, given in signals.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Without a calibration an answer is what the Checker made of it. ``support``: the
-    calibration's own, or one that is still to be calibrated with."""
+    """Scores answers with a calibration. Without one, answers stay as the Checker returned them.
+    ``support`` is the calibration's, or the one being calibrated with."""
 
     calibration: Calibration | None = None
     support: Support | None = None
 
     def signals(self, answer: Answer, text: str, record_id: str) -> dict[Name, dict[str, float]]:
-        """Of one generation, with support where there are references. ``text``: the
+        """The signals of one generation, with support if there are references. ``text`` is the
         prompt's last message; ``record_id`` keeps a record from supporting itself."""
         if self.support is None or not answer.valid:
             return signals_of(answer)
         return signals_of(answer, self.support.of_answer(text, values_of(answer), record_id))
 
     def judged(self, answer: Answer, signals: Signals) -> Answer:
-        """The answer with its score, calibrated confidences, and every signal taken."""
+        """The answer with its score, calibrated confidences and signals."""
         if self.calibration is None or not signals:
             return answer
         confidences = self.calibration.confidences(signals)
@@ -76,8 +76,8 @@ class Judge:
     def open_to_looks(
         self, signals: Signals, threshold: float | None, *, always: bool = False
     ) -> bool:
-        """Whether looks not taken yet can still bring the score over the threshold or below it;
-        with ``always``, whether there is anything that they could change at all."""
+        """Whether second looks can still move the score across the threshold; with ``always``,
+        whether they can change the score."""
         if self.calibration is None or WHOLE not in signals:
             return False
         combiner = self.calibration.combiners.get(WHOLE)

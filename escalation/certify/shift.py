@@ -1,19 +1,20 @@
-"""Whether the records still look like the sample that certified the threshold; needs no label.
+"""A sequential test that the records still resemble the certified sample; needs no labels.
 
 H0: the scores of the certified sample and of the records, in the order observed, are exchangeable.
 Each record's score is ranked among the sample's and *all earlier records'* scores, ties broken at
 random. These conformal p-values are independent and uniform under H0 (Vovk, Gammerman and Shafer,
 "Algorithmic Learning in a Random World", 2005, ch. 2 and 7). P-values against the sample alone are
-not independent, since all share its luck: over many records their drift from uniform would be found
-and called a shift. Bets on scores having become lower, or higher, make a test martingale of the
-p-values; it ever reaches 1/δ with probability at most δ (Ville, 1939).
+not independent, since all of them share the sample's deviation: over many records, the test would
+take that deviation for a shift. Bets that scores have become lower, or higher, make a test
+martingale of the p-values; the probability that it ever reaches 1/δ is at most δ (Ville, 1939).
 
-**What it cannot say.** It finds that the scores changed, not that the answers got worse: that is
-the audit's to find, with labels. And a file that is sorted (by date, customer, length) is not
-exchangeable with itself; the alarm is then right, though the sample may well stand for the whole.
+**What it does not detect.** It detects that the scores changed, not that the answers became worse;
+the audit detects that, with labels. A sorted file (by date, customer, length) is not exchangeable,
+so the alarm is then correct although the sample may represent the whole file.
 
-**What it needs.** One way of scoring, for the sample and for the records: scores of which only some
-had all signals taken are not exchangeable. And no record of the sample may be observed again.
+**What it requires.** The sample and the records must be scored in the same way: scores are not
+exchangeable if only some of them include all signals. No record of the sample may be observed
+again.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ PATIENCE = 200
 """Records after which half of the wealth is staked (see `escalation.certify.audit.Wager`)."""
 
 TAILS = (0.1, 0.25)
-"""The lowest or highest shares of the scores that a bet says have become more frequent."""
+"""The tails, as shares of the lowest or highest scores, that bets assume more frequent."""
 
 GAINS = (0.15, 0.45)
-"""By how much of the rest's frequency: outside its tail, a bet's density is 1 − gain."""
+"""The share of the remaining density moved to the tail: outside it, a density is 1 − gain."""
 
 EDGES = (0.1, 0.25, 0.75, 0.9)
 """The p-values between which every bet's density is constant."""
@@ -58,9 +59,9 @@ FACTORS = tuple(
 
 
 class ShiftTest:
-    """The running test that records are scored as the certified sample was.
+    """The sequential test that scores are distributed as in the certified sample.
 
-    The chance that it ever raises a false alarm is at most ``delta``.
+    The probability of a false alarm, ever, is at most ``delta``.
 
     Args:
         scores: the sample's, in [0, 1], or −1 where there was no valid answer; shape (n,).
@@ -81,12 +82,12 @@ class ShiftTest:
         self._wager = Wager(len(FACTORS[0]), PATIENCE)
 
     def observe(self, score: float, name: str) -> None:
-        """Takes the next record's score, accepted or not; scores as in the sample.
+        """Adds the next record's score, whether accepted or not; computed as in the sample.
 
         ``name`` is the record's id, and breaks ties: it must not depend on the score.
 
         Raises:
-            ValueError: the score is not a number; nothing has changed then.
+            ValueError: the score is not a number; the test is then unchanged.
         """
         p = self._ranks.p_value(score, uniform(name, _SEED))
         self.observed += 1
@@ -96,20 +97,21 @@ class ShiftTest:
 
     @property
     def wealth(self) -> float:
-        """The evidence of a shift as it stands, as a multiple of the start; above 0."""
+        """The current evidence of a shift, as a multiple of the starting wealth; above 0."""
         return self._wager.wealth
 
     @property
     def alarm(self) -> bool:
-        """Whether the wealth has ever reached 1/δ; ``alarm_at`` is after how many records."""
+        """Whether the wealth has ever reached 1/δ; ``alarm_at`` is the number of records until
+        then."""
         return self.alarm_at is not None
 
 
 class Ranks:
-    """Every score so far, in fixed bins, counted in a Fenwick tree: a rank in O(log bins).
+    """Counts all scores so far in fixed bins with a Fenwick tree: a rank takes O(log bins).
 
-    The bins are even on the logit scale. They cost resolution (1 % of the odds) but no validity:
-    the binned scores are as exchangeable as the scores, and ties are broken at random.
+    The bins are even on the logit scale. They reduce resolution (to 1 % of the odds) but not
+    validity: the binned scores are as exchangeable as the scores, and ties are broken at random.
     """
 
     def __init__(self) -> None:
@@ -128,8 +130,8 @@ class Ranks:
             node += node & -node
 
     def p_value(self, score: float, tie: float) -> float:
-        """Adds the score; its smoothed conformal p-value, in [0, 1]: (lower + tie · equal)/all,
-        where equal and all count the score itself (Vovk et al., 2005, eq. 2.20).
+        """Adds the score and returns its smoothed conformal p-value, in [0, 1]: (lower + tie ·
+        equal)/all, where equal and all count the score itself (Vovk et al., 2005, eq. 2.20).
 
         Args:
             score: as in `bin_of`.
@@ -145,9 +147,9 @@ class Ranks:
 
 
 def bin_of(score: float) -> int:
-    """Which of the bins 0 … 4095 a score falls into: never a lower one for a greater score.
+    """The bin, 0 … 4095, of a score; it never decreases as the score increases.
 
-    0 is for what is below 0 (no valid answer); scores within 4e-11 of 0 or of 1 share a bin.
+    Bin 0 holds scores below 0 (no valid answer); scores within 4e-11 of 0 or of 1 share a bin.
 
     Raises:
         ValueError: the score is not a number.

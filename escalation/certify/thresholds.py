@@ -1,30 +1,31 @@
 """The threshold with the greatest coverage whose error is certified, and the certificate.
 
-- `certify`: one error rate. `escalation.certify.binomial` has the test and its proof; where the
-  labels are drawn out of the very batch that is answered, `escalation.certify.finite_batch` has
-  them.
+- `certify`: one error rate. `escalation.certify.binomial` has the test and its proof; for labels
+  drawn from the batch that is answered, `escalation.certify.finite_batch` has them.
 - `certify_all`: several error rates of the same accepted records, one threshold.
-- `certify_strata`: several groups of records, each with a threshold of its own.
+- `certify_strata`: several groups of records, each with its threshold.
 
 **Several errors, one threshold.** Say the whole answer may be wrong for 5 % of the accepted and its
-amount for 1 %. Each is certified by itself at the full δ, and the strictest of the thresholds is
-taken. No correction is due. Let t_i be the loosest safe threshold of error i, and a the error with
-the strictest, t_a. The threshold taken is unsafe for *some* error only if it is looser than t_a;
-then so is a's own, which is at least as loose: a false certificate of a, and a is fixed by
-the traffic, not by the sample: probability ≤ δ. (An intersection–union test: Berger, 1982.) This
-leans on `escalation.certify.binomial`'s proviso, that behind a safe threshold all are unsafe. A
-batch can be unsafe here for one error and there for another, so there each of k errors gets δ/k,
-and the loosest rank certified for all is taken.
+amount for 1 %. Each is certified separately at the full δ, and the strictest of the thresholds is
+taken. No correction is needed. Let t_i be the loosest safe threshold of error i, and a the error
+with the strictest, t_a. The threshold taken is unsafe for *some* error only if it is looser than
+t_a. Then the threshold certified for a is looser too, since it is at least as loose as the one
+taken: a false certificate of a. Since a is fixed by the traffic, not by the sample, the probability
+is ≤ δ. (An intersection–union test: Berger, 1982.) This uses `escalation.certify.binomial`'s
+proviso, that all thresholds looser than the loosest safe one are unsafe. In a batch, different
+errors can be unsafe at different ranks, so there each of k errors gets δ/k, and the loosest rank
+certified for all is taken.
 
-**Strata.** Each has records, sample and threshold of its own, so k certificates that are to hold
-together share δ: δ/k each, as Bonferroni has it, and then Holm (1979): a stratum that is certified
-down to its last record gives its share to the others. That is valid since such a stratum either has
-no unsafe threshold, and can break nothing, or has broken its certificate in the same event that is
-bounded anyway (the walk meets the boundary at or behind its loosest safe rank). So up to the first
-false certificate, the strata that can break theirs have had at most δ divided by their number.
-Certificates at a smaller δ are kept within those at a greater one, which that argument needs. All
-of them speak of the traffic: in one batch, a stratum may be safe to its last record and yet unsafe
-before, and would have no share to pass on.
+**Strata.** Strata have separate records, samples and thresholds, so k certificates that must hold
+together share δ: first δ/k each (Bonferroni), then Holm's procedure (1979): a stratum that is
+certified down to its last record passes its share to the others. That is valid since such a stratum
+either has no unsafe threshold, so its certificate cannot be false, or its certificate is false in
+the event that is bounded already (the walk meets the boundary at or behind its loosest safe rank).
+So up to the first false certificate, the strata whose certificate can be false have had at most δ
+divided by their number. The argument needs a certificate at a smaller δ to be no looser than one at
+a greater δ, which the code ensures. All of these certificates are for traffic: in one batch, a
+stratum may be safe down to its last record and yet unsafe at an earlier rank, so it would have no
+share to pass on.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One of several certified errors: its target, and the labelled records accepted that have
+    """One of several certified errors: its target, and how many accepted labelled records have
     it."""
 
     target_error: float
@@ -73,14 +74,15 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """A threshold and what the sample showed at it. ``threshold`` is None where nothing could be
-    certified; then ``labels_needed`` is about how many labels would do, if the rest looks alike
-    (None: at no number, since even the best ranks err too often).
+    """A certified threshold and the sample's counts at it. ``threshold`` is None if none could be
+    certified; then ``labels_needed`` estimates how many labels would suffice if further ones
+    resembled these (None if no number would: even the best ranks err too often).
 
-    ``accepted`` and ``errors`` count labelled records. ``scope`` says what is certified: the error
-    rate of the "traffic" that the labels are a random sample of, or the share of wrong answers in
-    the one "batch" of ``population`` records, of which ``population_accepted`` are accepted.
-    ``bounds`` holds the errors of fields (`certify_all`); those here are then the first one's.
+    ``accepted`` and ``errors`` count labelled records. ``scope`` is "traffic" if the certified
+    error rate is that of the traffic that the labels are a random sample of, and "batch" if it is
+    that of one batch of ``population`` records, of which ``population_accepted`` are accepted.
+    ``bounds`` holds the errors of fields (`certify_all`); the other attributes are then the first
+    error's.
     """
 
     target_error: float
@@ -97,7 +99,7 @@ class Certified:
 
     @property
     def coverage(self) -> float:
-        """The accepted share of the sample."""
+        """The share of the sample that is accepted, in [0, 1]."""
         return self.accepted / self.labels if self.labels else 0.0
 
 
@@ -115,9 +117,9 @@ def certify(
         scores: one per labelled record, higher = more confident; shape (n,).
         wrong: whether its answer was wrong; shape (n,).
         target_error: α in (0, 1).
-        delta: δ in (0, 1), the certificate's own chance to be false.
-        population: the scores of all N records of the batch, the labelled ones (a simple random
-            sample of them) among them; shape (N,). None: the claim is about the traffic.
+        delta: δ in (0, 1), the probability that the certificate is false.
+        population: the scores of all N records of the batch, including the labelled ones, which are
+            a simple random sample of them; shape (N,). None: the certificate is for traffic.
 
     Raises:
         UsageError: a labelled record's score is not among the batch's.
@@ -139,13 +141,13 @@ def certify_all(
     delta: float = 0.1,
     population: Sequence[float] | None = None,
 ) -> Certified:
-    """The loosest threshold at which every named error is within its target, all at once.
+    """The loosest threshold certified to keep every named error within its target.
 
     Args:
         scores: one per labelled record; shape (n,).
         wrongs: name → whether the record has that error; each of shape (n,).
         targets: name → α in (0, 1), at least one; the first is reported first.
-        delta: the chance that any of them is false.
+        delta: the probability that any of the claims is false.
         population: as in `certify`.
 
     Raises:
@@ -169,8 +171,8 @@ def certify_all(
 def _loosest_for_all(
     samples: Mapping[Name, Sample], targets: Mapping[Name, float], delta: float, *, in_batch: bool
 ) -> float | None:
-    """For traffic at the whole ``delta``, as the docstring of this module proves; in a batch each
-    error has its share of it."""
+    """For traffic, each error is tested at the full ``delta`` (the module's docstring has the
+    proof); in a batch, each error gets an equal share of it."""
     first = next(iter(samples.values()))
     if in_batch:
         share = delta / len(samples)
@@ -188,11 +190,11 @@ def certify_strata(
     targets: float | Mapping[str, float],
     delta: float = 0.1,
 ) -> dict[str, Certified]:
-    """A threshold for each stratum; that all hold has probability at least 1 − δ.
+    """Certifies a threshold for each stratum; with probability at least 1 − δ, all of them hold.
 
     Args:
-        samples: stratum → scores and wrong of its labelled records, as in `certify`. Of a random
-            sample of all records, each stratum's part is one of that stratum.
+        samples: stratum → scores and wrong of its labelled records, as in `certify`. In a random
+            sample of all records, each stratum's part is a random sample of that stratum.
         targets: α, or stratum → α.
 
     Returns:
@@ -211,7 +213,7 @@ def _holm(
     """The certified rank of each stratum, 0 for none."""
     ladder: dict[str, list[int]] = {}
     for name, one in samples.items():
-        # At δ/1, δ/2, …: none looser than at any greater share.
+        # At δ/1, δ/2, …: a rank is never looser than one at a greater share.
         at = [
             loosest_rank(one.scores, one.errors, alphas[name], delta / share)
             for share in range(1, len(samples) + 1)
@@ -230,8 +232,8 @@ def _holm(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Labelled records by falling score: ``scores`` and the running count of ``errors``, both of
-    shape (n,); ``batch`` holds the scores of the whole batch likewise, shape (N,), or None."""
+    """Labelled records by descending score: ``scores`` and the cumulative count of ``errors``, both
+    of shape (n,). ``batch`` holds the batch's scores, descending, shape (N,), or None."""
 
     scores: Floats
     errors: Ints
@@ -241,16 +243,16 @@ class Sample:
     def of(
         cls, scores: Sequence[float], wrong: Sequence[bool], batch: Sequence[float] | None = None
     ) -> Sample:
-        """Raises UsageError where ``batch`` lacks one of ``scores``."""
+        """Sorts the records. Raises UsageError if ``batch`` lacks one of ``scores``."""
         score = np.asarray(scores, dtype=np.float64)
         errs = np.asarray(wrong, dtype=np.int64)
-        # Of equal scores the wrong first: the order in which labels came must not matter.
+        # Wrong answers come first among equal scores, so that the labels' order has no effect.
         order = np.lexsort((-errs, -score))
         errors = np.cumsum(errs[order])
         return cls(score[order], errors, None if batch is None else within(score, batch))
 
     def certified(self, alpha: float, delta: float) -> Flags:
-        """Of the batch's ranks 1 … N, those certified; shape (N,)."""
+        """Which of the batch's ranks 1 … N are certified; shape (N,)."""
         assert self.batch is not None
         labelled = np.searchsorted(-self.scores, -self.batch, side="right")
         found = np.append(0, self.errors)[labelled]
@@ -262,7 +264,7 @@ class Sample:
         return float(self.batch[np.flatnonzero(ranks)[-1]]) if ranks.any() else None
 
     def at(self, threshold: float | None, alpha: float, delta: float) -> Certified:
-        """What the sample shows at a threshold that was certified, or that none was."""
+        """The certificate for a threshold; None: no threshold was certified."""
         n, accepted, everywhere = len(self.scores), 0, None
         if threshold is not None:
             accepted = int(np.sum(self.scores >= threshold))
@@ -280,10 +282,10 @@ class Sample:
 
 
 def within(scores: Floats, batch: Sequence[float]) -> Floats:
-    """The batch's scores, falling.
+    """The batch's scores, descending.
 
     Raises:
-        UsageError: it does not hold every one of ``scores``, as often as it occurs there.
+        UsageError: the batch lacks one of ``scores``, or has it fewer times.
     """
     rising = np.sort(np.asarray(batch, dtype=np.float64))
     values, counts = np.unique(scores, return_counts=True)
@@ -291,7 +293,7 @@ def within(scores: Floats, batch: Sequence[float]) -> Floats:
     if (there < counts).any():
         worst = int(np.argmax(counts - there))
         raise UsageError(
-            f"{counts[worst]} labelled with score {values[worst]:g}, but {there[worst]} such in "
-            "the batch: the labels must be a sample of the very batch that they certify"
+            f"{counts[worst]} labelled records have the score {values[worst]:g}, but the batch has "
+            f"{there[worst]} such: the labels must be a sample of the batch that they certify"
         )
     return rising[::-1]

@@ -1,1 +1,1 @@
-"""What bounds the sending: the budget, the cap per day, the rate, the breaker, the guard."""
+"""Limits on sending: the budget, the daily cap, the rate, the circuit breaker, the guard."""

@@ -1,8 +1,8 @@
-"""Leaves an overloaded provider alone: a circuit breaker over all requests of a run.
+"""A circuit breaker over all requests of a run, for an overloaded provider.
 
-Closed, everything passes. After several overloads in a row it opens: nothing is sent for a
-cool-down, then one request alone, as a probe. A probe that fails doubles the cool-down, one that
-succeeds closes the breaker.
+While it is closed, all requests pass. After several overloads in a row it opens: nothing is sent
+for a cool-down, then one request is sent as a probe. A failed probe doubles the cool-down; a
+successful one closes the breaker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from escalation.providers.protocol import Reply
 
 AFTER = 5
-"""So many overloads in a row open it."""
+"""The number of overloads in a row that opens it."""
 FIRST_S = 1.0
 LONGEST_S = 60.0
 JITTER = 0.25
@@ -22,7 +22,7 @@ POLL_S = 0.05
 
 
 class Breaker:
-    """Ask `pause`, and at 0 `begin` at once. ``give_up_s``: open for longer, it is `given_up`."""
+    """Call `pause`; when it returns 0, call `begin` at once. Open for ``give_up_s``: `given_up`."""
 
     def __init__(
         self,
@@ -45,18 +45,18 @@ class Breaker:
         return self._opened is not None
 
     def pause(self) -> float:
-        """For how many seconds no request may begin; 0: one may."""
+        """Seconds for which no request may begin; 0 if one may."""
         if self._opened is None:
             return 0.0
         return POLL_S if self._probing else max(0.0, self._until - self._clock())
 
     def begin(self) -> bool:
-        """Whether this request is the probe."""
+        """Starts a request. Returns whether it is the probe."""
         self._probing = self.open
         return self._probing
 
     def end(self, probe: bool, reply: Reply | None) -> None:
-        """Takes in what became of a request; ``None``: it was not sent after all."""
+        """Records the outcome of a request; ``None`` if it was not sent."""
         if probe:
             self._probing = False
             if reply is not None:
@@ -70,11 +70,11 @@ class Breaker:
             if self._in_a_row >= AFTER:
                 self._opened = self._clock()
                 self._cool_down()
-        elif reply.verdict in ("ok", "reject"):  # a lost reply says nothing of its health
+        elif reply.verdict in ("ok", "reject"):  # a lost reply says nothing about its health
             self._in_a_row = 0
 
     def _probed(self, reply: Reply) -> None:
-        # A reply that was lost may be paid for: not a thing to try often.
+        # A lost reply may be billed, so it must not be retried often.
         if reply.overloaded or reply.verdict == "unknown":
             assert self._opened is not None
             self.given_up = self._clock() - self._opened >= self._give_up_s
@@ -87,6 +87,6 @@ class Breaker:
         assert self._opened is not None
         jittered = FIRST_S * 2.0 ** min(self._cool_downs, 30) * (1 + JITTER * self._chance())
         self._cool_downs += 1
-        # The last probe comes just as it would be given up.
+        # The last probe is due exactly at the time of giving up.
         last = self._opened + self._give_up_s
         self._until = min(self._clock() + min(LONGEST_S, jittered), max(self._clock(), last))

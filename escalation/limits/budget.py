@@ -1,4 +1,4 @@
-"""The spending cap. Nothing is sent that could, at worst, pass it."""
+"""The spending cap. A request is not sent if its worst-case cost could exceed the cap."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from decimal import Decimal
 
 
 class Budget:
-    """Counts what is spent and what is reserved for calls under way against a cap in US dollars.
+    """Tracks spending and reservations for calls in progress against a cap in US dollars.
 
-    The ledger holds the same facts durably; this is their running sum.
+    The ledger stores the same amounts durably; this is their running sum.
     """
 
     def __init__(self, cap: Decimal, committed: Decimal) -> None:
@@ -20,7 +20,7 @@ class Budget:
 
     @property
     def spent(self) -> Decimal:
-        """Paid, or possibly paid; without calls that are under way."""
+        """Paid or possibly paid, in US dollars; without calls in progress."""
         return self._spent
 
     @property
@@ -28,15 +28,15 @@ class Budget:
         return self.cap - self._spent - self._reserved
 
     def take(self, amount: Decimal) -> bool:
-        """Sets the amount aside; False where it does not fit beside the calls under way."""
+        """Reserves the amount; returns False if it does not fit beside the calls in progress."""
         if amount > self.left:
             return False
         self._reserved += amount
         return True
 
     async def reserve(self, worst_case: Decimal) -> bool:
-        """Sets the amount aside; False where it cannot fit whatever the open calls turn out to
-        cost. Waits for open calls where their outcome can make the difference."""
+        """Reserves the amount; returns False if it cannot fit whatever the calls in progress cost.
+        Waits for them if their cost decides whether it fits."""
         while not self.take(worst_case):
             if not self._reserved:
                 return False
@@ -45,12 +45,12 @@ class Budget:
         return True
 
     def settle(self, reserved: Decimal, cost: Decimal) -> None:
-        """Exchanges a reservation for what the call cost (all of it, where that is unknown)."""
+        """Replaces a reservation by the call's cost (the full reservation if that is unknown)."""
         self._reserved -= reserved
         self._spent += cost
         self._changed.set()
 
     def refund(self, amount: Decimal) -> None:
-        """Takes back what was counted as spent and was not."""
+        """Subtracts an amount that was counted as spent but was not."""
         self._spent -= amount
         self._changed.set()

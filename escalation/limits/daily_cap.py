@@ -1,7 +1,7 @@
-"""The cap per day over all runs that share one file: reserved before a call is sent, like a run's.
+"""The daily cap over all runs that share a spend file; reserved before each call, like a budget.
 
-A call belongs to the UTC day on which it was reserved, whenever it ends. What a killed run left
-open stays reserved until that run starts again and its ledger says what became of it.
+A call counts for the UTC day of its reservation, whenever it ends. Reservations of a killed run
+stay until the run is resumed and its ledger shows the outcome.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BUSY_S = 30.0
 
 
 class Room(Enum):
-    """Whether an amount fits: ``LATER`` where calls under way may leave room for it."""
+    """Whether an amount fits; ``LATER`` if it may fit once calls in progress have ended."""
 
     YES = auto()
     LATER = auto()
@@ -42,17 +42,17 @@ class Room(Enum):
 
 
 class SpendFile:
-    """Opened anew for each step, so that any thread of any process may take one.
+    """The file of daily spending. It is opened for each step, so any thread or process may use it.
 
     Raises:
-        UsageError: it cannot be used.
+        UsageError: the file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._told():
             private.folder(path.parent)
-            if not path.exists():  # one that a team shares keeps its mode
+            if not path.exists():  # a file shared by a team keeps its mode
                 private.made(path)
             with self._step(create=True) as db:
                 marks = [_pragma(db, name) for name in ("application_id", "user_version")]
@@ -63,14 +63,14 @@ class SpendFile:
                     db.execute(f"PRAGMA user_version = {VERSION}")
                 elif marks != [APPLICATION, VERSION]:
                     raise UsageError(
-                        f"{path} is no spend file of this surelocal; give another one as "
-                        "`escalation.spend_file`"
+                        f"{path} is not a spend file of this version of surelocal; set another one "
+                        "as `escalation.spend_file`"
                     )
 
     def reserve(
         self, run: str, attempt: int, amount: int, cap: int, now: float, patience_s: float
     ) -> Room:
-        """Sets pico-dollars aside where they fit under the cap of the day."""
+        """Reserves an amount in pico-dollars if it fits under the day's cap."""
         day = day_of(now)
         with self._told(), self._step() as db:
             room = _room(db, amount, cap, now)
@@ -80,12 +80,12 @@ class SpendFile:
         return room
 
     def room(self, amount: int, cap: int, now: float) -> Room:
-        """Whether it would fit, with nothing set aside."""
+        """Whether the amount would fit; reserves nothing."""
         with self._told(), self._step() as db:
             return _room(db, amount, cap, now)
 
     def settle(self, run: str, attempt: int, cost: int) -> None:
-        """Exchanges a reservation for what the call cost, on the day of the reservation."""
+        """Replaces a reservation by the call's cost, on the day of the reservation."""
         key = (run, attempt)
         with self._told(), self._step() as db:
             row = db.execute("SELECT day FROM open WHERE run=? AND attempt=?", key).fetchone()
@@ -98,25 +98,25 @@ class SpendFile:
             )
 
     def open_of(self, run: str) -> list[int]:
-        """The attempts whose reservations are open."""
+        """The run's attempts with an open reservation."""
         with self._told(), self._step() as db:
             return [row[0] for row in db.execute("SELECT attempt FROM open WHERE run=?", (run,))]
 
     def total(self, day: str) -> int:
-        """Spent, possibly spent, and reserved, in pico-dollars."""
+        """The day's total in pico-dollars: spent, possibly spent, and reserved."""
         with self._told(), self._step() as db:
             return sum(_sums(db, day))
 
     @contextmanager
     def _step(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction, the only one of all processes while it lasts."""
-        # Not created where it should be there: an empty file would forget what was spent.
+        """One transaction, exclusive among all processes."""
+        # A missing file is not re-created here: an empty one would lose what was spent.
         uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)) as db:
-            # No WAL, which network file systems cannot do. EXTRA: it survives a power cut.
+            # No WAL: network file systems do not support it. EXTRA: survives a power failure.
             db.execute("PRAGMA synchronous = EXTRA")
             db.execute("BEGIN IMMEDIATE")
-            yield db  # closing without a commit undoes it
+            yield db  # closing without a commit rolls it back
             db.execute("COMMIT")
 
     @contextmanager
@@ -126,16 +126,16 @@ class SpendFile:
         except (sqlite3.Error, OSError) as error:
             mend = "make it readable and writable"
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                mend = f"another process has had it for {BUSY_S:g} s: see what that one waits for"
+                mend = f"another process has locked it for {BUSY_S:g} s: check that process"
             raise UsageError(
-                f"the spend file {self.path} cannot be used: {error}; {mend}, or give another one "
+                f"the spend file {self.path} cannot be used: {error}; {mend}, or set another one "
                 "as `escalation.spend_file`"
             ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One run's part in the day's cap."""
+    """One run's access to the daily cap."""
 
     file: SpendFile
     run: str
@@ -144,14 +144,14 @@ class Day:
     now: Callable[[], float] = time.time
 
     async def reserve(self, attempt: int, worst_case: Decimal) -> Room:
-        """In a thread: other processes may hold the file, and local work does not wait for them."""
+        """Reserves in a thread: local work must not wait if another process holds the file."""
         return await asyncio.to_thread(
             self.file.reserve, self.run, attempt, to_pico(worst_case), _floor(self.cap),
             self.now(), self.patience_s,
         )  # fmt: skip
 
     async def reserve_batch(self, batch: int, worst_case: Decimal) -> bool:
-        """All of a batch at once. Nobody waits for it to leave room: it is away for hours."""
+        """Reserves a whole batch. Others do not wait for it, since a batch takes hours."""
         room = await asyncio.to_thread(
             self.file.reserve, self.run, -batch, to_pico(worst_case), _floor(self.cap),
             self.now(), 0.0,
@@ -165,17 +165,17 @@ class Day:
         await asyncio.to_thread(self.file.settle, self.run, attempt, to_pico(cost))
 
     def full(self, least: Decimal) -> bool:
-        """Whether not even this fits, however the calls under way end."""
+        """Whether not even ``least`` fits, however the calls in progress end."""
         return self.file.room(to_pico(least), _floor(self.cap), self.now()) is Room.NO
 
     def left(self) -> Decimal:
         return self.cap - from_pico(self.file.total(day_of(self.now())))
 
     def reconcile(self, ledger: Ledger) -> None:
-        """Settles what a killed run left open, by its ledger."""
+        """Settles the open reservations of a killed run from its ledger."""
         for attempt in self.file.open_of(self.run):
-            # Reserved here first, then in the ledger, then sent: what the ledger does not know
-            # never left. What it has still open stays reserved.
+            # A call is reserved here, then in the ledger, then sent: a call that is not in the
+            # ledger was not sent. One that the ledger has open stays reserved.
             one = ledger.attempts.cost(attempt) if attempt > 0 else ledger.batches.cost(-attempt)
             known, cost = one
             if not known or cost is not None:
@@ -183,10 +183,10 @@ class Day:
 
 
 def spent_today(path: Path, now: float | None = None) -> Decimal:
-    """By all runs that share the file, on this UTC day.
+    """The amount in US dollars spent on this UTC day by all runs that share the file.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     if not path.exists():
         return Decimal(0)
@@ -205,7 +205,7 @@ def _room(db: sqlite3.Connection, amount: int, cap: int, now: float) -> Room:
     spent, reserved = _sums(db, day_of(now))
     if spent + reserved + amount <= cap:
         return Room.YES
-    # Whatever is overdue is a killed run's, which may not be started again for long.
+    # An overdue reservation is from a killed run, which may not be resumed soon.
     soon = _reserved(db, day_of(now), now)
     return Room.LATER if spent + reserved - soon + amount <= cap else Room.NO
 

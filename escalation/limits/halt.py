@@ -1,4 +1,4 @@
-"""The end of all sending: a cap is reached, or the provider wants no more."""
+"""Stops all sending: a cap is reached, or the provider refuses further requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.types import Reason
 
 
 class Halt:
-    """Whether, and why, nothing more is sent."""
+    """Whether sending has stopped, and why."""
 
     def __init__(self) -> None:
         self.reason: Reason | None = None
@@ -23,15 +23,15 @@ class Halt:
             self._event.set()
 
     def tell(self, problem: str | None) -> None:
-        """What ended badly, though other sending goes on."""
+        """Records a failure that does not stop other sending; the first one is kept."""
         self.told = self.told or problem
 
     def lift(self) -> None:
-        """Goes on sending: money that had been set aside came back."""
+        """Resumes sending: reserved money was released."""
         self.reason = self.problem = None
         self._event.clear()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleeps, but not on after all sending has stopped."""
+        """Sleeps, but wakes when sending stops."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)

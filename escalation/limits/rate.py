@@ -1,7 +1,8 @@
-"""How fast requests may begin: as the provider's own headers say what it will still take.
+"""Paces requests by the rate limits in the provider's response headers.
 
-No request begins that the provider would refuse for its rate. Until a limit's reset only what its
-headers say remains is used, which is right whether a server refills steadily or all at once.
+A request does not begin if the provider would refuse it for its rate. Until a limit resets, only
+the remainder in its headers is used, which is correct whether the server refills steadily or all at
+once.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from escalation.providers.protocol import Reply
 from runner.types import Usage
 
 FIRST_AT_ONCE = 4
-"""How many requests begin before the first reply has told the limits."""
+"""How many requests begin before the first reply, which carries the limits."""
 POLL_S = 0.05
-_LEARN = 0.2  # the weight of one more reply in what requests are expected to take
+_LEARN = 0.2  # the weight of each new reply in the estimate of what a request uses
 _MINUTE = 60.0
 _ROUNDING_S = 1e-6
 
 Need = Mapping[str, float]
-"""What a request takes, by the names of `escalation.providers.rate_headers.Limits`."""
+"""What a request uses, by the names of `escalation.providers.rate_headers.Limits`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A request under way, and all that had ended when it began."""
+    """A request in progress, with the totals of those that had ended when it began."""
 
     need: Need
     size: int
@@ -44,7 +45,7 @@ class _Bucket:
 
 @dataclass(slots=True)
 class Pace:
-    """Holds requests back. One for all requests of a run; ask `pause`, and at 0 `begin` at once."""
+    """Paces all requests of a run. Call `pause`; when it returns 0, call `begin` at once."""
 
     max_tokens: int
     requests_per_minute: int | None = None
@@ -59,13 +60,13 @@ class Pace:
     _output: float | None = None
 
     def pause(self, size: int) -> float:
-        """For how many seconds a request of so many bytes must not begin; 0: now is right."""
+        """Seconds for which a request of ``size`` bytes must not begin; 0 if it may begin now."""
         if not self._heard and self._flying.get("requests", 0) >= FIRST_AT_ONCE:
             return POLL_S
         return max(self.refused_for(size), self._own(self.clock()))
 
     def refused_for(self, size: int) -> float:
-        """For how many seconds the provider would refuse it."""
+        """Seconds for which the provider would refuse the request."""
         now, need = self.clock(), self._need(size)
         pauses = [self._short_for(name, need.get(name, 0), now) for name in self._buckets]
         return max(0.0, self._held_until - now, *pauses)
@@ -81,7 +82,7 @@ class Pace:
         return flight
 
     def end(self, flight: Flight, reply: Reply | None, usage: Usage | None = None) -> None:
-        """Takes in what a reply said; ``None``: it was not sent after all, or nobody knows."""
+        """Records a reply; ``None`` if the request was not sent or its outcome is unknown."""
         for name, amount in flight.need.items():
             self._flying[name] -= amount
             self._ended[name] = self._ended.get(name, 0) + amount
@@ -89,20 +90,20 @@ class Pace:
             return
         self._heard = True
         if reply.verdict == "retry" and reply.retry_after_s is not None:
-            # That is about the rate of all requests, so all of them keep it.
+            # This is the rate of all requests, so all of them wait.
             self._held_until = max(self._held_until, self.clock() + reply.retry_after_s)
         if usage is not None:
             self._learn(flight.size, usage)
         for name, (limit, remaining, reset_s) in (reply.limits or {}).items():
-            # The server may have counted none of those that were under way beside this one.
+            # The server may not have counted the other requests in progress.
             beside = self._flying.get(name, 0) + self._ended.get(name, 0)
             beside -= flight.ended.get(name, 0) + flight.need.get(name, 0)
             level = remaining - beside
             self._buckets[name] = _Bucket(limit, level, self.clock() + reset_s)
 
     def forget(self) -> None:
-        """What the provider said of its limits: after a stop it is asked anew, lest a pause of any
-        length that it once named holds requests back for good."""
+        """Forgets the provider's limits: after a stop, a long pause that it once named must not
+        hold requests back for good."""
         self._buckets.clear()
         self._held_until = 0.0
 
@@ -113,7 +114,7 @@ class Pace:
         return {"requests": 1.0, "input": tokens, "output": output, "tokens": whole}
 
     def _learn(self, size: int, usage: Usage) -> None:
-        # What is read from a cache counts towards no limit.
+        # Tokens read from a cache do not count towards any limit.
         counted = usage.input_tokens + usage.cache_write_5m + usage.cache_write_1h
         self._per_byte += _LEARN * (counted / max(size, 1) - self._per_byte)
         known = usage.output_tokens if self._output is None else self._output
@@ -123,14 +124,14 @@ class Pace:
         bucket, flying = self._buckets[name], self._flying.get(name, 0)
         if now >= bucket.full_at:
             bucket.level, bucket.full_at = bucket.limit - flying, float("inf")
-        if bucket.level >= min(need, bucket.limit):  # more than all of it is never there
+        if bucket.level >= min(need, bucket.limit):  # a bucket never holds more than its limit
             return 0.0
         if bucket.full_at == float("inf"):
-            return POLL_S if flying > 0 else 0.0  # the next reply will tell
+            return POLL_S if flying > 0 else 0.0  # the next reply will say
         return bucket.full_at - now
 
     def _own(self, now: float) -> float:
-        """Never more in any minute than the job allows."""
+        """Seconds to wait for the job's limit of requests per minute."""
         if self.requests_per_minute is None:
             self._leave.clear()
             return 0.0
@@ -138,5 +139,5 @@ class Pace:
             self._leave.popleft()
         if len(self._leave) < self.requests_per_minute:
             return 0.0
-        # A little more, so that the sum does not round to just before the minute is over.
+        # Slightly more, so that rounding does not end the pause just before the minute is over.
         return self._leave[0] - now + _ROUNDING_S

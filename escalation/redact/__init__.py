@@ -1,6 +1,6 @@
-"""Personal data never leaves the machine: placeholders out, values back in.
+"""Replaces personal data by placeholders in what is sent, and restores it in the answers.
 
-It fails closed: where a named field's value would still leave, the record is not sent.
+Redaction fails closed: if a named field's value would still be sent, the record is not sent.
 """
 
 from escalation.redact.redactor import Placeholders, Redactor

@@ -1,6 +1,7 @@
-"""Whether a word that is also a name names somebody where it stands: Will, May, Rose, Stone.
+"""Decides from context whether a word that is also a name (Will, May, Rose) names a person.
 
-By its case and by what stands before and behind it. In doubt a capital within a sentence is a name.
+It uses the word's case and the text around it. In doubt, a capitalised word within a sentence is a
+name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _TITLES = listed(
     "frau fr hr sr sra srta señor senor señora senora señorita senorita monsieur madame sig "
     "signor signora dott pan pana pani paní panu dhr mw family familie user username login"
 )
-# Beside a digit or between underscores stands no prose.
+# A word next to a digit or an underscore is part of a handle, not of prose.
 _HANDLE_BEFORE = re.compile(r"(?:\w_|\d)$")
 _GREETING = re.compile(
     r"\b(?:dear|hi+|hello|hey|hallo|hola|bonjour|ciao|liebe[rs]?|welcome|attn|(?:guten tag"
@@ -31,7 +32,7 @@ _CALLED = re.compile(
     re.IGNORECASE,
 )
 _IT_IS = re.compile(r"\b(?:i\s?['’]?a?m|it['’]?s|it is|this is)\W{1,4}$", re.IGNORECASE)
-# What stands behind a word in small letters, which else is none unless a title goes before it.
+# What may follow a lower-case name; without it, a lower-case word is a name only after a title.
 _MAYBE = re.compile(
     r"\W*$|\W*\n|\s*[,!.?;)\"”<_\d]|\s+(?:here|again|speaking|calling|writing)\b", re.I
 )
@@ -73,7 +74,7 @@ _MONTH_BEHIND = re.compile(
     r"|\s+(?:bank holiday|day\b|bill\b|invoice\b|statement\b)",
     re.IGNORECASE,
 )
-# Such a word at a sentence's start asks or allows; it is followed by whom.
+# Words that begin a question or a clause if a pronoun follows: "Will you".
 _ASKING = listed(
     "will may might can could would should shall must do does did have has is are was were an a "
     "the and or but if so in on at as to for from by of am"
@@ -81,7 +82,7 @@ _ASKING = listed(
 
 
 def asks(text: str, start: int, end: int) -> bool:
-    """Whether it begins a question: "May I", "Will the"."""
+    """Whether the word begins a question: "May I", "Will the"."""
     return text[start:end].lower() in _ASKING and bool(_PRONOUN.match(text, end))
 
 
@@ -92,12 +93,12 @@ def names_someone(text: str, start: int, end: int) -> bool:
     if word.islower() and not near and not _MAYBE.match(behind):
         return False
     if start > BEFORE and "\n" not in before:
-        before = "x" + before  # what is cut off is no beginning
+        before = "x" + before  # the cut is not the beginning of the text
     return _names(before, word, behind, _wrapped(text, start))
 
 
 def _title(before: str) -> str:
-    """The title that goes right before, in small letters, or "@"; else nothing."""
+    """The title just before the word, in lower case, or "@"; otherwise an empty string."""
     near = before.rstrip(" .\u00a0\n")
     if near.endswith("@"):
         return "@"
@@ -109,7 +110,7 @@ def _title(before: str) -> str:
 
 
 def _wrapped(text: str, start: int) -> bool:
-    """Whether a line only ends before a word because it is full."""
+    """Whether the line break before the word only wraps a long line."""
     head = text[max(0, start - 3 * LONG_LINE) : start].rstrip(" \t")
     line = head[:-1].rsplit("\n", 1)[-1].rstrip()
     return head.endswith("\n") and len(line) > LONG_LINE and (line[-1].isalpha() or line[-1] == ",")
@@ -154,13 +155,13 @@ def _is_month(before: str, behind: str) -> bool:
         return True
     if not re.search(r"\b(?:from|to)\s*$", before, re.IGNORECASE) and _MONTH_BEFORE.search(before):
         return True
-    # Months come in company, but for "I am May, and I ordered in June".
+    # Another month or a digit nearby suggests a month, except in "I am May, and I ordered in June".
     near = re.search(rf"\b(?:{_MONTHS})\b|\d", before + behind, re.IGNORECASE)
     return bool(near) and not _CALLED.search(before) and not _GREETING.search(before)
 
 
 def _alone(before: str, behind: str, small: bool) -> bool:
-    """Whether it is all there is, has a line for itself, or is the last word behind a comma."""
+    """Whether the word is the whole text, a line of its own, or the last word after a comma."""
     if not re.search(r"\w", before + behind):
         return True
     if re.search(r"(?:^|\n)[^\w\n]*$", before) and _ITS_OWN_LINE.match(behind):

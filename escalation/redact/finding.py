@@ -1,4 +1,4 @@
-"""Every place of a text where a word of a record's names may stand."""
+"""Finds every place in a text where a word of a record's names may occur."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from functools import lru_cache
 from escalation.redact.folding import LETTER, View
 from escalation.redact.names import LONGEST_ENDING, Word, english, is_word, listed
 
-# From here on a word is not part of another by chance: at its beginning or end, and anywhere.
+# From this length on, a word is not part of another by chance: at its edge, or anywhere inside.
 GLUED, INSIDE = 4, 7
 LONGEST_TOKEN = 40
 _LETTER = re.compile(LETTER)
 _RUN = re.compile(f"{LETTER}{{0,{LONGEST_TOKEN}}}")
-# From behind its first letter, as gaps are rarer.
+# Matched from just after the first letter, since gaps are rarer than letters.
 _SPELT = re.compile(
     rf"[\s\-_*](?<={LETTER}[\s\-_*])(?<!{LETTER}{LETTER}[\s\-_*])"
     rf"[\s\-_*]{{0,2}}{LETTER}(?!{LETTER})(?:[\s\-_*]{{1,3}}{LETTER}(?!{LETTER}))+"
 )
-# Two letters alone, with anything between: but not "I'm" of somebody called Im, or "n/a" of a Na.
+# Two single letters with a gap between, except "I'm" for the name Im and "n/a" for the name Na.
 _APART = r"(?:[^\w'/\0]|_){1,20}"
 _NO_PAIRS = listed("a.m p.m i.e e.g u.s u.k p.s")
 Forms = Mapping[str, list[tuple["Known", frozenset[str] | None]]]
@@ -44,13 +44,13 @@ class Hit:
 
 @lru_cache(maxsize=512)
 def spelt_pair(name: str) -> re.Pattern[str]:
-    """A name of two letters, spelt out. It begins with a letter, so that it is found fast."""
+    """A pattern for a spelt-out name of two letters; it begins with a letter to be found fast."""
     one, other = map(re.escape, name)
     return re.compile(f"{one}(?<!{LETTER}{one}){_APART}{other}(?!{LETTER})")
 
 
 def outer(hits: list[Hit]) -> list[Hit]:
-    """Without those that stand within another."""
+    """The hits that do not lie within another one."""
     kept: list[Hit] = []
     for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end, not hit.sure)):
         if not kept or hit.end > kept[-1].end:
@@ -65,7 +65,7 @@ def outer(hits: list[Hit]) -> list[Hit]:
 
 
 class Finder:
-    """Finds a record's name words in one text, in time linear in its length."""
+    """Finds a record's name words in one text, in time linear in the text's length."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Finder:
                 yield Hit(start, end, known, sure=True)
 
     def _spelt(self) -> Iterator[Hit]:
-        """J a n e; L-i."""
+        """Spelt-out names: "J a n e", "L-i"."""
         for spelling, known in self._exact.items():
             if len(spelling) == 2 and not known.word.together and spelling.isalpha():
                 for pair in spelt_pair(spelling).finditer(self._text):
@@ -148,7 +148,7 @@ class Finder:
 
 
 class _Letters(dict[str, bool]):
-    """Character → whether it is a letter; filled as characters are met."""
+    """Character → whether it is a letter; filled on demand."""
 
     def __missing__(self, char: str) -> bool:
         self[char] = letter = bool(_LETTER.match(char))
@@ -159,7 +159,7 @@ _IS_LETTER = _Letters()
 
 
 class _Borders:
-    """Where words begin and end in a text, seams among them."""
+    """Where words begin and end in a text, including at seams."""
 
     def __init__(self, seen: View) -> None:
         self._text = seen.text
@@ -172,7 +172,7 @@ class _Borders:
         return not (_IS_LETTER[self._text[place - 1]] and _IS_LETTER[self._text[place]])
 
     def around(self, start: int, end: int) -> tuple[int, int]:
-        """Where the words that a span stands in begin and end, as far as words go."""
+        """The span extended to the borders of the words it lies in, by at most `LONGEST_TOKEN`."""
         run = _RUN.match(self._text, end)
         back = _RUN.match(self._text[max(0, start - LONGEST_TOKEN) : start][::-1])
         first, last = start - (back.end() if back else 0), run.end() if run else end

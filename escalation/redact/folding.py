@@ -1,4 +1,4 @@
-"""Texts as redaction compares them: no case, accents, escapes, markup, and nothing invisible."""
+"""Folds texts for comparison: without case, accents, escapes, markup or invisible characters."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from functools import lru_cache
 from itertools import accumulate
 from urllib.parse import unquote_to_bytes
 
-# Scripts whose words stand together, or take particles without a space: Hebrew and Arabic, Thai to
-# Burmese, Khmer, Hangul, kana, Han. There a neighbouring letter does not end the search.
+# Scripts that write words without spaces, or attach particles to them: Hebrew and Arabic, Thai to
+# Burmese, Khmer, Hangul, kana, Han. There, a match may be next to another letter.
 TOGETHER = (
     "\u0590-\u06ff\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
     "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 )
 LETTER = rf"[^\W\d_{TOGETHER}]"
-# Most words are of a to z once they are folded, and that is told faster.
+# Most folded words consist of a to z, which is matched faster.
 _TOKEN = re.compile(rf"[a-z]+(?!{LETTER})|\d+|{LETTER}+|[{TOGETHER}]+|\0")
-# Joiners, marks of direction, fillers: what stands in a text and is not seen there.
+# Invisible characters: joiners, direction marks, fillers.
 _UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
 _UNSEEN += "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef"
 _ESCAPES = (
@@ -37,7 +37,7 @@ _TAGS = r"</?[a-z!][^<>]{0,1000}>|&lt;/?[a-z](?:[^<>&]|&quot;){0,200}&gt;|(?<=\w
 _ESCAPE = re.compile(_ESCAPES, re.IGNORECASE)
 _ESCAPE_OR_TAG = re.compile(f"{_TAGS}|{_ESCAPES}", re.IGNORECASE)
 _TAG = re.compile(_TAGS, re.IGNORECASE)
-# What an escape begins with, and a tag: looked for first, as most of a text is neither.
+# The first characters of escapes and of tags: searched first, since most text has neither.
 _ESCAPE_STARTS = re.compile(rf"[&%=\\\-\u2010{_UNSEEN}]")
 _STARTS = re.compile(rf"[<*~`&%=\\\-\u2010{_UNSEEN}]")
 _BLOCK = re.compile(
@@ -45,7 +45,7 @@ _BLOCK = re.compile(
     re.IGNORECASE,
 )
 _CAMEL = re.compile(r"(?<=[a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])")
-# Letters with a stroke, and the dotless i, which Unicode does not take apart; apostrophes, hyphens.
+# Stroked letters and the dotless i, which Unicode does not decompose; apostrophes; hyphens.
 _PLAIN = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "\u0131": "i"}
     | {"æ": "ae", "œ": "oe", "þ": "th"}
@@ -53,12 +53,12 @@ _PLAIN = str.maketrans(
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
 _NOTHING = re.compile(f"[{_UNSEEN}]")
-# An escape whose letters could be a name's, or join one.
+# An escape whose letters could belong to a name.
 _LIKE_A_NAME = re.compile(r"&#x?[0-9a-f]|%[c-f][0-9a-f]|%[2-7][a-f]|=[0-9a-f]{2}|\\[a-z]", re.I)
 
 
 class _Folds(dict[str, str]):
-    """Character → what it is compared as; filled as characters are met."""
+    """Character → its folded form; filled on demand."""
 
     def __missing__(self, char: str) -> str:
         if char.isdecimal():
@@ -69,7 +69,7 @@ class _Folds(dict[str, str]):
             apart = unicodedata.normalize(
                 "NFKD", unicodedata.normalize("NFKD", char.translate(_PLAIN)).casefold()
             )
-            # Marks: accents, and the vowel signs that stand above or below a letter.
+            # Drops marks: accents, and vowel signs above or below a letter.
             kept = (c for c in apart if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
             folded = "".join(kept).translate(_PLAIN)
         self[char] = folded
@@ -84,17 +84,18 @@ def fold(text: str) -> str:
 
 
 def tokens(folded: str) -> list[str]:
-    """Runs of letters, of digits, and the NUL that stands where something was taken out."""
+    """Runs of letters, runs of digits, and the NUL that replaces removed text."""
     return _TOKEN.findall(folded)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A text as it is compared, and where in the original each part of it stands.
+    """A folded text, with the position of each part in the original.
 
     ``ends[i]`` is where the i-th piece of the original ends in ``text``, ``origins[i]`` where it
-    begins in the original; both are ``None`` where the two texts run in step. ``seams``: where a
-    word may end though a letter follows: what stood between was taken out, or a capital begins.
+    begins in the original; both are ``None`` if the two texts have the same positions. ``seams``
+    are places where a word may end although a letter follows: text between them was removed, or a
+    capital begins.
     """
 
     text: str
@@ -103,33 +104,33 @@ class View:
     seams: Sequence[int] = ()
 
     def original(self, start: int, end: int) -> tuple[int, int]:
-        """The span of the original, whole characters and their accents, behind a span of this."""
+        """The original's span, in whole characters with their accents, for a span of ``text``."""
         if self.ends is None or self.origins is None:
             return start, end
         last = bisect_left(self.ends, end)
         first, after = bisect_right(self.ends, start), bisect_right(self.ends, self.ends[last])
         last += 1
-        # What has a length of its own, such as a tag behind a word, stays.
+        # A longer piece, such as a tag after the word, is not included.
         while last < after and self.origins[last + 1] - self.origins[last] == 1:
             last += 1
         return self.origins[first], self.origins[last]
 
 
 def views(text: str) -> Iterator[View]:
-    """As it is meant; without its tags where it has some: a name can stand in one or across."""
+    """The text unescaped, and also without tags if it has some: a name can be in or across one."""
     yield view(text)
     if next(all_of(_TAG, _STARTS, text), None):
         yield view(text, tags=False)
 
 
 def to_the_letter(text: str) -> Iterator[View]:
-    """With its escapes, where it has some: a name can read like one, as in ``user=Cecil``."""
+    """The text with its escapes left in, if any: a name can look like one, as in ``user=Cecil``."""
     if _LIKE_A_NAME.search(text):
         yield _folded(text, [])
 
 
 def all_of(wanted: re.Pattern[str], starts: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
-    """As `finditer`, tried only where ``starts`` is found, which a search is faster for."""
+    """Like `finditer`, but tried only where ``starts`` matches, which is faster to search for."""
     at = 0
     while start := starts.search(text, at):
         found = wanted.match(text, start.start())
@@ -144,7 +145,7 @@ def view(text: str, *, tags: bool = True) -> View:
 
 
 def _folded(text: str, escaped: Sequence[re.Match[str]]) -> View:
-    """``escaped``: what of it stands for something else."""
+    """Folds the text; ``escaped`` are its escapes (and tags) to replace."""
     capitals = [found.start() for found in _CAMEL.finditer(text)]
     if not escaped:
         if text.isascii():
@@ -170,7 +171,7 @@ def _folded(text: str, escaped: Sequence[re.Match[str]]) -> View:
     return View("".join(pieces), ends, origins, sorted({ends[each] for each in seams}))
 
 
-# A line's end in a JSON text is two characters, and the second is a letter.
+# A line break in JSON text is two characters, and the second is a letter.
 _SEAM = {"", "\\n", "\\r", "\\t", "\\f", "\\b"}
 
 

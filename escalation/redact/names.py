@@ -1,4 +1,4 @@
-"""Which words of a named field's value are names, and the forms in which they are looked for."""
+"""The name words of a named field's value, and the forms of them to search for."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def listed(words: str) -> frozenset[str]:
 
 MOST_WORDS = 6
 LONGEST = 80
-# What stands within names and names nobody.
+# Words within names that do not identify a person.
 _PARTICLES = listed(
     "de del della der den des di da das dos du do la le las los el al bin ibn bint ben van von "
     "vom zu zur zum ter ten y e i und and et of the mr mrs ms miss mx dr prof sir dame lady jr sr "
     "ii iii iv herr frau fr hr sra dott ing mag dipl phd md"
 )
-# Those of them that are somebody's name as well, where they stand first or last.
+# Those that can also be a name, if first or last.
 _ALSO_NAMES = listed("al ben van do ten miss lady des e i y")
-# In the list of words, and rarely written but for the name.
+# Words of the list that are mostly used as names.
 _RATHER_NAMES = listed("smith jack nick rob ray pat ken don")
-# Names that are words, whatever the field is called.
+# Names that are also words, in any field.
 _NAMES_TOO = listed(
     "amber angel april art august autumn banks bell bill bishop black brook brooks brown buck "
     "bush case cash chance chase chip christian church clay cliff cook crystal daisy dawn day "
@@ -44,7 +44,7 @@ _NAMES_FIELD = re.compile(
     r"|sender|recipient|owner|holder|agent|guest|member|employee|patient|kunde)(?:[_.]?\d+)?$"
 )
 _NOT_OF_PEOPLE = re.compile(r"company|product|plan|brand|status|type|category|topic|city|country")
-# What follows a name's stem where the stem is too short to be sure of it: cases of a few languages.
+# Case endings of several languages, required after a stem that is too short to be certain.
 _ENDINGS = listed(
     "a e i o u y s es is os us as ai ui n en an in on em im om am um m ou ov ova ove ovi ovu ovou "
     "owi owie owa iem iemu ie ii ia ej ego emu ie ina inu inou iny nak nek val vel ban ben hoz "
@@ -69,7 +69,7 @@ def english() -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def is_word(token: str) -> bool:
-    """Whether a token is an English word, or one with an ending."""
+    """Whether a token is an English word, possibly with an ending."""
     words = english()
     if token in words:
         return True
@@ -82,9 +82,9 @@ def is_word(token: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A name's word. ``doubtful``: also one of the language, so its place must tell.
+    """A word of a name. ``doubtful``: it is also an ordinary word, so its context decides.
 
-    ``stems``: what its forms begin with → what may follow; ``None`` is any few letters.
+    ``stems``: pairs of a stem and the endings that may follow it; ``None`` allows any short ending.
     """
 
     spellings: tuple[str, ...]
@@ -94,21 +94,21 @@ class Word:
 
 
 def is_name(value: str) -> bool:
-    """Whether a value could be somebody's name: some words and no digits."""
+    """Whether a value could be a person's name: at most `MOST_WORDS` words and no digits."""
     if len(value) > LONGEST or re.search(r"[\d@/:;|<>{}=%#_]", value):
         return False
     return 1 <= len(value.split()) <= MOST_WORDS and bool(re.search(r"[^\W\d_]{2}", value))
 
 
 def of_people(placeholder: str) -> bool:
-    """Whether a field, by its name, holds people's names."""
+    """Whether a field holds people's names, judging by the field's name."""
     name = placeholder.strip("[]").lower()
     return bool(_NAMES_FIELD.search(name)) and not _NOT_OF_PEOPLE.search(name)
 
 
 @lru_cache(maxsize=2048)
 def words_of(value: str, people: bool) -> tuple[Word, ...]:
-    """The words of a name, each to be looked for alone. ``people``: as `of_people` has it."""
+    """The words of a name, each searched for separately. ``people``: the result of `of_people`."""
     found: dict[tuple[str, ...], Word] = {}
     parts = [p for p in re.split(r"[\s,()\"]+", value) if re.search(r"[^\W\d_]", p)]
     for n, part in enumerate(parts):
@@ -127,7 +127,7 @@ def words_of(value: str, people: bool) -> tuple[Word, ...]:
 
 
 def _particles(before: list[str]) -> list[str]:
-    """Those that go right before a word: "delacruz" is somebody's handle."""
+    """The particles just before a word: handles join them, as in "delacruz"."""
     first = len(before)
     while first and fold(before[first - 1]) in _PARTICLES:
         first -= 1
@@ -151,7 +151,8 @@ def _word(inner: list[str], people: bool, edge: bool, alone: bool) -> Word | Non
 
 
 def variants(word: str) -> list[str]:
-    """A folded word with ue for u and u for ue, where that makes no other word of it."""
+    """Spellings of a folded word with ue for u and u for ue, except those that are English
+    words."""
     found = []
     if len(word) >= 5:
         found = [re.sub("(?<=[aou])e", "", word), word.replace("aa", "a")]
@@ -186,7 +187,7 @@ def _stems(word: str, doubtful: bool) -> list[tuple[str, frozenset[str] | None]]
 
 
 def _pieces_of_han(value: str) -> list[Word]:
-    """A family's and a given name that stand together: 田中太郎, 김민수."""
+    """The parts of a family and a given name written together: 田中太郎, 김민수."""
     if not re.fullmatch("[\u3400-\u9fff\uac00-\ud7af]{3,4}", value):
         return []
     pieces = [value[-2:], value[:2]] if len(value) == 4 else [value[-2:]]

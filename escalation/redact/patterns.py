@@ -1,8 +1,8 @@
-"""E-mail addresses, phone numbers, IBANs and card numbers in a text, whatever field they are of.
+"""Finds e-mail addresses, phone numbers, IBANs and card numbers in a text, from any field.
 
-All of it works on folded text (`escalation.redact.folding`), in time linear in its length. What can
-be checked is: an IBAN by its country's length and its check digits, a card number by its network's
-first digits and its check digit, a phone number by its shape and its count of digits.
+It works on folded text (`escalation.redact.folding`), in time linear in its length. Matches are
+validated: an IBAN by its country's length and its check digits, a card number by its network's
+first digits and its check digit, a phone number by its shape and its number of digits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from escalation.redact.folding import TOGETHER, all_of
 
 
 class Found(NamedTuple):
-    """``key`` is the same for two spellings of the same value."""
+    """One match. ``key`` is the same for all spellings of the same value."""
 
     start: int
     end: int
@@ -28,10 +28,10 @@ _AT = r"(?:@ ?| @ |\s?[(\[{]\s?at\s?[)\]}]\s?)"
 _DOT = r"(?:\.|\s?[(\[{]\s?dot\s?[)\]}]\s?)"
 _WORD = rf"[^\W{TOGETHER}]"
 _ALNUM = rf"[^\W_{TOGETHER}]"
-# Scripts in which a name stands right before an address's digits or Latin letters; kana are prose.
+# Scripts that may write a name directly before an address's digits or Latin letters; not kana.
 _NAMING = "\u0590-\u06ff\u30a0-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _LOCAL = rf"(?:{_WORD}|[{_NAMING}])"
-# Possessive, and no longer than mail allows: else a long text of dots and letters takes forever.
+# Possessive and limited to mail's lengths: otherwise, long runs of dots and letters backtrack.
 _EMAIL = re.compile(
     rf"(?:(?<!{_LOCAL}){_LOCAL}(?:{_LOCAL}|[.+'\-!#$*^~]){{0,63}}+"
     rf"|(?<!\w)\w(?:\w|[.+'\-!#$*^~]){{0,63}}+(?<=[{TOGETHER}])){_AT}"
@@ -49,9 +49,9 @@ def _emails(text: str) -> Iterator[Found]:
         yield Found(found.start(), found.end(), "email", key)
 
 
-# Between two digits of one number.
+# The gap between two digits of one number.
 _GAP = r"[ ()./\-\u2010-\u2015]{0,3}"
-# Not the end of an order's number: ORD-0123456789, #0123456789.
+# Not the end of an order number: ORD-0123456789, #0123456789.
 _FRESH = rf"(?<!{_WORD})(?<!#)(?<!{_WORD}[-_/])"
 _PHONE = re.compile(
     r"(?=[\d+(])(?:"
@@ -79,13 +79,13 @@ _ROUND = re.compile(r"(?:[ .]000){2}$")
 
 
 def phone_key(number: str) -> str:
-    """Its digits, without what is dialled before them: +44 (0)20 → 4420, 020 → 20."""
+    """The digits without the dialling prefix: +44 (0)20 → 4420, 020 → 20."""
     digits = re.sub(r"\D", "", number.replace("(0)", ""))
     return digits.lstrip("0") or digits
 
 
 def same_phone(one: str, other: str) -> bool:
-    """Whether two keys can be one number, with and without its country's or area's code."""
+    """Whether two keys can be the same number, with and without country or area code."""
     short, long = sorted((one, other), key=len)
     return one == other or (len(short) >= LOCAL_DIGITS and long.endswith(short))
 
@@ -102,7 +102,7 @@ def _phones(text: str) -> Iterator[Found]:
         yield Found(found.start(group), found.end(group), "phone", phone_key(number))
 
 
-# The IBAN registry's lengths, by country.
+# The lengths in the IBAN registry, by country.
 _IBAN_LENGTHS = {
     code: length
     for length, codes in {
@@ -115,9 +115,9 @@ _IBAN_LENGTHS = {
     }.items()
     for code in codes.split()
 }  # fmt: skip
-# Any that mail and forms put there: its check digits tell it.
+# Any gap that mail and forms insert: the check digits validate the match.
 _IBAN_GAP = r"[\s.\-+_/>]{0,3}"
-# From its check digits, which are rarer than letters.
+# Matched from the check digits, since digits are rarer than letters.
 _IBAN = re.compile(
     rf"\d(?<=([a-z]{{2}})\d)(?:(?<=iban..\d)|(?<!{_ALNUM}..\d))\d(?={_IBAN_GAP}[a-z0-9])"
 )
@@ -151,7 +151,7 @@ _CARD = re.compile(
 
 def _cards(text: str) -> Iterator[Found]:
     for found in all_of(_CARD, _DIGITS, text):
-        # The group after a card's sixteen digits may be of something else: "… 1111 12/27".
+        # The group after a card's sixteen digits may belong to something else: "… 1111 12/27".
         for end in (found.end(), found.end("base")):
             key = re.sub(r"\D", "", text[found.start() : end]) if end > 0 else ""
             if len(key) >= 13 and text[end : end + 1].isdigit() is False and _luhn(key):
@@ -166,7 +166,7 @@ def _luhn(digits: str) -> bool:
     return sum(map(int, digits[-1::-2] + digits[-2::-2].translate(_DOUBLED))) % 10 == 0
 
 
-# In this order: what is checked best first, and phone numbers in what is left.
+# The order matters: the best-validated kinds first, and phone numbers in the rest.
 FINDERS: dict[str, Callable[[str], Iterator[Found]]] = {
     "email": _emails,
     "iban": _ibans,
@@ -176,7 +176,7 @@ FINDERS: dict[str, Callable[[str], Iterator[Found]]] = {
 
 
 def without(text: str, spans: list[tuple[int, int]]) -> str:
-    """The text, as long as before, with nothing in it that could be found there again."""
+    """The text with the spans replaced by NULs; its length is the same."""
     pieces, at = [], 0
     for start, end in spans:
         pieces += [text[at:start], "\0" * (end - start)]
@@ -185,7 +185,7 @@ def without(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def key_of(kind: str, folded: str) -> str | None:
-    """The key of a value that as a whole is of this kind."""
+    """The key of a value if the whole value is of this kind; otherwise None."""
     if kind == "phone":
         digits = sum(map(str.isdigit, folded))
         plain = re.fullmatch(r"[\d\s()./+\-\u2010-\u2015]+", folded)

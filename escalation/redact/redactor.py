@@ -1,4 +1,4 @@
-"""A prompt → the prompt that may leave, and what its placeholders stand for."""
+"""Redacts a prompt, and keeps the values that its placeholders stand for."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from escalation.redact.values import Leaving, Value, compiled, worth_hiding
 from runner.errors import RecordError
 from runner.types import JSONValue, Message, Prompt, Reason, Record
 
-# A name this long is looked for inside of e-mail addresses, where no space parts it from others.
+# Names of at least this length are searched for inside e-mail addresses, which have no spaces.
 LEAST_IN_ADDRESS = 3
 Span = tuple[int, int, str]
-# What a message's spans follow from; messages are equal whatever in them is the job's own.
+# The parts of a message that determine its spans.
 Seen = tuple[str, bool, tuple[tuple[int, int], ...]]
 
 
 @dataclass(slots=True)
 class Placeholders:
-    """Placeholder → the value it stands for: a named field's, or one that a pattern ``found``.
+    """Placeholder → its value: a ``named`` field's, or one that a pattern ``found``.
 
-    ``keys``: a found value's kind and key → its placeholder. ``spans``: what is replaced in the
-    messages that were looked through already.
+    ``keys``: a found value's kind and key → its placeholder. ``spans``: the replacements in
+    messages that were searched already.
     """
 
     named: dict[str, str] = field(default_factory=dict)
@@ -44,10 +44,11 @@ class Placeholders:
 
 class Redactor:
     """Replaces named fields' values by ``[FIELD]``, parts and forms of a name by ``[FIELD_1]``, and
-    what fits a pattern by ``[KIND_1]``; never in the job's own words (`Message.own`).
+    matches of a pattern by ``[KIND_1]``; never in the job's own text (`Message.own`).
 
-    A field that holds a list or an object has a placeholder for each value in it. ``render`` makes
-    a record's prompt: what the patterns find there can be put back after any crash, unstored.
+    A field that holds a list or an object gets a placeholder for each value in it. ``render`` makes
+    a record's prompt, so that the patterns' matches can be found again after a crash without being
+    stored.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Redactor:
         self._render = render
 
     def placeholders(self, record: Record) -> Placeholders:
-        """The same for the same record, always."""
+        """The record's placeholders. Deterministic."""
         prompt = self._render(record) if self._render is not None else Prompt(())
         taken = _Names(_texts(prompt))
         named: dict[str, str] = {}
@@ -78,10 +79,10 @@ class Redactor:
         return search.placeholders
 
     def redact(self, prompt: Prompt, placeholders: Placeholders) -> Prompt:
-        """The prompt as it may leave.
+        """The redacted prompt.
 
         Raises:
-            RecordError: a named value still shows, in whatever spelling was not recognised.
+            RecordError: a named value is still visible, in a spelling that was not recognised.
         """
         known = replace(placeholders, found=dict(placeholders.found), keys=dict(placeholders.keys))
         taken = _Names(_texts(prompt), known)
@@ -91,7 +92,7 @@ class Redactor:
             spans = placeholders.spans.get(_seen(message))
             spans = search.spans(message) if spans is None else spans
             text = _replaced(message.content, spans)
-            # Only what is the same for every record is worth keeping between calls.
+            # Only text that is the same for every record is worth caching.
             same = message.cacheable and not spans
             messages.append(replace(message, content=text, cacheable=same, own=()))
             kept += _between(message.content, [*spans, *((*own, "") for own in message.own)])
@@ -104,14 +105,14 @@ def _seen(message: Message) -> Seen:
 
 
 def _texts(prompt: Prompt) -> Iterator[str]:
-    """Where a placeholder might stand already: a label can look like one."""
+    """The texts that may already contain a placeholder: a label can look like one."""
     yield from (message.content for message in prompt.messages)
     yield from prompt.constraint.labels or ()
     yield str(prompt.constraint.schema or "")
 
 
 class _Names:
-    """Gives out placeholders that stand in no text yet."""
+    """Makes placeholders that do not occur in the texts."""
 
     def __init__(self, texts: Iterator[str], known: Placeholders | None = None) -> None:
         brackets = (re.findall(r"\[[^\[\]\n]{1,200}\]", text) for text in texts)
@@ -160,7 +161,7 @@ def _replaced(text: str, spans: list[Span]) -> str:
 
 
 def _between(text: str, spans: list[Span]) -> list[str]:
-    """What no span covers."""
+    """The text outside the spans."""
     pieces, at = list[str](), 0
     for start, end, _ in sorted(spans):
         pieces.append(text[at:start])
@@ -169,18 +170,18 @@ def _between(text: str, spans: list[Span]) -> list[str]:
 
 
 def _in_order(spans: list[Span]) -> list[Span]:
-    """Without overlaps: one inside another goes with it; of two that overlap no part stays."""
+    """The spans in order, without overlaps; all text that any span covers stays covered."""
     kept = list[Span]()
     for start, end, placeholder in sorted(spans, key=lambda span: (span[0], -span[1])):
         at = kept[-1][1] if kept else 0
-        # "Ana Wu, Ana Wu" holds "Wu, Ana", whose other half is in the span that follows.
+        # "Ana Wu, Ana Wu" contains "Wu, Ana", whose second half is in the next span.
         if end > at and not (start < at and placeholder == kept[-1][2]):
             kept.append((max(start, at), end, placeholder))
     return kept
 
 
 class _Search:
-    """Finds what is to be replaced in one record's messages; adds to its placeholders."""
+    """Finds the replacements in one record's messages, and adds to its placeholders."""
 
     def __init__(self, known: Placeholders, patterns: frozenset[str], names: _Names) -> None:
         self.placeholders = known
@@ -204,7 +205,7 @@ class _Search:
             self._remember(kind, key, placeholder)
 
     def spans(self, message: Message) -> list[Span]:
-        """What is replaced, in order; the job's own words are not looked through."""
+        """The replacements in order; the job's own text is not searched."""
         spans = list[Span]()
         at = 0
         for start, end in (*message.own, (len(message.content),) * 2):
@@ -226,7 +227,7 @@ class _Search:
             name = self._names.remain(leaving.words, leaving.spelt)
             for placeholder in [*shown, *([name] if name else [])]:
                 raise RecordError(
-                    f"the value of a redacted field would still leave as part of the prompt "
+                    f"the prompt would still contain the value of a redacted field "
                     f"({placeholder}); it was not sent",
                     Reason.REDACTION,
                 )
@@ -247,12 +248,12 @@ class _Search:
         return _in_order(spans)
 
     def _part(self, name: NameSpan, text: str) -> str:
-        """The placeholder of a part or a form of a name; what stood there comes back."""
+        """The placeholder of a part or a form of a name; it is restored as it was written."""
         found = text[name.start : name.end]
         return self._placeholder(name.field.strip("[]"), " ".join(tokens(fold(found))), found)
 
     def _found(self, seen: View, text: str, named: list[Span], *, constant: bool) -> list[Span]:
-        """What patterns find. A constant message is the job's own and holds nobody's data."""
+        """The patterns' matches. A constant message is the job's and holds no personal data."""
         spans, left = list[Span](), seen.text
         for kind in FINDERS:
             wanted = kind in self._patterns and not constant

@@ -1,4 +1,4 @@
-"""The answer with what its placeholders stand for."""
+"""Restores the values of placeholders in an answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from runner.types import Completion, JSONValue
 
 
 def restore(completion: Completion, placeholders: Placeholders) -> Completion:
-    """The answer with the values back in place, inside JSON strings too."""
+    """The answer with its placeholders replaced by their values, also inside JSON strings."""
     values = {name.casefold(): value for name, value in placeholders.items()}
     if not values or "[" not in completion.text:
         return completion
-    # Some models write a placeholder in small letters.
+    # Some models write a placeholder in lower case.
     any_of = re.compile("|".join(map(re.escape, values)), re.IGNORECASE)
 
     def restored(value: JSONValue) -> Any:

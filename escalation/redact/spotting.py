@@ -1,4 +1,4 @@
-"""Where a record's names stand in a text: whole, in part, declined, glued, by their initials."""
+"""Finds a record's names in a text: whole, partial, declined, joined, or as initials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from escalation.redact.folding import LETTER, View, fold, tokens
 from escalation.redact.names import initials, is_name, listed, of_people, words_of
 
 MOST_BETWEEN = 8
-# Between two words of one name: an initial or a particle may stand there.
+# Between two words of one name there may be an initial or a particle.
 _BETWEEN = re.compile(
     rf"(?:[^\w;:!?]|_){{0,3}}"
     rf"(?:(?:{LETTER}\.?|de|la|van|der|den|von|of|el|al|bin|da|dos?)[\W_]{{1,3}}){{0,3}}"
@@ -29,7 +29,7 @@ _NO_NAMES = listed("us am pm ie eg ps uk po dc la ny id tv nb vs ca no st")
 
 
 class NameSpan(NamedTuple):
-    """``whole``: the field's value itself, no part or form of it."""
+    """A name in a text. ``whole``: it is the field's whole value, not a part or form of it."""
 
     start: int
     end: int
@@ -38,7 +38,7 @@ class NameSpan(NamedTuple):
 
 
 class Names:
-    """``named``: placeholder → the value of a named field."""
+    """The names of one record. ``named``: placeholder → the value of a named field."""
 
     def __init__(self, named: Mapping[str, str]) -> None:
         self._known: list[Known] = []
@@ -61,8 +61,8 @@ class Names:
                 self._stems.setdefault(stem, []).append((known, rests))
 
     def cover(self, field: str) -> bool:
-        """Whether a field's whole value is found here as well: a single word, or none but words of
-        the language."""
+        """Whether this search also covers the field's whole value: it is a single word, or consists
+        of ordinary words."""
         found = [known.word.doubtful for known in self._known if known.field == field]
         return bool(found) and (all(found) or field in self._single)
 
@@ -71,15 +71,15 @@ class Names:
         return bool(found) and all(found)
 
     def glued(self, least: int) -> list[str]:
-        """What to look for within addresses."""
+        """The spellings to search for inside addresses."""
         return [s for s in self._exact if len(s) >= least and s.isalpha()]
 
     def remain(self, words: str, spelt: list[str]) -> str | None:
-        """The field of a name that stands among a text's words, or is spelt out there."""
+        """The field of a name that is among a text's words, or is spelt out there."""
         for spelling, known in self._exact.items():
             if not spelling.isalpha():
                 continue
-            # Spelt out even May is no month; two letters were all found or are none.
+            # A spelt-out "May" is not the month; spelt-out names of two letters were found before.
             if (not known.word.doubtful and f" {spelling} " in words) or (
                 len(spelling) > 2 and any(spelling in each for each in spelt)
             ):
@@ -108,7 +108,7 @@ class Names:
         yield from self._initialled(text)
 
     def _settled(self, hits: list[Hit], seen: View, text: str) -> Iterator[Hit]:
-        """Without the doubtful that name nobody."""
+        """The hits without doubtful ones that do not name a person."""
         for n, hit in enumerate(hits):
             beside = hits[max(0, n - 1) : n] + hits[n + 1 : n + 2]
             if (
@@ -120,7 +120,7 @@ class Names:
                 yield hit
 
     def _together(self, one: Hit, other: Hit, seen: View, text: str) -> bool:
-        """Whether two hits beside each other make a name, one of them doubtful."""
+        """Whether two adjacent hits, one of them doubtful, form a name."""
         first, last = sorted((one, other), key=lambda hit: hit.start)
         between = seen.text[first.end : last.start]
         if len(between) > MOST_BETWEEN:
@@ -138,7 +138,7 @@ class Names:
         return (in_order or self._doubled(first, last)) and "," not in between
 
     def _doubled(self, one: Hit, other: Hit) -> bool:
-        """Rose Rose has a name that says so."""
+        """Whether the word occurs twice in the names, as in "Rose Rose"."""
         same = one.known.word.spellings[0]
         return one.known is other.known and self._all.count(same) > 1
 
@@ -173,7 +173,8 @@ class Names:
         return NameSpan(start, end, field, whole)
 
     def _is_initial(self, found: str) -> bool:
-        """With a full stop any may be a middle name's; without one, a letter of the name's own."""
+        """With a full stop, any letter may be an initial; without, only one of the name's
+        initials."""
         return (
             "." in found
             or "'" in found
@@ -183,7 +184,7 @@ class Names:
         )
 
     def _initialled(self, text: str) -> Iterator[NameSpan]:
-        """J.S., where both stand for the name's words; not in small letters, nor U.S."""
+        """Initials of the name, such as "J.S."; not in lower case, and not "U.S."."""
         whole = "".join(each for field, each in self._initials.items() if of_people(field))
         for field, letters in [*self._initials.items(), (next(iter(self._initials), ""), whole)]:
             if len(letters) < 2 or (len(letters) == 2 and letters in _NO_NAMES):

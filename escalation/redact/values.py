@@ -1,4 +1,4 @@
-"""One named field's value: every spelling of it that is looked for, and whether one still shows."""
+"""Searches for all spellings of one named field's value, and checks whether one remains."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from itertools import accumulate
 from escalation.redact.folding import LETTER, TOGETHER, fold, tokens
 from escalation.redact.patterns import LOCAL_DIGITS, key_of
 
-# A shorter value ("a", "3") would blank out half of any prompt, where words have spaces between.
+# Replacing a shorter value ("a", "3") would blank out much of any prompt.
 LEAST_LENGTH = 2
-# From here on a value is not part of another word by chance ("ana" in "banana" is).
+# From this length on, a value is not part of another word by chance ("ana" in "banana" is).
 SURELY_ITSELF = 7
-# With this many digits a value is a number, which people write in groups of their own.
+# A value with this many digits is a number, which people group in different ways.
 NUMBER_DIGITS = 5
 
 _GAP = r"[\W_]{0,3}"
@@ -34,7 +34,7 @@ def worth_hiding(value: str) -> bool:
 
 
 class Value:
-    """A value, compiled. ``phone``: its digits, where it can be a phone number."""
+    """A compiled value. ``phone``: its digits, if it can be a phone number."""
 
     def __init__(self, value: str) -> None:
         self.folded = fold(value)
@@ -52,17 +52,17 @@ class Value:
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         for search, words in self._searches:
             for start, end in _found(search, words, text):
-                # "(555) 0100" is replaced with its bracket where it stands in the text too.
+                # "(555) 0100" is replaced together with its bracket if the text has it.
                 opened = text.endswith(self._lead, 0, start)
                 closed = text.startswith(self._trail, end)
                 yield start - opened * len(self._lead), end + closed * len(self._trail)
         if self._dialled and self._last_digits.search(text):
-            # Compiled where it is needed: it takes ten times as long as all else here.
+            # Compiled on demand: it takes ten times as long as everything else here.
             for found in re.finditer(self._dialled, text):
                 yield found.span()
 
     def shows(self, text: Leaving) -> bool:
-        """Whether any spelling is left; stricter than what `spans` finds, and by other means."""
+        """Whether any spelling is left; stricter than `spans`, and independent of it."""
         if any(_stands(words, text) for words in self.spellings):
             return True
         if self.phone and self.phone[-LOCAL_DIGITS:] in text.run_together:
@@ -71,7 +71,7 @@ class Value:
 
 
 class Leaving:
-    """What is to leave, NUL where something was taken out, as `Value.shows` reads it."""
+    """A text about to be sent, with NULs for removed parts, prepared for `Value.shows`."""
 
     def __init__(self, folded: str) -> None:
         words = tokens(folded)
@@ -101,7 +101,7 @@ def compiled(value: str) -> Value:
 
 
 def _spellings(value: str) -> list[list[str]]:
-    """As words: as given, ü for ue and ue for ü, and a name's last word first."""
+    """The value's spellings as words: as given, ü for ue and ue for ü, and the last word first."""
     plain = fold(value)
     folded = [plain, fold(value.casefold().translate(_UMLAUTS)), re.sub("(?<=[aou])e", "", plain)]
     found = [tokens(each) for each in dict.fromkeys(folded)]
@@ -122,7 +122,7 @@ def _expression(words: list[str]) -> str:
     if len(together) < SURELY_ITSELF and words[-1].isdigit():
         after = r"(?!\d)"
     elif len(together) < SURELY_ITSELF and _LETTER.match(words[-1]):
-        # "Annas Auto": the genitive that needs no apostrophe.
+        # "Annas Auto": the genitive without an apostrophe.
         after = rf"(?=s?(?!{LETTER}))" if len(words[-1]) > 2 else f"(?!{LETTER})"
     return _GAP.join(map(re.escape, parts)) + after
 
@@ -131,7 +131,7 @@ def _found(search: re.Pattern[str], words: list[str], text: str) -> Iterator[tup
     first = words[0][0]
     whole = sum(map(len, words)) < SURELY_ITSELF and not _IS_TOGETHER.match(first)
     place = 0
-    # What stands before is looked at here: a pattern that begins with its letters is found faster.
+    # The preceding text is checked here: a pattern that begins with its letters is found faster.
     while found := search.search(text, place):
         if whole and _goes_on(text, found.start(), first):
             place = found.start() + 1
@@ -141,11 +141,11 @@ def _found(search: re.Pattern[str], words: list[str], text: str) -> Iterator[tup
 
 
 def _goes_on(text: str, start: int, first: str) -> bool:
-    """Whether a word or a number that ends here began earlier."""
+    """Whether ``start`` is inside a word or a number that began earlier."""
     before = text[start - 1 : start]
     if first.isdigit():
         return before.isdigit()
-    # A line's end in a JSON text is two characters, and the second is a letter.
+    # A line break in JSON text is two characters, and the second is a letter.
     return bool(_LETTER.match(before)) and text[max(0, start - 2) : start] not in _LINE_ENDS
 
 
@@ -153,7 +153,8 @@ _LINE_ENDS = {"\\n", "\\r", "\\t", "\\f", "\\b"}
 
 
 def _phone_expressions(digits: str) -> tuple[str, str]:
-    """The last digits, for sure; and before them as many as there are, and what is dialled."""
+    """Patterns for the last digits, and for the whole number with optional leading digits and
+    dialling prefixes."""
     before = ""
     for digit in digits[:-LOCAL_DIGITS]:
         before = f"(?:{before}{digit}{_PHONE_GAP})?"
@@ -174,7 +175,7 @@ def _stands(words: list[str], text: Leaving) -> bool:
     start = text.run_together.find(value)
     while start >= 0:
         end = start + len(value)
-        # Across two words by chance: "Martins" in "smart insurance".
+        # Not across two words by chance, as "Martins" in "smart insurance".
         if together or text.at_border(start) or text.at_border(end) or text.within_one(start, end):
             return True
         start = text.run_together.find(value, start + 1)

@@ -1,1 +1,1 @@
-"""A prompt out of a record, and what an answer is worth: checked, scored, held to its schema."""
+"""Makes prompts from records; checks, validates and scores answers."""

@@ -1,7 +1,7 @@
-"""Which of a completion's tokens are whose: the values of an answer, each with its own.
+"""Assigns a completion's tokens to the values of its answer.
 
-Only tokens of the answer's *values* count. Under a constraint the tokens in between (braces, key
-names) are forced and carry no information: over all tokens of a JSON answer the first token's
+Only tokens of the answer's *values* count. Under a constraint, the tokens in between (braces, key
+names) are forced and carry no information: over all tokens of a JSON answer, the first token's
 probability ranks answers worse than chance.
 """
 
@@ -45,7 +45,7 @@ def value_spans(text: str) -> dict[str, Span]:
         at = _expect(text, at, ",")
 
 
-# Few short answers are given again and again.
+# A few short answers recur often.
 _known_spans = lru_cache(1024)(value_spans)
 
 
@@ -63,14 +63,14 @@ def _expect(text: str, at: int, character: str, *, skip: bool = True) -> int:
 
 @frozen
 class Value:
-    """One value's tokens. ``text`` begins where the first of them does, and ends with the value,
-    which itself begins at ``offset``.
+    """One value's tokens. ``text`` begins with the first of them and ends with the value, which
+    begins at ``offset``.
 
-    ``top`` has each token's alternatives, or is empty. ``delimited``: the text itself says where
-    the value ends, as JSON does, and what its last token has beyond that is of no account.
-    ``options``: every text that the constraint allows in its place (of JSON with its quotes), or
-    None where they cannot be listed. ``ends``: the probability that the value ends where its tokens
-    do; 1 but for a number, the one value whose own text does not say so.
+    ``top`` has each token's alternatives, or is empty. ``delimited``: the text shows where the
+    value ends, as in JSON, and any text of the last token after that is ignored. ``options``: all
+    texts that the constraint allows for the value (in JSON, with quotes), or None if they cannot be
+    listed. ``ends``: the probability that the value ends where its tokens do; 1 except for a
+    number, whose text does not show its end.
     """
 
     text: str
@@ -87,9 +87,10 @@ Options = Mapping[str, frozenset[str]]
 
 
 def field_values(completion: Completion, options: Options | None = None) -> dict[Name, Value]:
-    """Each top-level field of a JSON answer, in its order: the tokens that overlap its value.
+    """The tokens that overlap the value of each top-level field of a JSON answer, in order.
 
-    The completion's tokens join to its text, and each has its logprob. ``options``: by field.
+    The completion's tokens must join to its text, and each must have a logprob. ``options``: by
+    field.
     """
     text, listed = completion.text, options or {}
     spans = _known_spans(text) if len(text) <= _SHORT else value_spans(text)
@@ -121,11 +122,10 @@ def _in_span(completion: Completion, span: Span, options: frozenset[str] | None)
 
 
 def _ends(completion: Completion, behind: int) -> float:
-    """The probability that a value which ends with the token before ``behind`` does end there: what
-    the token behind it and its listed alternatives give to texts that no number goes on with.
+    """The probability that a value ends with the token before ``behind``: the total of the token at
+    ``behind`` and its listed alternatives that do not continue a number.
 
-    After a text's quote, a word or a bracket that is certain. Alternatives which are not listed
-    count against it.
+    It is 1 after a quote, a word or a bracket. Alternatives that are not listed count against it.
     """
     if behind >= len(completion.tokens) or completion.tokens[behind - 1][-1:] not in _DIGITS:
         return 1.0
@@ -138,7 +138,7 @@ def _ends(completion: Completion, behind: int) -> float:
 
 
 def whole_value(completion: Completion, options: frozenset[str] | None = None) -> Value:
-    """A label or a text as a whole, its end token with it."""
+    """A label or a text as one value, including its end token."""
     logprobs = completion.logprobs or ()
     joins = "".join(completion.tokens) == completion.text
     top = completion.top if joins and _has_top(completion) else ()

@@ -1,9 +1,10 @@
-"""One completion → one `Answer`: parse, validate, take signals, and form the confidence.
+"""Turns a completion into an `Answer`: parses and validates it, and computes signals and
+confidence.
 
-The score formed here is the model's own probability of the values it gave, under the constraint
-(`runner.answering.value_probability.probability`: however spelled, where the engine gives
-alternatives). Until `escalation.certify.scorer` has calibrated it, the confidence is that score,
-and *uncalibrated*.
+The score is the model's probability of the values it gave, under the constraint
+(`runner.answering.value_probability.probability`; over all spellings, if the engine returns
+alternatives). Until `escalation.certify.scorer` calibrates it, the confidence is that score,
+*uncalibrated*.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _REFUSAL = re.compile(
 _AT_ITS_LONGEST = ("length", "max_tokens")
 _MOST_KNOWN, _SHORT = 4096, 1000
 MOST_TEXT = 1_000_000
-"""The most characters of an answer: what is longer is no answer to a record, and slow to check."""
+"""The most characters of an answer; a longer one is not useful and is slow to check."""
 
 
 class Checker:
-    """Checks completions of one job. Shared by local and closed answers."""
+    """Checks the completions of one job, both local and closed."""
 
     def __init__(self, constraint: Constraint) -> None:
         self.constraint = constraint
@@ -45,7 +46,7 @@ class Checker:
         self._options = _enumerated(constraint.schema or {})
 
     def check(self, completion: Completion) -> Answer:
-        """Never raises: an answer that is no good comes out as not ``valid`` with a ``problem``."""
+        """Never raises: an unusable answer is returned as not ``valid``, with a ``problem``."""
         value, problem = self._parse(completion)
         values = {} if problem else self._values(completion)
         each = {
@@ -98,17 +99,17 @@ class Checker:
             if error is not None and isinstance(value, dict):
                 value = _mend_case(value, self.constraint.schema or {})
                 error = next(schema.errors(value), None)
-        except Exception as trouble:  # a `$ref` to nowhere, a pattern that is none, …
+        except Exception as trouble:  # an unresolved `$ref`, an invalid pattern, …
             why = type(trouble).__name__ if isinstance(trouble, RecursionError) else trouble
-            return value, f"the answer cannot be held against the schema: {why}"
+            return value, f"the answer cannot be validated against the schema: {why}"
         if error is None:
             self._remember(text)
             return value, None
         where = ".".join(str(p) for p in error.absolute_path)
-        return value, f"the answer breaks the schema{f' at `{where}`' if where else ''}"
+        return value, f"the answer violates the schema{f' at `{where}`' if where else ''}"
 
     def _remember(self, text: str) -> None:
-        """Few short answers are given again and again: each is held against the schema once."""
+        """Caches short valid answers, since a few recur often: each is validated once."""
         if len(self._fitting) >= _MOST_KNOWN:
             self._fitting.clear()
         if len(text) <= _SHORT:
@@ -120,10 +121,11 @@ class Checker:
             if exact in self._labels:
                 return exact, None
         label = _in_other_case(bare, self._labels)
-        return (label, None) if label else (text, "the answer is none of the labels")
+        return (label, None) if label else (text, "the answer is not one of the labels")
 
     def _values(self, completion: Completion) -> Values:
-        """The answer's values with their tokens; none where the logprobs say nothing of them."""
+        """The answer's values with their tokens; empty if the logprobs cannot be assigned to
+        them."""
         if not completion.logprobs:
             return {}
         found: Values
@@ -134,20 +136,20 @@ class Checker:
         ):
             found = answer_values.field_values(completion, self._options)
         else:
-            return {}  # which token belongs to which field cannot be told
+            return {}  # tokens cannot be assigned to fields
         return found if value_probability.usable(found) else {}
 
     def _scores(self, each: Mapping[Name, Mapping[str, float]]) -> dict[Name, float]:
-        """The probability of each field's value, and of all of them: the answer's."""
-        # Free text has no one right wording, so its length must not count against it.
+        """The probability of each field's value, and of all together: the whole answer's."""
+        # Free text has no single right wording, so its length must not lower the score.
         kind = "probability" if self._schema or self._labels else "mean_probability"
         fields = {name: signals_[kind] for name, signals_ in each.items() if kind in signals_}
         return {**fields, WHOLE: math.prod(fields.values())} if each else {}
 
 
 def flat_signals(each: Mapping[Name, Mapping[str, float]]) -> dict[str, float]:
-    """Signals by one text each: ``FIELD.signal``, and those of the whole answer by their names
-    alone, in which there is no dot."""
+    """Signals by flat names: ``FIELD.signal``, or ``signal`` (without a dot) for the whole
+    answer."""
     return {
         signal if name is WHOLE else f"{name}.{signal}": value
         for name, given in each.items()
@@ -156,19 +158,19 @@ def flat_signals(each: Mapping[Name, Mapping[str, float]]) -> dict[str, float]:
 
 
 def of_fields(by_name: Mapping[Name, T]) -> dict[str, T]:
-    """Without the whole answer's."""
+    """The values of fields, without the whole answer's."""
     return {name: value for name, value in by_name.items() if name is not WHOLE}
 
 
 def value_of(value: JSONValue, name: Name) -> JSONValue:
-    """The value of a name that has a score: `WHOLE`, or a field; None where it has no such."""
+    """The value for a name: `WHOLE` or a field; None if there is none."""
     if name is WHOLE:
         return value
     return value.get(name) if isinstance(value, Mapping) else None
 
 
 def _enumerated(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Of each property whose values are listed, and are texts: all of them, as JSON."""
+    """The allowed values, as JSON, of each property with an ``enum`` of strings."""
     rules = schema.get("properties") or {}
     listed = {
         n: rule["enum"] for n, rule in rules.items() if isinstance(rule, dict) and "enum" in rule
@@ -181,7 +183,7 @@ def _enumerated(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:
 
 
 def _mend_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Top-level enum values that differ from the schema's in case only, in the schema's case."""
+    """Replaces top-level enum values that differ from the schema's in case only."""
     mended = dict(value)
     for name, rule in (schema.get("properties") or {}).items():
         options = rule.get("enum") if isinstance(rule, dict) else None
@@ -192,6 +194,6 @@ def _mend_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, An
 
 
 def _in_other_case(given: str, options: Iterable[Any]) -> str | None:
-    """The one option that differs in case only, which is how providers may give it back."""
+    """The only option that differs in case only; providers may change the case."""
     near = [o for o in options if isinstance(o, str) and o.casefold() == given.casefold()]
     return near[0] if len(near) == 1 else None

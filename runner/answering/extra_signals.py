@@ -1,7 +1,7 @@
-"""Further looks at an answer: more requests to the local model, each giving one more signal.
+"""Second looks at an answer: further requests to the local model, each giving one signal.
 
-All of them speak of the answer as *values*: a second answer agrees where it parses to the same
-value, however it is written. Signals are in [0, 1], of the whole answer and of each field.
+They compare *values*: another answer agrees if it parses to the same value, however it is written.
+Signals are in [0, 1], for the whole answer and for each field.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Found = dict[Name, dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """Which looks a job takes, and what they need. Made by `looks_of`."""
+    """The second looks of a job, with what they need. Made by `looks_of`."""
 
     p_true: bool
     wordings: Sequence[Renderer]
@@ -48,10 +48,11 @@ class Looks:
     always: bool
 
     async def take(self, engine: Engine, record: Record, prompt: Prompt, answer: Answer) -> Found:
-        """Every look; one that this record does not allow (too long a prompt) is left out."""
+        """Takes all looks; one that fails for this record (such as a prompt too long) is left
+        out."""
         found: Found = {name: {} for name in answer.scores}
         if WHOLE not in found:
-            return found  # no good, or without a probability: no signal could be weighed
+            return found  # invalid or without a probability, so signals could not be weighed
         if self.p_true:
             await self._ask_itself(engine, prompt, answer, found)
         if self.wordings:
@@ -65,7 +66,7 @@ class Looks:
     ) -> None:
         said = answer.value
         text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-        # The same messages first: the engine still has their prefix in its cache.
+        # The same messages come first, since the engine has their prefix in its cache.
         messages = (*prompt.messages, Message("assistant", text), Message("user", QUESTION))
         sampling = Sampling(0.0, _ROOM, self.sampling.seed)
         try:
@@ -108,7 +109,7 @@ class Looks:
 
 
 def looks_of(job: Job, sampling: Sampling) -> Looks | None:
-    """The job's looks, or None where it takes none."""
+    """The job's second looks, or None if it has none."""
     spec, constraint = job.confidence.looks, job.answer.constraint()
     if not spec.any():
         return None
@@ -118,7 +119,7 @@ def looks_of(job: Job, sampling: Sampling) -> Looks | None:
         samples=spec.samples,
         checker=Checker(constraint),
         sampling=sampling,
-        # A budget is divided by the confidence itself: every look can change who gets it.
+        # A budget is divided by confidence, so every look can change which records get it.
         always=spec.take == "always" or job.confidence.policy == "budget",
     )
 

@@ -1,5 +1,5 @@
-"""Records → prompts and route decisions, by Jinja2: sandboxed (`runner.templates.sandbox`), and
-strict about missing fields."""
+"""Makes prompts and routing decisions from records with Jinja2: sandboxed
+(`runner.templates.sandbox`), and strict about missing fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.templates.template_errors import in_template as in_template
 from runner.types import Constraint, Message, Prompt, Reason, Record
 
 _environment = Environment()
-# Letters and marks of no shape, besides what Unicode calls a space or a control.
+# Invisible letters and marks, besides Unicode's spaces and control characters.
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {
     *map(chr, range(0x180B, 0x1810)), *map(chr, range(0xFE00, 0xFE10)),
 }  # fmt: skip
@@ -31,8 +31,8 @@ _CODE = re.compile(r"\{[{%](.*?)(?:[}%]\}|$)", re.DOTALL)
 
 
 class Template:
-    """One template text of a job; ``where`` is its key there (``prompt.user``). ``constant``: no
-    field of the record is in it; ``plain``: its text, where nothing at all is to be filled in."""
+    """A template of a job; ``where`` is its key in the job (``prompt.user``). ``constant``: it uses
+    no field of the record. ``plain``: its text, if it has no placeholders."""
 
     expression = False
 
@@ -49,11 +49,11 @@ class Template:
         return self.plain if self.plain is not None else "".join(self._pieces(record))
 
     def message(self, role: str, record: Record) -> Message:
-        """As `render`, with what in it is the template's own."""
+        """The rendered message, with the spans of the template's text."""
         return self.told(role, record)[0]
 
     def told(self, role: str, record: Record) -> tuple[Message, list[str]]:
-        """The message, and whatever in it was filled in for this record."""
+        """The message, and the texts that were filled in for this record."""
         pieces = [self.plain] if self.plain is not None else self._pieces(record)
         text = "".join(pieces)
         if self.constant:
@@ -69,7 +69,7 @@ class Template:
     def _pieces(self, record: Record) -> list[str]:
         try:
             return self.filled(record.fields)
-        except Exception as error:  # whatever a job's own template does, one record pays for it
+        except Exception as error:  # a failing template fails only this record
             raise failure(error, self, record) from None
 
     def filled(self, fields: Mapping[str, Any]) -> list[str]:
@@ -78,8 +78,8 @@ class Template:
 
 
 def _literals(parsed: nodes.Template) -> frozenset[str]:
-    """The words that a template says itself. Whatever is not among them counts as the record's:
-    what a filter or a macro made is."""
+    """The literal texts of a template. All other text counts as the record's, including the output
+    of filters and macros."""
     found = set()
     for output in parsed.find_all(nodes.Output):
         for literal, group in groupby(output.nodes, lambda n: isinstance(n, nodes.TemplateData)):
@@ -102,7 +102,7 @@ class Expression:
         """Raises `RecordError` for a field the record lacks, or any other failure inside."""
         try:
             return self.filled(record.fields)
-        except Exception as error:  # whatever a job's own expression does, one record pays for it
+        except Exception as error:  # a failing expression fails only this record
             raise failure(error, self, record) from None
 
     def filled(self, fields: Mapping[str, Any]) -> Any:
@@ -111,7 +111,7 @@ class Expression:
 
 
 def _odd_column(source: str, columns: Sequence[str] | None) -> tuple[str, str]:
-    """A column that stands in a template as none can name it, and the mend; or two empty texts."""
+    """A column written in a form that Jinja2 cannot read, and the fix; or two empty strings."""
     code = " ".join(_CODE.findall(source))
     bare = re.sub(r"""'[^']*'|"[^"]*\"""", "", code)
     odd = [c for c in columns or () if c and in_template(c) != c]
@@ -127,13 +127,13 @@ def _odd_column(source: str, columns: Sequence[str] | None) -> tuple[str, str]:
 def template_mistakes(
     text: str, where: str, columns: Sequence[str] | None, *, expression: bool = False
 ) -> list[str]:
-    """What can be said of a template before any record: syntax, and fields no record will have.
+    """The mistakes in a template that can be found without records: syntax and unknown fields.
 
-    ``columns`` is ``None`` where records need not share their fields.
+    ``columns`` is ``None`` if records need not have the same fields.
     """
     source = "{{ " + text + " }}" if expression else text
     try:
-        # Compiled, as a run does it: parsing alone overlooks unknown filters.
+        # Compiled as in a run: parsing alone does not detect unknown filters.
         made = (Expression if expression else Template)(text, where)
         undeclared = meta.find_undeclared_variables(_environment.parse(source))
     except TemplateSyntaxError as error:
@@ -141,14 +141,14 @@ def template_mistakes(
         mend = f"; {mend}" if mend else ""
         return [f"`{where}` is not a Jinja2 {_kind(expression)}: {error.message}{mend}"]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        # Of the code that Jinja2 makes of it: nested too deep, a number too long.
+        # Errors in the code that Jinja2 generates: nested too deep, a number too long.
         why = str(error).partition(";")[0] or "it is nested too deep"
-        return [f"`{where}` is too much for Jinja2: {why}; write it simpler"]
+        return [f"`{where}` is too complex for Jinja2: {why}; simplify it"]
     try:
         made.filled(dict.fromkeys({*undeclared, *(columns or ())}, ""))
-    except (TooMuch, RecursionError) as error:  # whatever the record holds
+    except (TooMuch, RecursionError) as error:  # fails for every record
         return [stopped(error, f"`{where}`")]
-    except Exception:  # of empty fields nothing else can be told
+    except Exception:  # may be due to the empty fields
         pass
     if columns is None or re.search(r"\bdefined\b|\bdefault\(|\bd\(", text):
         return []
@@ -193,17 +193,17 @@ class Renderer:
         return Prompt((system, user), self._constraint)
 
     def most_usd(self, record: Record) -> Decimal | None:
-        """What the record itself allows to be paid for it: a column of a job's own says nothing of
-        the kind, whatever it is called."""
+        """The record's spending limit in US dollars; None here, since no column of a job sets
+        one."""
         return None
 
 
 def _asks_something(made: Sequence[str], where: str) -> None:
-    """Raises `RecordError` where a record brings only what nobody sees."""
+    """Raises `RecordError` if a record fills in only invisible text."""
     if made and not any(map(_shows, made)):
         raise RecordError(
-            f"{where} would ask about nothing: what this record brings is empty; fill it in, or "
-            "give such records a rule of their own in `routes`",
+            f"{where} would ask about nothing: the fields that it uses are empty in this record; "
+            "fill them in, or add a rule for such records to `routes`",
             Reason.BAD_PROMPT,
         )
 
@@ -213,11 +213,11 @@ def _shows(text: str) -> bool:
 
 
 class LineRenderer(Renderer):
-    """Gives each record of an OpenAI batch file the prompt that it brings, with its sampling.
+    """Renders each record of an OpenAI batch file to the prompt and sampling that it contains.
 
     Args:
-        system: takes the place of the file's own system messages.
-        beyond: settings that the engine lacks; a record that asks for one is an error.
+        system: replaces the file's system messages.
+        beyond: settings that the engine lacks; a record that uses one is an error.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class LineRenderer(Renderer):
         sampling = sampling_of(record.fields["body"])
         for name in sampling.get("extra", {}):
             if name in self._beyond:
-                problem = f"`body.{name}` is not something that this engine can do; leave it out"
+                problem = f"`body.{name}` is not supported by this engine; leave it out"
                 raise RecordError(f"line {record.line}: {problem}", Reason.BAD_PROMPT)
         return Prompt(tuple(messages), self._constraint, sampling)
 
@@ -254,7 +254,7 @@ class LineRenderer(Renderer):
 
 
 def renderer_of(job: Job, *, system: str | None = None, beyond: Sequence[str] = ()) -> Renderer:
-    """The job's; ``system``: with another system message. ``beyond``: see `LineRenderer`."""
+    """The job's renderer, with the given system message if any. ``beyond``: see `LineRenderer`."""
     constraint = job.answer.constraint()
     if job.prompt is None:
         return LineRenderer(constraint, system, beyond)

@@ -1,4 +1,4 @@
-"""What no answer can fit, or nobody can have meant, in a JSON Schema: found without an engine."""
+"""Finds mistakes in a JSON Schema that no answer can satisfy or that cannot be intended."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ _SHOWN = 60
 
 
 def senseless(schema: Mapping[str, Any]) -> Iterator[Found]:
-    """Each mistake with its place in the schema, in a sentence that begins with a small letter."""
+    """Each mistake as its place in the schema and a sentence that begins in lower case."""
     for place, part, within in _parts(schema, (), False):
         found = list(_of_references(schema, part))
         found += _of_patterns(part)
         found += _of_bounds(_merged(schema, part))
         found += _of_types(schema, part)
-        if not found:  # what follows looks values up
+        if not found:  # validates values, which needs a valid schema
             found += _of_values(schema, part)
         if not within:
             found += _of_required(part)
         for more, said in found:
             yield (*place, *more), said
     if not _has_end(schema):
-        yield ((), "it never ends: what it requires leads back to itself, so no answer can fit it")
+        yield ((), "it requires itself without end, so no answer can fit it")
 
 
 def _parts(part: Any, place: Place, within: bool) -> Iterator[tuple[Place, dict[str, Any], bool]]:
-    """Every schema in it; ``within``: it stands beside others that hold for the same value."""
+    """Every subschema; ``within``: other schemas apply to the same value."""
     if not isinstance(part, dict):
         return
     yield place, part, within
@@ -70,7 +70,7 @@ def _parts(part: Any, place: Place, within: bool) -> Iterator[tuple[Place, dict[
 
 
 def _merged(root: Mapping[str, Any], part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The schema and those that hold beside it by ``allOf`` and ``$ref``, each once."""
+    """The schema and those that apply with it through ``allOf`` and ``$ref``, each once."""
     found, seen = [part], {id(part)}
     for each in found:
         beside = each.get("allOf")
@@ -89,13 +89,13 @@ def _of_references(root: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator
     if not isinstance(to, str):
         return
     if not to.startswith("#"):
-        yield ("$ref",), f"`$ref` leads to {to!r}; give it under `$defs`, nothing is fetched"
+        yield ("$ref",), f"`$ref` leads to {to!r}, which is not fetched; put it under `$defs`"
     elif _referred(root, to) is None:
-        yield ("$ref",), f"`$ref` leads to {to!r}, which is not there"
+        yield ("$ref",), f"`$ref` leads to {to!r}, which does not exist"
 
 
 def _referred(root: Mapping[str, Any], to: str) -> Any:
-    """What a local reference leads to, or None."""
+    """The target of a local reference, or None."""
     at: Any = root
     if to.startswith("#/"):
         for step in to[2:].split("/"):
@@ -122,7 +122,7 @@ def _of_patterns(part: Mapping[str, Any]) -> Iterator[Found]:
             try:
                 regex.compile(pattern)
             except (regex.error, re.error, ValueError) as error:
-                yield (key,), f"`{key}` {_shown(pattern)} is no regular expression: {error}"
+                yield (key,), f"`{key}` {_shown(pattern)} is not a regular expression: {error}"
 
 
 def _of_bounds(parts: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
@@ -149,7 +149,7 @@ def _of_types(root: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Foun
             types = given if types is None else types & given
     if types is not None and not types:
         key = "allOf" if "allOf" in part else "type"
-        yield (key,), "no type is left: what it is made of asks for different ones"
+        yield (key,), "no type satisfies all of its parts, which require different ones"
 
 
 def _of_values(root: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Found]:
@@ -159,7 +159,7 @@ def _of_values(root: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Fou
     values = part["enum"] if key == "enum" else [part["const"]]
     if not values:
         yield ("enum",), "`enum` is empty, so no answer can fit it"
-    # `enum` beside `const`: each of the two is held against the other.
+    # If both `enum` and `const` are given, each is validated against the other.
     bare = {name: rule for name, rule in part.items() if name != key}
     held = {name: root[name] for name in ("$defs", "definitions") if name in root} | bare
     if "$ref" in bare and not str(bare["$ref"]).startswith(("#/$defs/", "#/definitions/")):
@@ -186,19 +186,19 @@ def _of_required(part: Mapping[str, Any]) -> Iterator[Found]:
                 yield ("properties", name), f"`{name}` is required, and nothing can fit it"
         closed = part.get("additionalProperties") is False and "patternProperties" not in part
         if closed and _number(part, "minProperties") > len(names):
-            yield ("minProperties",), f"`minProperties` is over the {len(names)} that there are"
+            yield ("minProperties",), f"`minProperties` is over the {len(names)} `properties`"
     if "maxProperties" in part and _number(part, "maxProperties") < len(set(required)):
         yield ("maxProperties",), f"`maxProperties` is under the {len(set(required))} required"
 
 
 def _is_open(part: Mapping[str, Any]) -> bool:
-    """Whether others than its `properties` may describe a field."""
+    """Whether keywords other than `properties` may describe a field."""
     others = isinstance(part.get("additionalProperties"), dict) or "patternProperties" in part
     return others or any(name in part for name in _COMBINED)
 
 
 def _has_end(root: Mapping[str, Any]) -> bool:
-    """Whether a value of an end can fit it."""
+    """Whether a finite value can fit the schema."""
     references = {
         p["$ref"] for _, p, _ in _parts(root, (), False) if isinstance(p.get("$ref"), str)
     }
@@ -209,7 +209,7 @@ def _has_end(root: Mapping[str, Any]) -> bool:
 
 
 def _ends(part: Any, known: set[str]) -> bool:
-    """``known``: the references that lead to what ends."""
+    """Whether a finite value can fit; ``known``: the references for which one can."""
     if not isinstance(part, dict) or "enum" in part or "const" in part:
         return True
     if isinstance(part.get("$ref"), str) and part["$ref"] not in known:

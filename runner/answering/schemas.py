@@ -1,7 +1,7 @@
-"""A job's JSON Schema as answers and labels are held to it, within bounds.
+"""Validates answers and labels against a job's JSON Schema, within bounds.
 
-A pattern that tries every way through a text (``^(a+)+$``), or references that double at each
-step, would take longer than anybody waits: past its bound an answer does not fit, and is told so.
+A pattern with exponential backtracking (``^(a+)+$``), or references that double at each step, would
+take too long. Beyond the bound, an answer does not fit, and the error says so.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ _left = _Left()
 
 
 class Schema:
-    """A schema, or a part of one. A ``$ref`` finds the schema's own definitions, never the web."""
+    """A schema or a part of one. A ``$ref`` is resolved within the schema, never over the
+    network."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        # By `$schema`, jsonschema would go back to its own keywords at a reference to the whole.
+        # With `$schema`, jsonschema would use its own keywords at a reference to the whole schema.
         bare = {name: rule for name, rule in schema.items() if name != "$schema"}
         self._validator: Validator = _bounded(validator_for(schema))(bare, registry=Registry())
 
     def parts(self) -> dict[str, Schema]:
-        """Of each top-level property."""
+        """The schema of each top-level property."""
         made = {}
         rules = self._validator.schema
         for name, rule in ((isinstance(rules, dict) and rules.get("properties")) or {}).items():
@@ -63,7 +64,7 @@ class Schema:
 
 @functools.cache
 def _bounded(usual: type[Validator]) -> type[Validator]:
-    """The class for a dialect of JSON Schema, with our keywords in the place of its own."""
+    """The validator class of a JSON Schema dialect, with bounded keywords."""
     keywords = {name: _counted(usual.VALIDATORS[name]) for name in _REFERENCES
                 if name in usual.VALIDATORS}  # fmt: skip
     keywords |= {
@@ -78,7 +79,7 @@ def _bounded(usual: type[Validator]) -> type[Validator]:
 
 
 def _found(pattern: str, text: str) -> bool | None:
-    """Whether it is found there; None where that takes too long."""
+    """Whether the pattern matches; None if that takes too long."""
     if _left.patterns_s <= 0:
         return None
     try:
@@ -89,7 +90,7 @@ def _found(pattern: str, text: str) -> bool | None:
 
 
 def _too_long(pattern: str) -> ValidationError:
-    return ValidationError(f"the pattern {pattern!r} takes over {PATTERN_S:g} s to be looked for")
+    return ValidationError(f"matching the pattern {pattern!r} takes over {PATTERN_S:g} s")
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
@@ -160,7 +161,7 @@ def _counted(usual: Any) -> Any:
 def _all_differ(
     validator: Any, wanted: object, value: object, schema: object
 ) -> Iterator[ValidationError]:
-    """``uniqueItems`` in one pass; jsonschema's own compares each item with each other."""
+    """``uniqueItems`` in one pass; the one of jsonschema compares all pairs of items."""
     if wanted and validator.is_type(value, "array"):
         seen = {_sorted_text(_by_kind(item)) for item in value}  # type: ignore[attr-defined]
         if len(seen) < len(value):  # type: ignore[arg-type]
@@ -168,7 +169,7 @@ def _all_differ(
 
 
 def _by_kind(value: JSONValue) -> JSONValue:
-    """So that 1 and 1.0 are the same, as JSON Schema has it, and 1 and true are not."""
+    """Converts numbers so that 1 equals 1.0 but not true, as in JSON Schema."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):

@@ -1,9 +1,8 @@
-"""A rule's ``answer``: held to the job's schema or labels, as any answer is.
+"""A rule's ``answer``, validated against the job's schema or labels like any answer.
 
-What is no text stays as it is; texts are templates. Where the schema asks for no text, one that is
-a single ``{{ … }}`` gives its value, and not that value as text. Only words of the rule's own, in
-place of a schema's whole object or, with a record's in them, of a label, are no answer of that
-kind: a greeting, say.
+Strings are templates; other values are kept. If the schema does not require a string, a template
+that is a single ``{{ … }}`` gives its value instead of text. Plain text is also allowed in place of
+a schema's whole object or, if it contains fields of the record, of a label: for example a greeting.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _SHOWN = 5
 
 
 class TemplateAnswer:
-    """Texts, alone or in an object, are templates over the record; ``where`` is the answer's key in
-    the job."""
+    """A template answer; strings in it are templates over the record. ``where`` is its key in the
+    job."""
 
     def __init__(
         self, answer: str | Mapping[str, Any], where: str, constraint: Constraint | None = None
@@ -46,7 +45,7 @@ class TemplateAnswer:
         )
 
     def render(self, record: Record) -> JSONValue:
-        """Raises `RecordError` for what no answer may be, or where a template fails."""
+        """Raises `RecordError` if the answer is not allowed or a template fails."""
         value = self._fill(record)
         if self._whole_text and self._schema is not None:
             value = _read(value)
@@ -59,7 +58,7 @@ class TemplateAnswer:
         return value
 
     def mistake(self) -> str | None:
-        """What is wrong with it for every record."""
+        """What is wrong with the answer for every record, or None."""
         if not self._constant:
             return None
         try:
@@ -71,12 +70,12 @@ class TemplateAnswer:
     def _problem(self, value: Any) -> str | None:
         if self._labels is not None and value not in self._labels:
             shown = ", ".join(self._labels[:_SHOWN]) + (", …" if len(self._labels) > _SHOWN else "")
-            return f"gives {_short(value)}, which is none of the job's labels ({shown})"
+            return f"gives {_short(value)}, which is not one of the job's labels ({shown})"
         error = next(self._schema.errors(value), None) if self._schema is not None else None
         if error is None:
             return None
         at = "".join(f"[{part!r}]" for part in error.absolute_path)
-        return f"gives what the job's schema does not take{at and f' at {at}'}: {error.message}"
+        return f"gives an answer that violates the schema{at and f' at {at}'}: {error.message}"
 
     def _filling(self, part: Any, schema: Schema | None) -> _Fill:
         if isinstance(part, str):
@@ -109,7 +108,7 @@ class TemplateAnswer:
 
 
 def _alone(text: str, where: str) -> Expression | None:
-    """The expression, of a text that is one and nothing else."""
+    """The expression, if the text is a single ``{{ … }}``; otherwise None."""
     text = text.strip()
     body = parsed_template(text).body
     if len(body) != 1 or not isinstance(body[0], nodes.Output) or len(body[0].nodes) != 1:
@@ -123,7 +122,7 @@ def _alone(text: str, where: str) -> Expression | None:
 
 
 def _read(text: str) -> Any:
-    """The object that a text is, or the text."""
+    """The JSON object in the text, or the text if it is none."""
     try:
         value = parse(text)
     except Unreadable:

@@ -1,4 +1,4 @@
-"""The values of an answer → numbers. Pure functions; natural logs in, probabilities out."""
+"""Computes the signals of an answer's values. Pure functions: natural logs → probabilities."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def sequence_probability(logprobs: Iterable[float]) -> float:
 
 
 def value_signals(value: Value) -> dict[str, float]:
-    """Every signal of one value; in [0, 1], but for ``entropy``, which is in nats.
+    """The signals of one value, in [0, 1] except ``entropy``, which is in nats.
 
     ``quartile_probability`` is the lower quartile of the tokens' probabilities (Gupta et al.,
-    "Language Model Cascades", 2024). With alternatives also ``margin``, the least p₁ − p₂ over the
-    tokens, and ``entropy``, the greatest entropy of a token, what is left of its mass counted as
-    one more outcome. For ``probability`` see there. A number's end counts as one more token
-    of the first three (`Value.ends`). None without tokens.
+    "Language Model Cascades", 2024). With alternatives, there are also ``margin``, the least p₁ −
+    p₂ over the tokens, and ``entropy``, the greatest entropy of a token, with the remaining mass as
+    one outcome. For ``probability``, see that function. A number's end counts as one more token in
+    the first three (`Value.ends`). Empty without tokens.
     """
     logprobs = value.logprobs
     if not logprobs:
@@ -52,26 +52,26 @@ def _lower_quartile(probabilities: list[float]) -> float:
 
 
 def _outcomes(options: Alternatives) -> list[float]:
-    """Probabilities of the best alternatives, greatest first, and of all others together."""
+    """The probabilities of the alternatives, greatest first, and the total of all others."""
     given = [min(1.0, math.exp(logprob)) for _, logprob in options]
     return [*sorted(given, reverse=True), max(0.0, 1.0 - math.fsum(given))]
 
 
 def probability(value: Value) -> float:
-    """The probability of the *value*, in [0, 1], however tokens might have spelled it.
+    """The probability of the *value*, in [0, 1], over all ways to spell it in tokens.
 
-    Summed over the token paths that the alternatives show: a token counts where its text begins
-    what remains of the value's text (or, at its end, covers it), and goes on from where it leads
-    to. Where that is within a token of the answer and the options are known, the way on is forced
-    if only this one begins so, and then certain; if others begin so too it counts for nothing, for
-    a model that was trained on `card` and `car_rental` splits off `car` when it means the second.
-    Where they are not known, the way on is taken from the longer tokens that begin the same: exact
-    if what comes next depends on the text before and not on how that was split, and every possible
-    token is among the alternatives. At least `sequence_probability`, and the same where there are
-    no alternatives.
+    The sum is over the token paths that the alternatives show. A token counts if its text is a
+    prefix of the rest of the value's text (or, at the end, covers it); the path continues from
+    where the token ends. If that is inside a token of the answer and the options are known, the
+    continuation is certain if only this option begins with the text so far; if others do too, it
+    counts as 0, since a model trained on `card` and `car_rental` splits off `car` when it means the
+    second. If the options are not known, the continuation is estimated from the longer tokens with
+    the same beginning. That is exact if the next text depends only on the text before, not on its
+    split into tokens, and if every possible token is among the alternatives. The result is at least
+    `sequence_probability`, and equal to it without alternatives.
 
-    Case does not count: labels that differ in nothing else mean the same. A number's end is not
-    in the number's text: `value_signals` multiplies by `Value.ends`, or 12 would count for the 123
+    Case is ignored: labels that differ only in case mean the same. A number's end is not in the
+    number's text, so `value_signals` multiplies by `Value.ends`; otherwise 12 would include the 123
     that it might have become.
     """
     if not value.top:
@@ -89,7 +89,7 @@ class _Paths:
         for piece in value.tokens:
             starts.append(starts[-1] + len(piece))
         self._starts = starts[:-1]
-        # Of a character's tokens only the last has text: the first of them is where it begins.
+        # Of the tokens of one character, only the last has text; the character begins at the first.
         self._at = {s: index for index, s in reversed(list(enumerate(self._starts)))}
         self._from_token: dict[int, float] = {}
         self._from_within: dict[int, float] = {}
@@ -100,8 +100,8 @@ class _Paths:
         return self._from_token[0]
 
     def _ways(self, index: int, begun: int = 0) -> Iterator[float]:
-        """For each token that can stand at ``index`` and is longer than ``begun`` characters:
-        its probability times that of the rest of the value after it."""
+        """For each possible token at ``index`` that is longer than ``begun`` characters: its
+        probability times that of the rest of the value after it."""
         own = self._value.tokens[index], self._value.logprobs[index]
         if begun < len(own[0]) or not begun:
             yield math.exp(own[1]) * self._from_token.get(index + 1, 1.0)
@@ -133,8 +133,8 @@ class _Paths:
         return not (after and after in OF_A_NUMBER and remains[-1].isdigit())
 
     def _onward(self, place: int, index: int) -> float:
-        """The probability of the value's rest from a place in its text, reached from a token
-        before it."""
+        """The probability of the rest of the value from ``place`` in its text, reached from the
+        token at ``index``."""
         if place in self._at:
             return self._from_token[self._at[place]]
         if place >= len(self._text):
@@ -146,7 +146,7 @@ class _Paths:
         return self._from_within[place]
 
     def _forced(self, place: int, options: frozenset[str]) -> bool:
-        """Whether, from here on, the constraint leaves but this value (in whatever case)."""
+        """Whether the constraint allows only this value (in any case) after the text so far."""
         opens = self._value.offset
         begun, value = self._text[opens:place].casefold(), self._text[opens:].casefold()
         return bool(begun) and all(
@@ -154,8 +154,8 @@ class _Paths:
         )
 
     def _within(self, place: int) -> float:
-        """The same for a place within a token: of all tokens that could have stood there and begin
-        with the text up to the place, the share that goes on as the value does."""
+        """Like `_onward`, for a place inside a token: of all possible tokens there that begin with
+        the text up to the place, the share that continues as the value does."""
         index = max(i for i, start in enumerate(self._starts) if start < place)
         begun = self._text[self._starts[index] : place]
         size = len(begun)
@@ -169,7 +169,7 @@ class _Paths:
 
 
 def usable(values: Mapping[Any, Value]) -> bool:
-    """False where any logprob is not a finite number at most 0 (to rounding): such mislead."""
+    """Whether all logprobs are finite numbers of at most 0 (up to rounding)."""
     return all(
         _usable(value.logprobs)
         and all(_usable([logprob for _, logprob in options]) for options in value.top)

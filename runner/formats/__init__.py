@@ -1,1 +1,1 @@
-"""Formats that several rooms read and write: JSON from outside, YAML, typed cells, requests."""
+"""Formats that several packages use: foreign JSON, YAML, typed cells, requests."""

@@ -1,6 +1,6 @@
-"""YAML that somebody wrote, read within bounds: its size, depth, and what its aliases stand for.
+"""Reads YAML within bounds on its size, its depth and the expansion of its aliases.
 
-Dates are text, and tags of Python's or of anybody else's are not taken.
+Dates stay text, and tags, including Python's, are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TAKEN = (None, "tag:yaml.org,2002:str")
 
 
 class TooMuch(yaml.YAMLError):
-    """YAML that is over a bound. ``problem`` says which, ``problem_mark`` where."""
+    """YAML that exceeds a bound. ``problem`` says which one, ``problem_mark`` where."""
 
     def __init__(self, problem: str, mark: Any = None) -> None:
         self.problem, self.problem_mark = problem, mark
@@ -28,18 +28,18 @@ class TooMuch(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Its table is its own: libraries meddle with the shared one."""
+    """A loader with a separate resolver table, since libraries modify the shared one."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._count = 0
-        self._sizes: dict[int, int] = {}  # of each node that is whole, its aliases followed
+        self._sizes: dict[int, int] = {}  # of each complete node, with its aliases expanded
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         if getattr(event, "tag", None) not in _TAKEN:
-            raise _not_yaml(f"the tag {event.tag!r} is not taken; leave it out", mark)
+            raise _not_yaml(f"the tag {event.tag!r} is not allowed; leave it out", mark)
         self._depth += 1
         self._count += 1
         if self._depth > MOST_DEPTH:
@@ -51,9 +51,9 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(event, yaml.AliasEvent):
             self._sizes[id(node)] = self._size(node, mark)
         elif id(node) not in self._sizes:
-            raise TooMuch("it holds itself by an alias", mark)
+            raise TooMuch("it contains itself through an alias", mark)
         if max(self._count, self._sizes[id(node)]) > MOST_NODES:
-            raise TooMuch(f"it holds over {MOST_NODES:,} values, its aliases followed", mark)
+            raise TooMuch(f"it holds over {MOST_NODES:,} values with its aliases expanded", mark)
         return node
 
     def _size(self, node: yaml.Node, mark: Any) -> int:
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
             if node.tag in _NUMBERS and len(node.value) > MOST_DIGITS:
                 raise TooMuch(f"a number of over {MOST_DIGITS} digits; quotes make it text", mark)
             if "\0" in node.value or whole(node.value) != node.value:
-                raise TooMuch("a character that no file can hold", mark)
+                raise TooMuch("a character that cannot be stored in a file", mark)
             return 1
         parts = node.value
         if isinstance(node, yaml.MappingNode):
@@ -78,7 +78,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def nodes(text: str) -> yaml.Node | None:
-    """The text's nodes, which know their lines.
+    """The text's nodes, with their line numbers.
 
     Raises:
         TooMuch: it is over a bound.
@@ -88,19 +88,19 @@ def nodes(text: str) -> yaml.Node | None:
         raise TooMuch(f"it is over {MOST_BYTES:,} bytes")
     try:
         return _Loader(text).get_single_node()
-    except (ValueError, OverflowError) as error:  # an escape that is no character
+    except (ValueError, OverflowError) as error:  # an escape that is not a character
         raise _not_yaml(str(error), None) from None
 
 
 def value(node: yaml.Node | None) -> Any:
-    """What the nodes stand for; merge keys are spread out in them.
+    """The value of the nodes, with merge keys expanded.
 
     Raises:
-        yaml.YAMLError: it cannot be made.
+        yaml.YAMLError: the value cannot be built.
     """
     try:
         return None if node is None else _Loader("").construct_document(node)
-    except ValueError as error:  # 0b_, and others of the kind
+    except ValueError as error:  # 0b_ and the like
         raise _not_yaml(str(error), node.start_mark if node is not None else None) from None
 
 

@@ -1,7 +1,7 @@
-"""Databases by SQLAlchemy: an address of the job → an engine, and no password in any word of it.
+"""Connects to a job's databases through SQLAlchemy, without exposing passwords.
 
-An address may name environment variables, ``${NAME}``, and is kept as it was written: whatever
-writes the job down writes the names.
+An address may name environment variables, ``${NAME}``. The job keeps it unexpanded, so a stored job
+contains the names.
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ CONNECT_S, GONE_S, LOCKED_S = 20, 60, 30
 _NAME = re.compile(r"\$\{(\w+)\}")
 _LOGIN = re.compile(r"^[\w+]+://[^:/]*:(?P<password>[^@]*)@")
 _SECRETS = re.compile(r"[?&](?:\w*password|\w*secret|\w*token)=(?P<password>[^&#]*)", re.IGNORECASE)
-MEND = "write the name of an environment variable in its place, as in user:${DB_PASSWORD}@host"
+MEND = "replace it by the name of an environment variable, as in user:${DB_PASSWORD}@host"
 
 
 def check_address(url: str) -> str:
-    """The address, if there is no password in it.
+    """Returns the address if it contains no password.
 
     Raises:
-        ValueError: there is one, which the run directory would then hold, or it is no address.
+        ValueError: it contains a password, which the run directory would store, or is not an
+            address.
     """
     if _NAME.fullmatch(url):
         return url
     if not re.match(r"^[A-Za-z][\w+]*://", url):
         raise ValueError(
-            "is no database's address: it goes DIALECT://USER@HOST/DATABASE, or is the environment "
-            "variable that holds one, ${NAME}"
+            "is not a database address; write DIALECT://USER@HOST/DATABASE, or ${NAME} for an "
+            "environment variable that holds one"
         )
     for found in (_LOGIN.search(url), *_SECRETS.finditer(url)):
         if found and not _NAME.fullmatch(found["password"]):
-            raise ValueError(f"has a password in it, and jobs are written down; {MEND}")
+            raise ValueError(f"contains a password, which would be stored; {MEND}")
     return url
 
 
 class Database:
-    """A job's database. ``key`` is the address's place in the job, for sentences."""
+    """A job's database. ``key`` is the address's key in the job, for messages."""
 
     def __init__(self, url: str, folder: Path, key: str) -> None:
         self._key = key
@@ -56,13 +57,13 @@ class Database:
         try:
             import sqlalchemy
         except ImportError:
-            raise MissingExtra("SQLAlchemy, which speaks to databases,", "sql") from None
+            raise MissingExtra("SQLAlchemy, which connects to databases,", "sql") from None
         text = _NAME.sub(self._value, url) if _NAME.fullmatch(url) else url
         self._secrets = {text} if text != url else set()
         try:
             parsed = sqlalchemy.make_url(text)
         except (sqlalchemy.exc.ArgumentError, ValueError):
-            raise UsageError(f"{key}: that is no database's address") from None
+            raise UsageError(f"{key}: it is not a database address") from None
         self._url = self._expanded(parsed)
         self._secrets |= {self._url.password} if self._url.password else set()
 
@@ -70,16 +71,16 @@ class Database:
         value = os.environ.get(found[1])
         if not value:
             raise UsageError(
-                f"{self._key}: the environment variable {found[1]} is not set; put the address's "
-                "part into it that it stands for"
+                f"{self._key}: the environment variable {found[1]} is not set; set it to its part "
+                "of the address"
             )
         return value
 
     def _expanded(self, url: URL) -> URL:
-        """Part by part, so that no character of a value is taken for the address's own."""
+        """Expands each part separately, so that a value cannot alter the address's structure."""
         name = url.drivername
         if name in ("postgresql", "postgres"):
-            name = "postgresql+psycopg"  # SQLAlchemy 2.0's own choice is another
+            name = "postgresql+psycopg"  # not SQLAlchemy 2.0's default
         expand: dict[str, Any] = {
             part: _NAME.sub(self._value, value)
             for part in ("username", "password", "host", "database")
@@ -93,14 +94,14 @@ class Database:
         return url.set(drivername=name, **expand, query=query)
 
     def __str__(self) -> str:
-        """Its address for a sentence: no login, no settings."""
+        """The address for messages, without login and settings."""
         where = self._url.host or ""
         port = f":{self._url.port}" if self._url.port else ""
         return f"{self._url.get_backend_name()}://{where}{port}/{self._url.database or ''}"
 
     def engine(self, *, read_only: bool) -> Engine:
-        """Connects with the first query. SQLite's file is relative to the job's folder, and must
-        be there to be read."""
+        """An engine, which connects with the first query. An SQLite file is relative to the job's
+        folder, and must exist to be read."""
         import sqlalchemy
         from sqlalchemy.pool import NullPool
 
@@ -119,8 +120,7 @@ class Database:
             raise UsageError(f"{self._key}: {self.said(error)}") from None
 
     def _deadlines(self) -> dict[str, int]:
-        """For a server that takes no connection, or whose machine is gone: what the driver calls
-        them, where its address does not say otherwise."""
+        """The driver's timeouts for an unreachable server, unless the address sets them."""
         if self._url.get_driver_name() not in ("psycopg", "psycopg2"):
             return {}
         usual = {
@@ -141,12 +141,12 @@ class Database:
             raise InputError(f"{self._key}: there is no database {path}")
         mode = "ro" if read_only else "rwc"
         if not read_only and not path.exists():
-            with suppress(OSError):  # SQLite says it better
+            with suppress(OSError):  # SQLite reports it
                 private.made(path)
 
         def connect() -> sqlite3.Connection:
             made = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=LOCKED_S)
-            # One text that is not UTF-8 is then one record's trouble.
+            # A text that is not UTF-8 then fails only its record.
             made.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
             return made
 
@@ -161,10 +161,10 @@ class Database:
         return (self._folder / name).resolve()
 
     def to_be_made(self) -> bool:
-        """Whether it is a file of SQLite's that will be there once something is written.
+        """Whether it is an SQLite file that the first write will create.
 
         Raises:
-            UsageError: it cannot be, since its folder is not there.
+            UsageError: it cannot be created, since its folder does not exist.
         """
         if self._url.get_backend_name() != "sqlite" or self._file().exists():
             return False
@@ -173,12 +173,12 @@ class Database:
         return True
 
     def waited_for(self, doing: str) -> AbstractContextManager[None]:
-        """Says, where that takes long, what the database is to do."""
+        """Reports during a long wait what the database is doing."""
         return waited_for(f"{self._key}: waiting for {self} to {doing}", str(self))
 
     @contextmanager
     def errors(self, kind: type[Exception], doing: str, mend: str = "") -> Iterator[None]:
-        """Turns whatever the database or its driver raises into a ``kind`` with a sentence."""
+        """Turns errors of the database or its driver into a ``kind`` with a message."""
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
@@ -187,12 +187,12 @@ class Database:
             said = self.said(error)
             if "database is locked" in said:
                 said += (
-                    f" by another program, for over {LOCKED_S} s: end that, or let it end, first"
+                    f" by another program for over {LOCKED_S} s; wait for that program or end it"
                 )
             raise kind(f"{self._key}: cannot {doing} {self}: {said}{mend}") from None
 
     def said(self, error: BaseException) -> str:
-        """The driver's first line, without secrets."""
+        """The first line of the driver's message, without secrets."""
         original = getattr(error, "orig", None) or error
         lines = [line.strip() for line in str(original).splitlines() if line.strip()]
         text = lines[0] if lines else type(original).__name__

@@ -1,6 +1,6 @@
-"""What is said while a database does not answer: no run waits in silence, and Ctrl-C is heard.
+"""Reports while a database does not answer, and lets Ctrl-C interrupt the wait.
 
-A query may take hours, and a lock may be held for good: nobody can tell which it is but the user.
+A query may take hours, and a lock may be held forever; only the user can tell which it is.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SAY_AFTER_S, SAY_EVERY_S = 10.0, 60.0
 
 @contextmanager
 def waited_for(what: str, url: str) -> Iterator[None]:
-    """``what`` begins the sentence that is said from time to time until the block ends; ``url``,
-    without a login, names the database."""
+    """Reports from time to time until the block ends. ``what`` begins the message; ``url``, without
+    a login, names the database."""
     answered = threading.Event()
     telling = threading.Thread(
         target=_tell, args=(what, url, answered), name="database", daemon=True
@@ -38,15 +38,15 @@ def _tell(what: str, url: str, answered: threading.Event) -> None:
     while not answered.wait(pause):
         waited, pause = waited + pause, SAY_EVERY_S
         said = (
-            f"{what}, for {waited:g} s without an answer: the query is long, or another session "
-            "holds a lock there; the run goes on once there is an answer; Ctrl-C ends it, what is "
-            "done is kept, and the same command goes on"
+            f"{what}, for {waited:g} s without an answer: the query is slow, or another session "
+            "holds a lock; the run continues once there is an answer. Ctrl-C stops it; finished "
+            "work is kept, and the same command resumes"
         )
         _say(notice(Event.DATABASE_SILENT, said, url=url, seconds=waited))
 
 
 def _say(notice: Notice) -> None:
-    # Beside a run's panel too: what stands on stderr goes above it.
+    # Also works with a run's panel: output on stderr appears above it.
     if events.structured():
         events.tell(notice)
     else:

@@ -1,7 +1,7 @@
-"""JSON that somebody else wrote (a reply, a results file, an answer), parsed once and strictly.
+"""Strict parsing of foreign JSON (a reply, a results file, an answer).
 
-Whatever passes here can be walked, encoded as UTF-8, and stored: no nesting that overflows a stack,
-no NaN or infinity, no half of a surrogate pair, and no count that is not one.
+A parsed value can be traversed, encoded as UTF-8 and stored: it has no nesting that overflows the
+stack, no NaN or infinity, and no lone surrogate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 class Unreadable(ValueError):
-    """Not JSON that can be worked with; one clause says why."""
+    """The text is not usable JSON; the message is a clause that says why."""
 
 
 def parse(
@@ -32,12 +32,12 @@ def parse(
     most_depth: int = MOST_DEPTH,
     odd_numbers: bool = False,
 ) -> Any:
-    """The value of a JSON text, UTF-8 with or without a BOM.
+    """Parses a JSON text, UTF-8 with or without a BOM.
 
-    Half surrogates in strings become U+FFFD, as no file or database can hold them. With
-    ``odd_numbers``, what is no finite number, or none of a bearable length, comes as its text, and
-    so does what an object says twice and differently: one bad count does not cost all that stands
-    beside it, and nobody takes the lower of two bills.
+    Lone surrogates in strings become U+FFFD, since files and databases cannot store them. With
+    ``odd_numbers``, a number that is not finite or is too long is returned as text, and a key with
+    two different values gets a text as well: one bad count does not spoil the values beside it, and
+    the lower of two amounts is never used.
 
     Raises:
         Unreadable: over ``most_bytes``, nested over ``most_depth``, or not strict JSON.
@@ -57,7 +57,7 @@ def parse(
 
 
 def _nested_over(text: str, most: int) -> bool:
-    """Whether the text's brackets nest so deep, those within its strings left out."""
+    """Whether the brackets outside strings nest deeper than ``most``."""
     if text.count("[") + text.count("{") <= most:
         return False  # most texts end here
     now = 0
@@ -69,23 +69,23 @@ def _nested_over(text: str, most: int) -> bool:
 
 
 def whole(text: str) -> str:
-    """The text with U+FFFD in place of each half of a surrogate pair."""
+    """The text with U+FFFD in place of each lone surrogate."""
     return _HALF.sub("\ufffd", text)
 
 
 def count(value: object, most: int = MOST_COUNT) -> int:
-    """A count of something: a whole number from 0 to ``most``; null and absent are the caller's.
+    """Checks a count: a whole number from 0 to ``most``. The caller handles null and absence.
 
     Raises:
-        Unreadable: anything else, `True` and 3.0 included.
+        Unreadable: any other value, including `True` and 3.0.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise Unreadable(f"{clipped(value)} is no count from 0 to {most:,}")
+        raise Unreadable(f"{clipped(value)} is not a count from 0 to {most:,}")
     return value
 
 
 def clipped(value: object, most: int = 80) -> str:
-    """The value as a sentence may show it: one line, bounded, no control codes."""
+    """The value for a message: one line, bounded, without control codes."""
     try:
         text = ascii(value[:most] if isinstance(value, (str, bytes)) else value)
     except (ValueError, RecursionError):  # an integer of thousands of digits
@@ -94,7 +94,7 @@ def clipped(value: object, most: int = 80) -> str:
 
 
 def one_line(value: object, most: int = 500) -> str:
-    """Somebody else's words as a sentence may hold them: one line, bounded, no control codes."""
+    """Foreign text for a message: one line, bounded, without control codes."""
     text = value if isinstance(value, str) else "" if value is None else clipped(value, most)
     shown = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
     shown = " ".join(shown.split())
@@ -102,13 +102,13 @@ def one_line(value: object, most: int = 500) -> str:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise Unreadable(f"{constant} is no JSON")
+    raise Unreadable(f"{constant} is not JSON")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise Unreadable(f"{digits[:20]} is no finite number")
+        raise Unreadable(f"{digits[:20]} is not a finite number")
     return number
 
 
@@ -123,15 +123,15 @@ def _int_or_text(digits: str) -> int | str:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) < len(pairs):  # a null before says nothing
+    if len(found) < len(pairs):  # an earlier null does not conflict
         twice = (n for n, value in pairs if value is not None and value != found[n])
         found |= dict.fromkeys([*twice], "(said twice)")
     return found
 
 
-# Made once: `json.loads` makes one at every call that has a setting.
+# Made once: `json.loads` makes a decoder at every call with options.
 _STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-# Not `strict`, which is about control codes within a text: they cost no answer either.
+# Not `strict`: control codes in a string do not invalidate an answer either.
 _LENIENT = json.JSONDecoder(
     strict=False,
     parse_constant=str,

@@ -1,4 +1,4 @@
-"""A name that was meant, for a sentence about one that is not there."""
+"""Suggests the intended name for one that does not exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ _SHOWN, _COMPARED = 20, 1000
 
 
 def likely(name: str, columns: Sequence[str], cutoff: float = 0.5) -> str | None:
-    """The column that was most likely meant: the same but for case, spaces and signs, or near."""
+    """The most likely intended column: equal except for case, spaces and punctuation, or
+    similar."""
     same = [column for column in columns if _bare(column) == _bare(name)]
     of, least = (same, 0.0) if same else (columns[:_COMPARED], cutoff)
     near = difflib.get_close_matches(name, of, n=1, cutoff=least)
@@ -18,7 +19,7 @@ def likely(name: str, columns: Sequence[str], cutoff: float = 0.5) -> str | None
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Columns for a sentence: the first of them, and how many more there are."""
+    """The columns for a message: the first ones, and the number of others."""
     more = len(columns) - _SHOWN
     return ", ".join(columns[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -1,6 +1,6 @@
-"""A null is written nowhere as "None", nor counted as 0: a template sees to it, or fails.
+"""Nulls in templates: a null is never written as "None" or used as 0; the template fails instead.
 
-The same holds for a value that could not be read: whoever uses it hears why.
+The same holds for a value that could not be read; the error says why.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from jinja2 import Undefined, nodes
 
 
 class IsNull(nodes.Impossible):
-    """A null where text or a number is made. Not when a template is compiled: what is constant in
-    it waits for a record."""
+    """A null was used as text or as a number. It is `Impossible`, so Jinja2 does not fold constants
+    with it at compile time."""
 
 
 class CannotRead(ValueError):
-    """Somebody uses a value that could not be read."""
+    """A value that could not be read was used."""
 
 
 class Unusable:
-    """Stands for a value that could not be read. ``why`` is a sentence's end about it."""
+    """A placeholder for a value that could not be read; ``why`` describes it in messages."""
 
     __slots__ = ("why",)
 
@@ -40,7 +40,7 @@ class Unusable:
     __hash__ = __call__ = __neg__ = __format__ = refuse
 
 
-# The filters that would make text or a number of a null.
+# The filters that would turn a null into text or a number.
 _MAKING = frozenset({
     "capitalize", "center", "e", "escape", "float", "forceescape", "format", "indent", "int",
     "lower", "replace", "round", "safe", "string", "striptags", "title", "trim", "truncate",
@@ -50,7 +50,7 @@ _BY_DEFAULT = ("int", "float")
 
 
 def there(*values: Any) -> None:
-    """Raises where one of these is null, or could not be read."""
+    """Raises if one of the values is null or could not be read."""
     for value in values:
         if value is None:
             raise IsNull
@@ -59,7 +59,7 @@ def there(*values: Any) -> None:
 
 
 def there_for(name: str, given: Sequence[Any], named: dict[str, Any]) -> None:
-    """The same, of what a filter is given."""
+    """Like `there`, for the arguments of the filter ``name``."""
     what, *more = given
     if isinstance(what, Unusable):
         what.refuse()
@@ -74,18 +74,18 @@ def there_for(name: str, given: Sequence[Any], named: dict[str, Any]) -> None:
 
 
 def as_json(value: Any) -> str:
-    """What JSON has no form for, as text."""
+    """Text for a value without a JSON form."""
     there(value)
     return str(value)
 
 
 def default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:
-    """Jinja2's, and a null is not there either."""
+    """Jinja2's ``default`` filter, which here also replaces a null."""
     if isinstance(value, Undefined) or value is None or (boolean and not value):
         return default_value
     return value
 
 
 def filters(known: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """Jinja2's filters with ours."""
+    """Jinja2's filters, with ours replacing theirs."""
     return {**known, "default": default, "d": default}

@@ -1,8 +1,8 @@
-"""One line of an OpenAI batch file: what it asks for, or the sentence why that cannot be had.
+"""Reads one line of an OpenAI batch file, or says why it cannot be answered.
 
 Such a line is ``{"custom_id", "method", "url", "body"}``; the body is that of a chat completion.
-What changes nothing in the answer is let pass, what can be done is done, and for everything else
-the line is refused: an answer to another question than the one asked would be worse than none.
+Settings without effect on the answer are ignored, supported ones are applied, and with any other
+the line is refused: an answer to a different request would be worse than none.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 KEYS = ("custom_id", "method", "url", "body")
 URL = "/v1/chat/completions"
 NAMES = ("custom_id", "message", "messages", "body")
-"""The fields of a record that such a line makes."""
+"""The fields of a record made from such a line."""
 
 MOST_USD = "max_escalation_usd"
-"""What a request to `surelocal serve` may say besides; a line of a file may not."""
+"""A further setting of a request to `surelocal serve`; not allowed in a file."""
 
 _SEEDS = 1 << 63
-# Accounts, caching, bookkeeping: no answer depends on them. Which model answers, the job says.
+# Accounts, caching, bookkeeping: answers do not depend on them. The job sets the model.
 _WITHOUT_EFFECT = {
     "messages", "model", "metadata", "prompt_cache_key", "prompt_cache_retention",
     "safety_identifier", "service_tier", "store", "stream_options", "user",
 }  # fmt: skip
-# Asked for in vain, but for the value that asks for nothing.
+# Not supported, except with the values that request nothing.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "stream": (False,),
     "n": (1,),
@@ -42,9 +42,9 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 }
 _WHY = {
     "stream": "an output file cannot stream",
-    "n": "there is one answer to a record",
-    "tools": "tools cannot be called here",
-    "functions": "functions cannot be called here",
+    "n": "a record has one answer",
+    "tools": "calling tools is not supported",
+    "functions": "calling functions is not supported",
 }
 _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens": (lambda v: _whole(v) and v >= 1, "a whole number from 1 up"),
@@ -70,19 +70,19 @@ def is_batch_line(line: object) -> bool:
 
 
 def fields_of(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A line as a record's fields: ``messages`` in plain text, ``message`` the last of the user's,
-    and ``body`` all that was asked for besides.
+    """A line as a record's fields: ``messages`` as plain text, ``message``, the last one of the
+    user, and ``body``, the rest of the request.
 
     Raises:
-        ValueError: what cannot be done as asked, and the mend.
+        ValueError: what is not supported, and the fix.
     """
     if line["method"] != "POST":
-        raise ValueError(f"`method` is {line['method']!r}; a chat completion is asked for by POST")
+        raise ValueError(f"`method` is {line['method']!r}; a chat completion needs POST")
     if line["url"] != URL:
-        raise ValueError(f"`url` is {line['url']!r}; only {URL} can be answered here")
+        raise ValueError(f"`url` is {line['url']!r}; only {URL} is supported")
     body = line["body"]
     if not isinstance(body, dict):
-        raise ValueError("`body` is no object; it is that of a chat completion")
+        raise ValueError("`body` is not an object; it must be that of a chat completion")
     messages = _messages(body.get("messages"))
     _check(body)
     answer_of(body.get("response_format"))
@@ -96,7 +96,7 @@ def fields_of(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sampling_of(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a body asks of the sampling, as `runner.types.Prompt.own` has it."""
+    """The sampling settings of a body, in the form of `runner.types.Prompt.own`."""
     given = {name: body[name] for name in _SETTINGS if body.get(name) is not None}
     own = {_SAMPLING[name]: value for name, value in given.items() if name in _SAMPLING}
     extra = {name: value for name, value in given.items() if name not in _SAMPLING}
@@ -104,7 +104,7 @@ def sampling_of(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def most_usd(fields: Mapping[str, Any]) -> Decimal | None:
-    """What a record's own request allows to be paid for it; None where it says nothing of it."""
+    """The spending limit in a record's request, in US dollars; None if it has none."""
     body = fields.get("body")
     most = body.get(MOST_USD) if isinstance(body, Mapping) else None
     return None if most is None else Decimal(str(most))
@@ -114,7 +114,7 @@ def answer_of(asked: object) -> dict[str, Any]:
     """A ``response_format`` as a job's ``answer``.
 
     Raises:
-        ValueError: it is none, or one that cannot be held to.
+        ValueError: it is malformed or not supported.
     """
     if asked is None:
         return {"text": True}
@@ -127,7 +127,7 @@ def answer_of(asked: object) -> dict[str, Any]:
     schema = given.get("schema") if isinstance(given, dict) else None
     if kind != "json_schema" or not isinstance(schema, dict):
         raise ValueError(
-            "`body.response_format` is none of text, json_object and json_schema with its `schema`"
+            "`body.response_format` must be text, json_object, or json_schema with its `schema`"
         )
     if schema.get("type") != "object":
         raise ValueError("`body.response_format`: its schema must describe an object")
@@ -135,8 +135,8 @@ def answer_of(asked: object) -> dict[str, Any]:
 
 
 def in_one_order(part: Any, key: str = "") -> str:
-    """A schema, or what holds one, as text: alike for two that differ only in the order of keys, or
-    of a list that is a set."""
+    """A schema, or a value that contains one, as canonical text: the order of keys, and of lists
+    that are sets, does not matter."""
     if isinstance(part, dict):
         each = (f"{json.dumps(name)}: {in_one_order(part[name], name)}" for name in sorted(part))
         return "{" + ", ".join(each) + "}"
@@ -151,16 +151,16 @@ def _messages(given: object) -> list[dict[str, str]]:
         raise ValueError("`body.messages` has no messages")
     messages = [_message(one, f"`body.messages[{n}]`") for n, one in enumerate(given)]
     if messages[-1]["role"] == "assistant":
-        raise ValueError("the last of `body.messages` is the assistant's: there is no question")
+        raise ValueError("the last of `body.messages` is the assistant's, so there is no question")
     return messages
 
 
 def _message(given: object, where: str) -> dict[str, str]:
     role = given.get("role") if isinstance(given, dict) else None
     if not isinstance(given, dict) or role not in _ROLES:
-        raise ValueError(f"{where}: its role {role!r} is none of {', '.join(_ROLES)}")
+        raise ValueError(f"{where}: its role {role!r} is not one of {', '.join(_ROLES)}")
     if given.get("tool_calls") or given.get("function_call"):
-        raise ValueError(f"{where} calls tools, which cannot be done here; leave it out")
+        raise ValueError(f"{where} calls tools, which is not supported; leave it out")
     content = given.get("content")
     if isinstance(content, list) and content:
         content = "".join(_part(part, where) for part in content)
@@ -177,7 +177,7 @@ def _part(part: object, where: str) -> str:
     what = {
         "image_url": "an image", "input_audio": "a recording", "file": "a file",
     }.get(str(kind), f"a part of type {kind!r}")  # fmt: skip
-    raise ValueError(f"{where} holds {what}; only text can be read here")
+    raise ValueError(f"{where} holds {what}; only text is supported")
 
 
 def _check(body: Mapping[str, Any]) -> None:
@@ -187,14 +187,14 @@ def _check(body: Mapping[str, Any]) -> None:
         if name in _SETTINGS:
             holds, what = _SETTINGS[name]
             if not holds(value):
-                raise ValueError(f"`body.{name}` is {_short(value)}, and should be {what}")
+                raise ValueError(f"`body.{name}` is {_short(value)}, but must be {what}")
         elif name not in _ONLY:
             raise ValueError(
-                f"`body.{name}` is not something that can be done here; leave it out, or set it "
-                "for all records in the job's `local`"
+                f"`body.{name}` is not supported; leave it out, or set it for all records in the "
+                "job's `local`"
             )
         elif not any(type(value) is type(one) and value == one for one in _ONLY[name]):
-            why = _WHY.get(name, "that cannot be had here")
+            why = _WHY.get(name, "that is not supported")
             raise ValueError(f"`body.{name}` is {_short(value)}: {why}; leave it out")
 
 

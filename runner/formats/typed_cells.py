@@ -1,6 +1,6 @@
-"""``records.types``: what a cell's text means, read strictly, once, where records come in.
+"""``records.types``: converts cells' texts to typed values, strictly, when records are read.
 
-An empty cell is null. A record's identity stays that of the cells as they stand (`Record.raw`).
+An empty cell is null. A record's identity remains that of the unconverted cells (`Record.raw`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _FORMS: dict[str, str] = {
 
 
 def with_types(record: Record, types: Mapping[str, CellType]) -> Record:
-    """The record with its values as the job declares them; a value that is not of its type is that
-    record's problem."""
+    """The record with its values converted to the job's types; a value that does not have its type
+    is a problem of that record."""
     if record.problem is not None:
         return record
     fields, problem = dict(record.fields), None
@@ -52,14 +52,14 @@ def with_types(record: Record, types: Mapping[str, CellType]) -> Record:
             fields[name] = typed(fields[name], kind)
         except ValueError:
             problem = problem or (
-                f"line {record.line}: the column `{name}` holds {_short(fields[name])}, where "
+                f"line {record.line}: the column `{name}` holds {_short(fields[name])}, but "
                 f"`records.types` says {kind}: {_FORMS[kind]}; {_mend(name, fields[name], kind)}"
             )
     return replace(record, fields=fields, raw=record.given, problem=problem)
 
 
 def comma_decimal(column: str) -> str:
-    """How a rule reads a column of numbers such as 1.234,50 that is left as text."""
+    """The expression with which a rule reads a text column of numbers such as 1.234,50."""
     plain = column if column.isidentifier() else f"record[{column!r}]"
     return f"`{plain} | replace('.', '') | replace(',', '.') | float`"
 
@@ -67,14 +67,14 @@ def comma_decimal(column: str) -> str:
 def _mend(column: str, value: Any, kind: CellType) -> str:
     if kind in ("int", "float", "decimal") and _COMMA.fullmatch(str(value).strip()):
         return (
-            "it has a decimal comma: take the column out of `records.types`, and write "
-            f"{comma_decimal(column)} where a rule compares it"
+            "it has a decimal comma: remove the column from `records.types`, and use "
+            f"{comma_decimal(column)} in rules that compare it"
         )
-    return "fix the cell, or the type"
+    return "fix the cell or the type"
 
 
 def typed(value: Any, kind: CellType) -> Any:
-    """Raises `ValueError` for what is not of this kind."""
+    """Converts a value. Raises `ValueError` if it is not of this kind."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if not isinstance(value, str):

@@ -1,8 +1,8 @@
-"""A record's fields as JSON text that gives back what they were: a record that waits is asked later
-just as it would have been at once.
+"""Writes a record's fields as JSON text and reads them back unchanged, so that a waiting record is
+sent later exactly as it would have been at once.
 
-What JSON has no form for is an object with one key, `TAG`: [its type, how it is written]. Plain
-values are written as plain JSON.
+A value without a JSON form becomes an object with one key, `TAG`: [its type, its written form].
+Plain values are plain JSON.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def written(fields: Mapping[str, Any]) -> str:
-    """The JSON text of them."""
+    """The JSON text of the fields."""
     plain = all(type(value) in _PLAIN for value in fields.values())
     return compact(dict(fields) if plain and TAG not in fields else _out(dict(fields)))
 
 
 def read(text: str) -> Any:
-    """What was `written`."""
+    """The inverse of `written`."""
     value = read_compact(text)
     return _in(value) if TAG in text else value
 
@@ -63,7 +63,7 @@ def _in(value: Any) -> Any:
 
 
 def _moment(value: datetime.datetime | datetime.time) -> list[Any]:
-    """With the name of its zone, where that has one, and which of two same hours it is."""
+    """The time with its zone's name, if any, and its ``fold``."""
     zone = getattr(value.tzinfo, "key", None) or getattr(value.tzinfo, "zone", None)
     bare = value.replace(tzinfo=None) if zone is not None else value
     return [bare.isoformat(), zone, value.fold]
@@ -87,7 +87,7 @@ def _each(values: Any) -> list[Any]:
     return [_out(each) for each in values]
 
 
-# In this order: a datetime is a date.
+# The order matters: a datetime is also a date.
 _KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
     datetime.datetime: ("datetime", _moment, _at),
     datetime.date: ("date", datetime.date.isoformat, datetime.date.fromisoformat),

@@ -1,7 +1,7 @@
-"""Addresses as they may be shown: a login in one works for its requests, and stands nowhere else.
+"""Removes secrets from addresses: a login is used for requests, but never shown or stored.
 
-The whole address is the job's, in memory. Whatever is written down or said goes by `showable`, and
-what others say of an address, an SDK or a server, by `hidden`.
+The job in memory has the whole address. `showable` is for addresses that are stored or shown, and
+`hidden` for messages of SDKs and servers that may contain one.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 from urllib.request import getproxies
 
-# Up to the last @ before the path. A password with a bare / or ? in it reaches further: then what
-# stands behind the host's colon is no port.
+# Up to the last @ before the path. A password with an unescaped / or ? extends further: then the
+# text after the host's colon is not a port.
 _LOGIN = re.compile(r"^([A-Za-z][\w+.-]*:)?//(?:[^/?#]*@|[^/?#:@]*:(?!\d*(?:[/?#]|$))[^@]*@)+")
 _SECRET = re.compile(
     r"([?&;][^=&;#]*(?:key|token|secret|passw|pwd|auth|signature|sig)[^=&;#]*=)[^&;#]+", re.I
 )
-_SHORTEST = 3  # a shorter text is in other words too
+_SHORTEST = 3  # a shorter text also occurs in other words
 
 
 def showable(url: str) -> str:
-    """The address without a login, and without the values of settings that may be secret."""
+    """The address without its login and without the values of possibly secret settings."""
     return _SECRET.sub(r"\1***", _LOGIN.sub(lambda found: f"{found[1] or ''}//", url))
 
 
 def has_login(url: str | None) -> bool:
-    """Whether less of it may be written down than a request needs."""
+    """Whether the address has secrets that must not be stored."""
     return url is not None and showable(url) != url
 
 
 def hidden(text: str, url: str | None) -> str:
-    """What others say, without the login of this address or of a proxy of this machine's."""
+    """A foreign message, without the secrets of this address or of the machine's proxies."""
     for address in (url, *getproxies().values()):
         for secret in sorted(_secrets(address or ""), key=len, reverse=True):
             text = text.replace(secret, "***")
@@ -50,7 +50,7 @@ def _secrets(url: str) -> Iterator[str]:
     name, _, password = whole.partition(":")
     plain = f"{unquote(name)}:{unquote(password)}"
     yield base64.b64encode(plain.encode("utf-8", "replace")).decode()
-    # A name alone is a token; beside a password it is none.
+    # A user name without a password is a token, so it is secret; with a password it is not.
     for secret in (whole, plain, password or name, unquote(password or name)):
         if len(secret) >= _SHORTEST:
             yield secret

@@ -1,5 +1,6 @@
-"""Where YAML reads another value than was written, in what a job's answers may be: ``NO`` is false
-there, ``007`` is 7, ``12:30`` is 750. Quotes make it text; a fitting ``type`` says it is meant.
+"""Finds values among a job's possible answers that YAML reads differently than written: ``NO`` as
+false, ``007`` as 7, ``12:30`` as 750. Quotes make them text; a matching ``type`` says that the
+reading is intended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def changes(root: yaml.Node | None) -> Iterator[tuple[Location, str]]:
-    """Where, and a sentence about it."""
+    """The place of each such value, and a message about it."""
     schema = _under(_under(root, "answer"), "schema")
     yield from _in_schema(schema, ("answer", "schema"))
     routes = _under(root, "routes")
@@ -40,7 +41,7 @@ def _in_schema(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location,
             yield from _in_schema(each, (*at, n))
     if not isinstance(node, yaml.MappingNode):
         return
-    names = at[-1] == "properties"  # what stands there are columns, whatever they are called
+    names = at[-1] == "properties"  # its keys are names of columns, not keywords
     for key, value in node.value:
         here = (*at, key.value)
         if key.value in _OF_VALUES and not names:
@@ -63,7 +64,7 @@ def _scalars(
         meant = any(_is(value, kind) for kind in types)
         if not meant and not isinstance(value, str) and not _as_written(value, node.value):
             said = f"YAML reads {node.value or 'nothing'} here as {_shown(value)}"
-            yield at, f"{said}; put it in quotes to keep it as it stands: '{node.value}'"
+            yield at, f"{said}; put it in quotes to keep it as written: '{node.value}'"
 
 
 def _as_written(value: Any, text: str) -> bool:

@@ -1,8 +1,8 @@
-"""Records in: CSV, JSONL, Parquet and OpenAI batch files, each also gzipped (Parquet has its own),
-and a database's rows; lazily. `runner.records.source` says which of them a job has.
+"""Reads records lazily from CSV, JSONL, Parquet and OpenAI batch files (all but Parquet also
+gzipped) and from databases. `runner.records.source` selects a job's source.
 
-`read_records` never holds more than one record (Parquet: one row group's batch) and never stops
-at a bad one: a record that cannot be read comes out with its ``problem`` and its place.
+`read_records` never holds more than one record (Parquet: one batch of a row group) and never stops
+at a bad one: a record that cannot be read is returned with its ``problem`` and its position.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _DELIMITERS = (",", ";", "\t", "|")
 _SAVE_AS = "in a spreadsheet, save it as CSV UTF-8"
 _OTHER_ENDINGS = {
     **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers"), _SAVE_AS),
-    ".json": "a JSON array needs to be one object a line: .jsonl",
+    ".json": "convert the JSON array to one object per line: .jsonl",
     ".zip": "unpack it first",
 }
 
 
 def file_format(path: Path, given: str = "auto") -> str:
-    """``csv``, ``jsonl`` or ``parquet``, by the file's ending, unless it is given."""
+    """``csv``, ``jsonl`` or ``parquet``, by the file's suffix unless it is given."""
     if given != "auto":
         return given
     ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
@@ -71,11 +71,12 @@ def read_records(
     delimiter: str = ",",
     say: Say = unheard,
 ) -> Iterator[Record]:
-    """Yields every record of the file in order; ``say`` hears what was left out or read otherwise
-    than it stands.
+    """Yields every record of the file in order; ``say`` is called about anything that was skipped
+    or read differently than written.
 
     Raises:
-        InputError: for the file as a whole: not there, empty, without the id column, UTF-16.
+        InputError: the file as a whole cannot be read: missing, empty, without the id column,
+            UTF-16.
     """
     kind = file_format(path, fmt)
     with _input_errors(path):
@@ -94,9 +95,9 @@ def read_records(
 def column_names(
     path: Path, id_column: str | None = None, *, fmt: str = "auto", delimiter: str = ","
 ) -> list[str] | None:
-    """The columns all records share, or ``None`` for JSONL, where each differs.
+    """The columns that all records share, or ``None`` for JSONL, where they may differ.
 
-    ``id_column``: one that is known to be there, if any; it tells a CSV file's header from a
+    ``id_column``: a column known to exist, if any; it distinguishes a CSV file's header from a
     report's lines above it.
     """
     kind = file_format(path, fmt)
@@ -113,13 +114,13 @@ def column_names(
 
 
 def likely_delimiter(path: Path, id_column: str | None = None) -> str:
-    """What parts a file's columns, where nobody says it: what gives the most of them and, if a
-    column is known, gives that one; a comma for a file that is no CSV."""
+    """The likely delimiter of a CSV file: the one that gives the most columns and, if given, the
+    ``id_column``; a comma for other files."""
     if file_format(path) != "csv":
         return ","
     found: dict[str, int] = {}
     for delimiter in _DELIMITERS:
-        with suppress(InputError):  # quotes that end where nothing parts: another parts them
+        with suppress(InputError):  # quoting that does not fit this delimiter
             found[delimiter] = len(column_names(path, id_column, delimiter=delimiter) or ())
     return max(found, key=lambda delimiter: found[delimiter], default=",")
 
@@ -133,9 +134,9 @@ def _input_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except EOFError:
-        raise InputError(f"{path} is cut off in the middle of its compressed data") from None
+        raise InputError(f"{path} is truncated within its compressed data") from None
     except gzip.BadGzipFile:
-        raise InputError(f"{path} is not gzipped; take .gz off its name") from None
+        raise InputError(f"{path} is not gzipped; remove .gz from its name") from None
     except (OSError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the records file {path}: {why}") from None
@@ -147,10 +148,10 @@ COUNTED_BYTES = 4 << 20
 def count_records(
     path: Path, id_column: str, *, fmt: str = "auto", delimiter: str = ","
 ) -> int | None:
-    """How many records there are, for a progress bar, where that is quick to find out.
+    """The number of records, for a progress bar, if it can be found quickly.
 
-    Exact for Parquet and for files up to `COUNTED_BYTES`; above, values of several lines count
-    for as many. ``None`` for large compressed files.
+    It is exact for Parquet and for files up to `COUNTED_BYTES`; in larger files, each line counts,
+    also within a value. ``None`` for large compressed files.
     """
     kind = file_format(path, fmt)
     with _input_errors(path):

@@ -1,9 +1,8 @@
-"""CSV rows by the standard library's strict parser, fed one record's lines at a time.
+"""Parses CSV rows with the standard library's strict parser, one record's lines at a time.
 
-Fed a whole file, that parser turns one unclosed quote into the loss of everything after it. So
-each record's physical lines are gathered by counting quotes; where they do not parse, or where one
-of them is plainly a record of its own, the first line alone is the bad record and reading goes on
-with the next.
+Given a whole file, that parser would lose everything after an unclosed quote. So each record's
+physical lines are gathered by counting quotes. If they do not parse, or if one of them is clearly a
+separate record, only the first line is a bad record, and reading continues with the next.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-# A quoted field may hold a pasted thread of many lines; past this it is an unclosed quote.
+# A quoted field may hold a pasted thread of many lines; beyond this, the quote is unclosed.
 MOST_LINES = 20_000
 csv.field_size_limit(1 << 30)
 BOM = "\ufeff"
@@ -24,7 +23,7 @@ _IN_ID = re.compile(r"\w")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; with a ``problem``, whatever cells were legible."""
+    """One row; with a ``problem``, the cells that could be read."""
 
     line: int
     cells: list[str]
@@ -32,7 +31,7 @@ class Row:
 
 
 class Lines:
-    """Physical lines with their numbers, and a way to put some back."""
+    """Physical lines with their numbers; lines can be put back."""
 
     def __init__(self, source: Iterable[str]) -> None:
         self._source = enumerate(source, start=1)
@@ -48,11 +47,11 @@ class Lines:
 def rows(
     lines: Lines, delimiter: str, is_record: Callable[[list[str], list[str]], bool] | None = None
 ) -> Iterator[Row]:
-    """The rows of all lines that are not empty. ``is_record``: whether some cells are a record of
-    their own, and no part of a value of others, which are given second."""
+    """The rows of all non-empty lines. ``is_record(cells, others)`` says whether ``cells`` are a
+    separate record, not part of a value in ``others``."""
     while (first := lines.take()) is not None:
         number, text = first
-        text = text.removeprefix(BOM)  # where files were joined
+        text = text.removeprefix(BOM)  # in joined files
         if not text.strip(_NO_TEXT):
             continue
         first = (number, text)
@@ -76,7 +75,7 @@ def rows(
 
 
 _FIX = "double each quote"
-_NO_TEXT = "\r\n\x1a"  # the last, CP/M's and DOS' end of a file
+_NO_TEXT = "\r\n\x1a"  # the last one is DOS's end of file
 
 
 def parsed(lines: Iterable[str], delimiter: str) -> list[str]:
@@ -87,7 +86,7 @@ def parsed(lines: Iterable[str], delimiter: str) -> list[str]:
     """
     found = list(csv.reader(lines, delimiter=delimiter, strict=True))
     if len(found) != 1:
-        raise csv.Error("a quoted value ends in another record")
+        raise csv.Error("a quoted value extends into another record")
     return found[0]
 
 
@@ -97,20 +96,20 @@ def _check_swallowed(
     delimiter: str,
     is_record: Callable[[list[str], list[str]], bool],
 ) -> None:
-    """Raises `csv.Error` where a quote that was never closed has made records a part of a value."""
+    """Raises `csv.Error` if an unclosed quote has made records part of a value."""
     for number, text in gathered[1:]:
         try:
             within = parsed((text,), delimiter)
         except csv.Error:
             within = text.rstrip("\r\n").split(delimiter)  # the line in which the quote ends
         if is_record(within, cells):
-            raise csv.Error(f"the quote is not closed before line {number}, a record of its own")
+            raise csv.Error(f"the quote is not closed before line {number}, another record")
 
 
 class LikeRecords:
-    """Tells a swallowed record from a line of a long text: it has the header's number of cells,
-    none of which begins with a space, as an enumeration's do, and an id of the same make as the
-    record's that it stands in."""
+    """Distinguishes a swallowed record from a line of a long text: a record has as many cells as
+    the header, none begins with a space (as in an enumeration), and its id has the form of the
+    surrounding record's id."""
 
     def __init__(self, columns: int, id_at: int) -> None:
         self._columns = columns
@@ -121,13 +120,13 @@ class LikeRecords:
             return False
         ours, theirs = cells[self._id_at], others[self._id_at]
         if self._columns == 2 and ours.isalpha():
-            return False  # any word and its comma would do
+            return False  # any word with a comma would match
         return not any(cell[:1] == " " for cell in cells) and alike(ours, theirs)
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether both are words of letters, digits and signs in the same order, or of the same length
-    with their signs in the same places, as hexadecimal ids are."""
+    """Whether both have the same sequence of letters, digits and punctuation, or the same length
+    with the same punctuation, as hexadecimal ids do."""
     if not one or any(character.isspace() for character in one):
         return False
     if _RUN.sub(_kind, one) == _RUN.sub(_kind, other):

@@ -1,6 +1,6 @@
-"""What a query gives, row by row from a cursor of the server's: never more than a part in memory.
+"""Reads a query's rows from a server-side cursor, with only a part of them in memory.
 
-The transaction is read-only, and the server keeps it open until the last row is read.
+The transaction is read-only and stays open until the last row is read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def query_records(database: Database, query: str, id_column: str) -> Iterator[Re
 
     Raises:
         InputError: the database cannot be reached, or the query cannot be answered.
-        RunFailed: it gave out later.
+        RunFailed: the database failed later.
     """
     with _asked(database, query) as result:
         columns = list(result.keys())
@@ -51,7 +51,7 @@ def query_records(database: Database, query: str, id_column: str) -> Iterator[Re
 
 def _parts(database: Database, result: Any) -> Iterator[Sequence[Sequence[Any]]]:
     parts = result.partitions(PART_ROWS)
-    # The first rows are the query's first trial; what fails later is not its fault.
+    # Reading the first rows checks the query; a later failure is not the query's fault.
     problem: Callable[[], AbstractContextManager[None]] = nullcontext
     while True:
         with problem(), database.waited_for(f"go on with {WHERE}"):
@@ -63,7 +63,7 @@ def _parts(database: Database, result: Any) -> Iterator[Sequence[Sequence[Any]]]
             database.errors,
             RunFailed,
             f"go on reading {WHERE} from",
-            "; what is done is kept: run the same command again",
+            "; finished work is kept: run the same command again",
         )
 
 
@@ -72,7 +72,7 @@ def _asked(database: Database, query: str) -> Iterator[Any]:
     options: dict[str, Any] = {
         "stream_results": True,
         "yield_per": PART_ROWS,
-        # As it stands: no `%` and no `:name` in it is a parameter.
+        # Unchanged: no `%` or `:name` in the query is a parameter.
         "no_parameters": True,
     }
     engine = database.engine(read_only=True)
@@ -85,8 +85,8 @@ def _asked(database: Database, query: str) -> Iterator[Any]:
         asked = connection.execution_options(**options)
         if engine.dialect.driver == "psycopg":
             _bear_odd_times(connection.connection.driver_connection)
-        # Whoever stops reading half-way leaves it to the collector of garbage, and then the pool
-        # would close what is still in use.
+        # If reading stops early, the garbage collector closes the connection; in the pool, that
+        # could close one still in use.
         driver = connection.connection.driver_connection
         connection.detach()
         try:
@@ -94,7 +94,7 @@ def _asked(database: Database, query: str) -> Iterator[Any]:
                 rows = asked.exec_driver_sql(query.rstrip().rstrip(";"))
         except KeyboardInterrupt:
             if driver is not None:
-                driver.close()  # SQLAlchemy only forgets it, and the server would go on
+                driver.close()  # SQLAlchemy only drops it, and the server would continue
             raise
         with rows:
             if not rows.returns_rows:
@@ -108,7 +108,7 @@ def _connected(database: Database, engine: Engine) -> Connection:
 
 
 def _bear_odd_times(connection: Any) -> None:
-    """A time that Python lacks (infinity, before Christ, behind 9999) costs no other row."""
+    """Makes a time that Python cannot represent (infinity, BC, after 9999) fail only its row."""
     from psycopg import DataError
     from psycopg.types import datetime as types
 
@@ -136,8 +136,8 @@ def _record(position: int, columns: Sequence[str], row: Sequence[Any], id_column
 
 
 def plain(value: Any) -> Any:
-    """A value of a database as a template can show it, and as JSON can hold it. Numbers with a
-    fixed number of digits stay as they are written there, as text: 12.50."""
+    """A database value as a template and JSON can use it. Decimals become text as written:
+    12.50."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float | Decimal) and math.isnan(value):

@@ -1,4 +1,4 @@
-"""JSONL: one JSON object a line."""
+"""Reads JSONL: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ONE_A_LINE = (
 )
 
 _CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
-"""What is none of JSON's, and yet written: pandas' null, among others."""
+"""Constants that are not JSON but occur: pandas' null, among others."""
 
 
 def jsonl_records(path: Path, file: Iterable[str], id_column: str) -> Iterator[Record]:
     """One `Record` per non-empty line; values keep their JSON types.
 
     Raises:
-        InputError: the file is one JSON array, or has its objects over several lines.
+        InputError: the file is one JSON array, or an object spans several lines.
     """
     filled = ((line, text) for line, text in enumerate(file, start=1) if text.strip())
     first = list(islice(filled, 2))
@@ -44,7 +44,7 @@ def jsonl_records(path: Path, file: Iterable[str], id_column: str) -> Iterator[R
 
 
 def _value(line: int, text: str) -> tuple[dict[str, Any], str | None]:
-    """A line's object, or an empty one and why."""
+    """A line's object; or an empty one, and the problem."""
     try:
         value = json.loads(text, parse_constant=_CONSTANTS.get)
     except (ValueError, RecursionError) as error:
@@ -55,23 +55,22 @@ def _value(line: int, text: str) -> tuple[dict[str, Any], str | None]:
 
 
 def _check_one_a_line(path: Path, first: list[str], id_column: str) -> None:
-    """By the first lines that are not empty."""
+    """Checks the first non-empty lines. Raises InputError if they are not JSONL."""
     if first and id_column in (cell.strip(' "') for cell in re.split(r"[,;\t|]", first[0])):
         raise InputError(f"{path} is a CSV file; name it .csv, or set `records.format: csv`")
     if first and first[0].startswith("["):
         command = _one_a_line(path)
         raise InputError(
-            f"{path} is a JSON array, not one object a line; `{command}` makes such a file"
+            f"{path} is a JSON array, not one object per line; `{command}` converts it"
         )
     if first[:1] == ["{"] and first[1:] and first[1].startswith('"'):
         raise InputError(
-            f"{path} has an object over several lines; each must stand on one, as `jq -c .` writes "
-            "them"
+            f"{path} has an object over several lines; put each on one line, as `jq -c .` does"
         )
 
 
 def _one_a_line(path: Path) -> str:
-    """The command that does it; never into the file that it reads."""
+    """The command that converts the file; it never overwrites its input."""
     quoted, packed = shlex.quote(str(path)), path.suffix == ".gz"
     made = path.with_suffix("") if packed else path
     return _ONE_A_LINE.format(
@@ -84,6 +83,6 @@ def _one_a_line(path: Path) -> str:
 def _why(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         comma = error.msg == "Extra data" and error.doc[error.pos :].strip() == ","
-        fix = "; take the comma at its end away" if comma else ""
+        fix = "; remove the comma at its end" if comma else ""
         return f"{error.msg} at character {error.pos + 1}{fix}"
     return "nested too deep" if isinstance(error, RecursionError) else "a number is too long"

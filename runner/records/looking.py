@@ -1,4 +1,4 @@
-"""What the first records show that their file's owner should know before anything runs over it."""
+"""Reports problems in the first records before a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOOKED_AT = 1000
 
 
 class Looking:
-    """Passes on the first records, and keeps in mind which of them cannot be used."""
+    """Passes the first records through, and counts those that cannot be used."""
 
     def __init__(self) -> None:
         self._notes: list[str] = []
@@ -19,7 +19,7 @@ class Looking:
         self._first = ""
 
     def say(self, notice: Notice) -> None:
-        """Hears from a reader what it left out, or read otherwise than it stands."""
+        """Adds a reader's note about input that was skipped or read differently than written."""
         self._notes.append(notice.text)
 
     def through(self, records: Iterable[Record]) -> Iterator[Record]:
@@ -31,10 +31,10 @@ class Looking:
             yield record
 
     def told(self) -> list[str]:
-        """All of it in sentences."""
+        """The notes and problems as messages."""
         if not self._bad:
             return self._notes
         if self._seen == 1:
             return [*self._notes, f"the only record cannot be used: {self._first}"]
         some = f"{self._bad:,} of the first {self._seen:,} records cannot be used"
-        return [*self._notes, f"{some}; the first of them: {self._first}"]
+        return [*self._notes, f"{some}; the first one: {self._first}"]

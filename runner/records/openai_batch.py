@@ -1,4 +1,4 @@
-"""Files of OpenAI's batch API, as `vllm run-batch` takes them too: a record a line."""
+"""Reads files of OpenAI's batch API, which `vllm run-batch` also reads: one record per line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner.types import Record
 
 
 def batch_records(path: Path, file: Iterable[str]) -> Iterator[Record]:
-    """One `Record` per non-empty line, by the name of its ``custom_id``.
+    """One `Record` per non-empty line; its id is the ``custom_id``.
 
-    A job has one answer, so all lines must ask for the first one's ``response_format``: a line
-    with another, or with anything else that cannot be done as asked, is a record with a problem.
+    A job has one answer format, so all lines must have the first one's ``response_format``. A line
+    with another one, or with any other unsupported setting, is a record with a problem.
     """
     first: tuple[int, str] | None = None
     for record in jsonl_records(path, file, "custom_id"):
@@ -36,21 +36,21 @@ def batch_records(path: Path, file: Iterable[str]) -> Iterator[Record]:
 def _fields(record: Record, first: tuple[int, str] | None) -> dict[str, Any]:
     line = record.fields
     if not is_batch_line(line):
-        raise ValueError("it is no request of a batch file: it lacks `method`, `url` or `body`")
+        raise ValueError("it is not a batch request: it lacks `method`, `url` or `body`")
     fields = fields_of(line)
     if first is not None and _format(fields["body"]) != first[1]:
         raise ValueError(
-            f"its `body.response_format` is not that of line {first[0]}, and a job has one answer; "
-            "put such lines into a file of their own"
+            f"its `body.response_format` is not that of line {first[0]}, but a job has only one; "
+            "put such lines into a separate file"
         )
     return fields
 
 
 def _format(body: dict[str, Any]) -> str:
-    """The answer that it asks for, the same for all ways to ask for it: the format's name and the
-    order in which it is written are none of the answer's."""
+    """The requested answer in canonical form: the format's name and the order of keys do not
+    matter."""
     asked = body.get("response_format")
     try:
         return in_one_order(answer_of(asked))
-    except ValueError:  # it is told with the record
+    except ValueError:  # reported with the record
         return in_one_order(asked)

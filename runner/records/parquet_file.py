@@ -1,4 +1,4 @@
-"""Parquet by pyarrow, a batch of rows at a time."""
+"""Reads Parquet with pyarrow, one batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ def _batches(path: Path, file: Any) -> Iterator[list[dict[str, Any]]]:
             columns = [list(map(native, _cells(column))) for column in batch.columns]
             names = batch.schema.names
             yield [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    except ValueError as error:  # pyarrow's own
+    except ValueError as error:  # pyarrow's errors are ValueErrors
         why = str(error).splitlines()[0]
-        raise InputError(f"{path} holds what cannot be read: {why}") from None
+        raise InputError(f"{path} cannot be read: {why}") from None
 
 
 def _cells(column: Any) -> list[Any]:
     try:
         return column.to_pylist()  # type: ignore[no-any-return]
-    except (ValueError, OverflowError):  # of one value that Python lacks
+    except (ValueError, OverflowError):  # a value that Python cannot represent
         return [_cell(value) for value in column]
 
 
 def _cell(value: Any) -> Any:
-    """The value, or what stands for it where Python has none such: a year behind 9999, say."""
+    """The value, or `Unusable` if Python cannot represent it (such as a year after 9999)."""
     import pyarrow as pa
 
     try:
@@ -84,7 +84,7 @@ def _cell(value: Any) -> Any:
             return value.cast(pa.duration("us"), safe=False).as_py()
     except (ValueError, OverflowError):
         pass
-    return Unusable(f"a {value.type} that is none of Python's")
+    return Unusable(f"a {value.type} that Python cannot represent")
 
 
 def parquet_count(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""A job's records, wherever they are: in a file or in a database."""
+"""A job's records, from a file or from a database."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from runner.types import Record, Say, unheard
 
 
 def job_records(job: Job, limit: int | None = None, say: Say = unheard) -> Iterator[Record]:
-    """The records, lazily; at most ``limit``. Whatever is open is closed behind the last; ``say``
-    hears what was left out or read otherwise than it stands.
+    """Yields the records, at most ``limit``, and closes the source after the last. ``say`` is
+    called about anything that was skipped or read differently than written.
 
     Raises:
-        UsageError: they cannot be read as a whole.
+        UsageError: the source as a whole cannot be read.
     """
     source = job.records
     if source.query is not None:
@@ -37,14 +37,14 @@ def job_records(job: Job, limit: int | None = None, say: Say = unheard) -> Itera
 
 
 def job_columns(job: Job) -> list[str] | None:
-    """The columns that all records share, or None where each differs."""
+    """The columns that all records share, or None if they may differ."""
     if job.records.query is not None:
         return query_columns(_database(job), job.records.query)
     return column_names(job.records_path(), job.records.id, **_how(job))
 
 
 def job_kinds(job: Job) -> dict[str, Kind]:
-    """What is known of the columns' values before any record."""
+    """What is known about the columns' values without reading records."""
     source = job.records
     known: dict[str, Kind] = {}
     if source.query is None:
@@ -57,14 +57,14 @@ def job_kinds(job: Job) -> dict[str, Kind]:
 
 
 def job_count(job: Job) -> int | None:
-    """How many there are, where that is quick to find out: a query would run twice for it."""
+    """The number of records if it can be found quickly; None for a query, which would run twice."""
     if job.records.query is not None:
         return None
     return count_records(job.records_path(), job.records.id, **_how(job))
 
 
 def job_digest(job: Job) -> str | None:
-    """SHA-256 of the records' file, or of all that the query gives; None where there is none."""
+    """SHA-256 of the records' file or of the query's rows; None if there is no file."""
     if job.records.query is None:
         return file_digest(job.records_path()) if job.records_path().is_file() else None
     seen = hashlib.sha256()

@@ -1,5 +1,4 @@
-"""A text file of records, opened: plain or gzipped, UTF-8, and no other kind of file under its
-name."""
+"""Opens a text file of records, plain or gzipped UTF-8, and refuses other kinds of files."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from pathlib import Path
 from runner.errors import InputError
 
 _HEAD_BYTES = 4096
-_AS_CSV = "save it as CSV UTF-8, and give that file"
+_AS_CSV = "save it as CSV UTF-8, and use that file"
 _OTHERS = (
     (b"PK\x03\x04", f"an Excel workbook or another zip archive; in Excel, {_AS_CSV}"),
     (b"\xd0\xcf\x11\xe0", f"an old Excel workbook; in Excel, {_AS_CSV}"),
@@ -22,16 +21,16 @@ _OTHERS = (
     (b"%PDF", "a PDF; export the data itself, as CSV UTF-8"),
     (b"SQLite format 3\0", "a SQLite database; name it in records.url, with a records.query"),
 )
-"""What other files begin with, and what to do about each."""
+"""The first bytes of other kinds of files, with the fix for each."""
 
 
 def open_text(path: Path) -> io.TextIOWrapper:
-    """The file's text, its line ends as they are.
+    """The file's text with its line ends unchanged.
 
-    Undecodable bytes become lone surrogates, so that one bad byte spoils one record only.
+    Undecodable bytes become lone surrogates, so that one bad byte fails only one record.
 
     Raises:
-        InputError: it is of another kind, or UTF-16 or UTF-32, marked as that or not.
+        InputError: it is another kind of file, or UTF-16 or UTF-32, with or without a BOM.
     """
     packed = path.suffix == ".gz"
     binary = gzip.open(path, "rb") if packed else path.open("rb")  # noqa: SIM115
@@ -47,7 +46,7 @@ def open_text(path: Path) -> io.TextIOWrapper:
 
 
 def _other_kind(head: bytes) -> str | None:
-    """What the file is instead of text in UTF-8, with the fix."""
+    """What the file is instead of UTF-8 text, with the fix; None if it is UTF-8 text."""
     for begins, what in _OTHERS:
         if head.startswith(begins):
             return what
@@ -62,12 +61,12 @@ def _other_kind(head: bytes) -> str | None:
 
 
 def _every_other_is_nul(head: bytes) -> bool:
-    """As in UTF-16 without its mark: of texts that are mostly Latin, or of any with columns."""
+    """Whether NULs alternate as in UTF-16 without a BOM, in mostly Latin text or in any table."""
     pairs = len(head) // 2
     few, many = sorted((head[::2].count(0), head[1::2].count(0)))
     return pairs > 1 and (many > pairs * 0.4 or (few == 0 and many > 1 and _with_commas(head)))
 
 
 def _with_commas(head: bytes) -> bool:
-    """Whether a sign that parts columns or lines stands there in two bytes: texts of others."""
+    """Whether a delimiter or line break occurs as two bytes, for text in other scripts."""
     return any(sign + b"\0" in head or b"\0" + sign in head for sign in (b",", b";", b"\t", b"\n"))

@@ -10,7 +10,7 @@ from runner.errors import SureLocalError
 
 
 def classes() -> list[type[SureLocalError]]:
-    """In the order in which they are defined: the root first."""
+    """The error classes in the order of their definition: the root first."""
     found = [
         one
         for one in vars(runner.errors).values()
@@ -20,7 +20,7 @@ def classes() -> list[type[SureLocalError]]:
 
 
 def tree() -> str:
-    """As the module draws it."""
+    """The tree in the module's docstring."""
     lines = (runner.errors.__doc__ or "").splitlines()
     return "\n".join(line[4:] for line in lines if line.startswith("    "))
 
@@ -35,9 +35,9 @@ def page() -> str:
         rows.append((code(one.__name__), str(one.exit_status), said(one.__doc__, one.__name__)))
     return "\n".join([
         "# Errors\n",
-        "Every error of surelocal is one of these, by `from runner.errors import …`; the command "
-        "line shows its sentence, without a traceback, and ends with its exit status. Whatever "
-        "else surfaces is a bug.\n",
+        "Every error of surelocal is one of these (`from runner.errors import …`). The command "
+        "line shows its message without a traceback and exits with its exit status. Any other "
+        "exception is a bug.\n",
         block(tree()),
         table(("error", "exit status", "when"), rows),
     ])  # fmt: skip

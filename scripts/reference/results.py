@@ -19,29 +19,29 @@ from runner.types import Outcome
 _COLUMN = {"id": "record_id"}
 FORMATS = {
     "jsonl": "One JSON object a line, keys in this order.",
-    "csv": "A header line; `value` is JSON text where it is no plain text, `field_confidence` "
-    "always; null is an empty cell.",
-    "parquet": "`confidence` and `cost_usd` are doubles, all others text as in CSV.",
-    "openai_batch": "The output file of OpenAI's batch API; what surelocal says stands in each "
-    "line's `surelocal`.",
+    "csv": "A header line; `field_confidence` is JSON text, and so is `value` unless it is plain "
+    "text; null is an empty cell.",
+    "parquet": "`confidence` and `cost_usd` are doubles; all others are text, as in CSV.",
+    "openai_batch": "The output format of OpenAI's batch API; the `surelocal` of each line holds "
+    "the columns of surelocal.",
 }
 TABLES = {
-    "meta": "What belongs to the run as a whole: the job, its identity, the certificate.",
+    "meta": "Data of the whole run: the job, its identity, the certificate.",
     "outcomes": said(store.__doc__, "runner.ledger.store"),
-    "held": "What a record that waits, or is in review, needs to be decided without its file.",
+    "held": "The data with which a waiting or reviewed record can be decided without its file.",
     "audits": said(audits.__doc__, "runner.ledger.audits"),
     "reviews": said(reviews.__doc__, "runner.ledger.reviews"),
     "attempts": said(calls.__doc__, "runner.ledger.attempts"),
     "batches": said(batches.__doc__, "runner.ledger.batches"),
     "trail": said((trail.__doc__ or "").partition("\n\n")[0], "runner.ledger.trail"),
-    "places": "The order of the records file that was given last, where it is not that of the "
-    "positions: from each `place` on, `length` records have the positions from `position` on.",
-    "gone": "Positions of records that the file which was given last has no longer.",
+    "places": "The order of the last records file, if it differs from that of the positions: the "
+    "`length` records from `place` on have the positions from `position` on.",
+    "gone": "Positions of records that are no longer in the last records file.",
 }
 _REASONS = """## reason
 
-Why a record ended so, or went where it did: one that the closed model or a person decided keeps
-the reason for which it went there. A rule's own `reason` may stand instead.
+Why a record has its status. A record that the closed model or a person decided keeps the reason for
+which it was sent there. The `reason` of a rule may replace it.
 """
 _WAITS = """## What a waiting record waits for
 
@@ -49,9 +49,8 @@ Not in the row, but in the counts of `surelocal run` and `surelocal status`.
 """
 _LEDGER = f"""## The ledger
 
-`{LEDGER}` in the run directory, in SQLite; money is in 10⁻¹² US dollars there. Read it, and let
-surelocal write it: every entry is chained to the one before, and `surelocal status --verify`
-tells what was changed.
+The ledger is `{LEDGER}` in the run directory, an SQLite file; money is in 10⁻¹² US dollars. Only
+read it: every entry is chained to the one before, and `surelocal status --verify` reports changes.
 """
 
 
@@ -66,14 +65,14 @@ def columns() -> dict[str, str]:
 
 
 def reasons() -> dict[Reason, tuple[str, str, str]]:
-    """Reason → its words, what causes it, what mends it ("" where nothing need be).
+    """Reason → its words, its cause, and its fix ("" if there is none).
 
     Raises:
         LackingError: a reason has no description, or one without a cause.
     """
     found = {}
     for name, text in under(Reason).items():
-        rest, _, mend = text.partition(" Mend: ")
+        rest, _, mend = text.partition(" Fix: ")
         words, _, cause = rest.partition(". ")
         if not cause:
             raise LackingError(f"runner.reasons.Reason.{name} has no cause after its words")
@@ -85,10 +84,10 @@ def page() -> str:
     told = reasons()
     ends = {reason: row for reason, row in told.items() if reason not in CAUSES}
     waits = {reason: row for reason, row in told.items() if reason in CAUSES}
-    head = ("reason", "in words", "caused by", "what mends it")
+    head = ("reason", "in words", "caused by", "fix")
     return "\n".join([
         "# Results\n",
-        "One row for each record, in input order; a rerun writes the same bytes where nothing "
+        "One row for each record, in input order; a rerun writes the same bytes if nothing "
         "changed.\n",
         table(("column", "what it holds"), ((code(n), t) for n, t in columns().items())),
         *_enum(Status, "status"),
@@ -124,7 +123,7 @@ def _tables() -> Iterator[tuple[str, str, str]]:
 
 
 def tables() -> dict[str, list[str]]:
-    """The ledger's tables and their columns, as SQLite has them."""
+    """The ledger's tables and their columns, read from SQLite."""
     database = sqlite3.connect(":memory:")
     try:
         database.executescript(SCHEMA)

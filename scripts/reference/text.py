@@ -1,4 +1,4 @@
-"""Markdown out of docstrings, and what stands under the names of a class."""
+"""Markdown from docstrings, and from the texts under the names of a class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def said(text: str | None, of: str) -> str:
 
 
 def under(cls: type) -> dict[str, str]:
-    """Each name of a class body → the text that stands under it, in order of definition.
+    """Each name of a class body → the text under it, in order of definition.
 
     Raises:
         LackingError: one has none.
@@ -49,7 +49,7 @@ def _string(node: ast.stmt | None) -> str | None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; pipes in cells are kept from parting them."""
+    """A table in Markdown; pipes in cells are escaped."""
     lines = [head, ["---"] * len(head), *([_cell(c) for c in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
