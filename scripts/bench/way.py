@@ -4,10 +4,16 @@
 
 Runs the demo with the demo's own model and the real courier, against the tests' stand-in for the
 closed API. Once everything is set up, some records go through one at a time, from being read to
-being booked, and each function that is called meanwhile is noted by its file. Counted are the files
-that every one of them passed: a clock's tick beside one of them is no part of the way. What runs in
-other processes (the model's own, the courier's) is not seen. They are listed by
-room; the local engine's own, which are the same for any caller of it, are counted apart.
+being booked. Two numbers are printed:
+
+- the *way*: files with a function that is given the record, or what became of it (`CARRIED`:
+  its prompt, its answer, its outcome, the call that is paid for it …). Who follows a record reads
+  these;
+- *in all*: files with any function that runs meanwhile, the encoders and sums at the bottom too.
+
+Only what every traced record passed is counted: a clock's tick beside one of them is no part of it.
+Other processes (the model's own, the courier's) are not seen. Files are listed by room; the local
+engine's own, which are the same for any caller of it, are counted apart.
 """
 
 from __future__ import annotations
@@ -17,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +32,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from escalation.policy import Router  # noqa: E402
+from escalation.policy import Routed, Router  # noqa: E402
+from escalation.providers.protocol import Reply  # noqa: E402
 from runner.job import Job  # noqa: E402
 from runner.job.file import load_job  # noqa: E402
+from runner.ledger.attempts import Intent  # noqa: E402
 from runner.pipeline import assemble, loop  # noqa: E402
+from runner.pipeline.answer import LocalAnswer  # noqa: E402
+from runner.pipeline.outcomes import Case  # noqa: E402
 from runner.pipeline.progress import Progress  # noqa: E402
 from runner.pipeline.run import RunRequest, run_job  # noqa: E402
-from runner.types import Outcome, Record, Route, Status  # noqa: E402
+from runner.types import (  # noqa: E402
+    Answer,
+    Completion,
+    Outcome,
+    Prompt,
+    Record,
+    Route,
+    Status,
+)  # fmt: skip
 from tests.stand_in import StandIn  # noqa: E402
 
 KEY = "SURELOCAL_BENCH_KEY"
@@ -43,6 +60,7 @@ WAYS = {"local": 0.0, "paid": 1.0}
 PRODUCT = tuple(str(ROOT / room) + os.sep for room in ("runner", "escalation"))
 ENGINE = "runner/engines"
 TURN_S = 0.005
+CARRIED = (Record, Prompt, Completion, Answer, Outcome, Routed, Case, LocalAnswer, Reply, Intent)
 
 
 class Seen:
@@ -51,12 +69,17 @@ class Seen:
     def __init__(self) -> None:
         self.on = False
         self.files: set[str] = set()
+        self.way: set[str] = set()
         threading.setprofile(self._called)
         sys.setprofile(self._called)
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> None:
         if self.on and event == "call" and frame.f_code.co_filename.startswith(PRODUCT):
-            self.files.add(frame.f_code.co_filename)
+            code = frame.f_code
+            self.files.add(code.co_filename)
+            given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            if any(isinstance(frame.f_locals.get(name), CARRIED) for name in given):
+                self.way.add(code.co_filename)
 
 
 @dataclass(slots=True)
@@ -90,7 +113,7 @@ class OneByOne:
     records: Iterator[Record]
     settled: Settled
     seen: Seen
-    ways: list[set[str]] = field(default_factory=list)
+    ways: list[tuple[set[str], set[str]]] = field(default_factory=list)
     _place: int = 0
 
     def __iter__(self) -> Iterator[Record]:
@@ -102,11 +125,11 @@ class OneByOne:
                 time.sleep(TURN_S)
                 yield self._placed(Record(0, f"empty {self._place}", {}, 0, "empty"))
             if number >= WARM:
-                self.ways.append(self.seen.files)
+                self.ways.append((self.seen.way, self.seen.files))
 
     def _next(self, router: Router) -> Record:
         while True:
-            self.seen.files, self.seen.on = set(), True
+            self.seen.way, self.seen.files, self.seen.on = set(), set(), True
             record = next(self.records)
             self.seen.on = False
             if record.problem is None and router.route(record).route is Route.LOCAL:
@@ -118,8 +141,8 @@ class OneByOne:
         return Record(self._place - 1, record.id, record.fields, record.line, record.problem)
 
 
-def way(threshold: float, url: str, folder: Path, seen: Seen) -> set[str]:
-    """The files that each traced record passed."""
+def way(threshold: float, url: str, folder: Path, seen: Seen) -> tuple[set[str], set[str]]:
+    """The files of the way, and all that ran, of each traced record."""
     overrides = (
         f'escalation.base_url="{url}"', f"escalation.api_key_env={KEY}",
         f"confidence.threshold={threshold}",
@@ -132,18 +155,26 @@ def way(threshold: float, url: str, folder: Path, seen: Seen) -> set[str]:
         run_job(RunRequest(job, folder, folder / "results.jsonl"), settled, lambda text: None)
     finally:
         assemble.records = given
-    return set.intersection(*one_by_one.ways)
+    ways, files = zip(*one_by_one.ways, strict=True)
+    return set.intersection(*ways), set.intersection(*files)
 
 
-def tell(name: str, files: set[str]) -> None:
-    """By room: what decides, what reads and writes, and what all of them use stand apart."""
-    paths = sorted(Path(file).relative_to(ROOT) for file in files)
-    rooms = Counter(_room(path) for path in paths)
-    engine = rooms.pop(ENGINE, 0)
-    print(f"{name}: {len(paths) - engine} files, and {engine} of the engine's own")
-    for room, count in sorted({**rooms, ENGINE: engine}.items()):
-        named = ", ".join(path.stem for path in paths if _room(path) == room)
-        print(f"  {room:<22}{count:3}  {named}")
+def tell(name: str, way: set[str], files: set[str]) -> None:
+    paths = [Path(file).relative_to(ROOT) for file in sorted(files)]
+    on_it = {path for path in paths if str(ROOT / path) in way}
+    ours, engines = (
+        [path for path in paths if (_room(path) == ENGINE) is of_engine]
+        for of_engine in (False, True)
+    )
+    print(
+        f"{name}: the way has {len(on_it.intersection(ours))} files and "
+        f"{len(on_it.intersection(engines))} of the engine's own; in all "
+        f"{len(ours)} and {len(engines)} run"
+    )
+    for room in dict.fromkeys(map(_room, paths)):
+        there = [path for path in paths if _room(path) == room]
+        named = ", ".join(path.stem if path in on_it else f"({path.stem})" for path in there)
+        print(f"  {room:<22}{len(on_it.intersection(there)):3}  {named}")
 
 
 def _room(path: Path) -> str:
@@ -159,7 +190,7 @@ def main() -> None:
             folder = Path(place) / name
             folder.mkdir()
             with StandIn(folder) as api:
-                tell(name, way(threshold, api.url, folder / "run", seen))
+                tell(name, *way(threshold, api.url, folder / "run", seen))
 
 
 if __name__ == "__main__":
