@@ -151,14 +151,14 @@ def watched(job_file: Path, known: Mapping[str, Case], run_dir: Path, limit: int
     assert given is not None
     sender = Closed(known)
     with open_ledger(run_dir) as ledger:
-        watch = assemble.watch(job, trusted, ledger, told.append, audits=True)
-        escalator = Escalator(ledger, given, progress.resettle, watch.verdict)
+        monitor = assemble.monitor(job, trusted, ledger, told.append, audits=True)
+        escalator = Escalator(ledger, given, progress.resettle, monitor.verdict)
         half = assemble.local_half(job, trusted.calibration)
         records = (r for r in assemble.records(job) if r.position < limit)
-        rules = assemble.rules(job, given, watch)
+        rules = assemble.rules(job, given, monitor)
         pipeline = Pipeline(ledger, half, rules, progress)
         asyncio.run(pipeline.run(records, escalator, sender))
-        return Watched(list(ledger.outcomes()), told, watch.alarms, sender)
+        return Watched(list(ledger.outcomes()), told, monitor.alarms, sender)
 
 
 def traffic(n: int, wrong: float, seed: int, prefix: str) -> list[Case]:

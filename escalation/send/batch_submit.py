@@ -30,7 +30,7 @@ from escalation.providers.protocol import Reply
 from escalation.providers.request_bytes import body_bytes
 from escalation.send.accounting import Booker
 from escalation.send.closed_side import ClosedSide
-from escalation.send.live import Asker
+from escalation.send.live import LiveSender
 from runner.ledger import Batch, Held, Intent, Ledger
 from runner.ledger.batches import new_mark
 from runner.types import Event, Reason, Say, notice
@@ -60,7 +60,7 @@ class Desk:
     ledger: Ledger
     closed: ClosedSide
     booker: Booker
-    asker: Asker
+    asker: LiveSender
     halt: Halt
     day: Day | None
     say: Say

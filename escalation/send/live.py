@@ -58,7 +58,7 @@ class _Turn:
     probe: bool
 
 
-class Asker:
+class LiveSender:
     """Asks for one record at a time; many may be asked for at once."""
 
     def __init__(

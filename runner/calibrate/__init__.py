@@ -21,7 +21,7 @@ from escalation.certify.calibration_file import save
 from escalation.certify.certificates import certified
 from escalation.certify.labels import Label, read_labels
 from escalation.certify.neighbour_support import FEWEST, Support
-from escalation.certify.scorer import Judge, values_of, with_looks
+from escalation.certify.scorer import Scorer, values_of, with_looks
 from escalation.certify.thresholds import fewest_labels
 from escalation.policy import Acceptance, strata_of, stratum
 from runner.answering.check import of_fields
@@ -183,7 +183,7 @@ class _Maker:
         )
 
     def _signals(self, record: Record, local: LocalAnswer, support: Support | None) -> Signals:
-        signals = Judge(support=support).signals(local.answer, local.text, record.id)
+        signals = Scorer(support=support).signals(local.answer, local.text, record.id)
         return with_looks(signals, local.found) if local.found else signals
 
     def _labelled(self, record: Record, signals: Mapping[int, Signals]) -> Labelled:

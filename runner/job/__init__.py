@@ -184,7 +184,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def mark(record_id: str) -> str:
+def id_digest(record_id: str) -> str:
     """A record's id, hashed: what a calibration may keep of it."""
     return digest(record_id)[:16]
 

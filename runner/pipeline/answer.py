@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
-from escalation.certify.scorer import Judge, Signals, with_looks
+from escalation.certify.scorer import Scorer, Signals, with_looks
 from escalation.policy import Acceptance, Routed, Rule, decide
 from runner.answering.check import Checker
 from runner.answering.extra_signals import Found, Looks
@@ -79,7 +79,7 @@ class LocalHalf:
     renderer: Renderer
     checker: Checker
     sampling: Sampling
-    judge: Judge
+    scorer: Scorer
     looks: Looks | None
     load_engine: Callable[[Say], Engine]
     """The argument hears of the engine's deaths."""
@@ -123,9 +123,9 @@ class LocalHalf:
             answer = self.checker.check(completion)
             told(answer)
         signals: Signals = {}
-        if self.judge.calibration is not None:
-            signals = self.judge.signals(answer, prompt.messages[-1].content, record.id)
-            answer = self.judge.judged(answer, signals)
+        if self.scorer.calibration is not None:
+            signals = self.scorer.signals(answer, prompt.messages[-1].content, record.id)
+            answer = self.scorer.scored(answer, signals)
         local = LocalAnswer(prompt, answer, seconds)
         if self.looks is not None and self._worth_looks(answer, signals, accepts, look):
             local = await self._looked(self.looks, record, local, accepts, signals)
@@ -138,7 +138,7 @@ class LocalHalf:
         if look is not None:
             return look and answer.valid
         always = self.looks is not None and self.looks.always
-        return self.judge.open_to_looks(signals, accepts.threshold, always=always)
+        return self.scorer.open_to_looks(signals, accepts.threshold, always=always)
 
     async def _looked(
         self,
@@ -150,7 +150,7 @@ class LocalHalf:
     ) -> LocalAnswer:
         began = time.monotonic()
         found = await looks.take(self, record, local.prompt, local.answer)
-        looked = self.judge.judged(local.answer, with_looks(signals, found))
+        looked = self.scorer.scored(local.answer, with_looks(signals, found))
         before, after = (
             decide(one, accepts, may_leave=True).accept for one in (local.answer, looked)
         )

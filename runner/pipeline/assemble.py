@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escalation.certify.accepted import Trust
-from escalation.certify.scorer import Judge
+from escalation.certify.scorer import Scorer
 from escalation.policy import Acceptance, Router, Rule
 from escalation.providers.chosen import batches_of, provider_of
 from escalation.providers.patience import Patience
@@ -24,7 +24,7 @@ from runner.errors import UsageError
 from runner.formats.foreign_json import parse
 from runner.job import Job
 from runner.pipeline.answer import UNOBSERVED, LocalHalf, Observer
-from runner.pipeline.certificate_monitor import Auditing, Watch
+from runner.pipeline.certificate_monitor import Auditing, CertificateMonitor
 from runner.pipeline.closed_cost import ClosedCost
 from runner.pipeline.decide import Rules
 from runner.pipeline.load_engine import await_server, load
@@ -174,11 +174,13 @@ def _batch_digest(job: Job, calibration: Calibration) -> str | None:
     return None if calibration.batch is None else job_digest(job)
 
 
-def watch(job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool) -> Watch:
-    """The run's watch over its certificates; ``audits``: something can be sent to check them."""
+def monitor(
+    job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool
+) -> CertificateMonitor:
+    """Watches the run's certificates; ``audits``: something can be sent to check them."""
     rule, calibration = job.confidence, trusted.calibration
     if calibration is None or not rule.certifies or rule.target is None:
-        return Watch(ledger, trusted.rule, say=say)
+        return CertificateMonitor(ledger, trusted.rule, say=say)
     from escalation.certify.certificates import certified
 
     def tighter() -> Rule:
@@ -192,7 +194,7 @@ def watch(job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool) -
         tighter=tighter if rule.audit.on_alarm == "tighten" else None,
         usual={} if rule.looks.any() else {one.mark: one.score for one in calibration.sample},
     )
-    return Watch(ledger, trusted.rule, auditing, say)
+    return CertificateMonitor(ledger, trusted.rule, auditing, say)
 
 
 def local_half(
@@ -204,20 +206,22 @@ def local_half(
         renderer=renderer(job),
         checker=Checker(job.answer.constraint()),
         sampling=given,
-        judge=Judge(calibration, calibration.support if calibration is not None else None),
+        scorer=Scorer(calibration, calibration.support if calibration is not None else None),
         looks=looks_of(job, given),
         load_engine=partial(_heard_engine, job),
         observer=observer,
     )
 
 
-def rules(job: Job, closed: ClosedSide | None, watch: Watch, say: Say | None = None) -> Rules:
+def rules(
+    job: Job, closed: ClosedSide | None, monitor: CertificateMonitor, say: Say | None = None
+) -> Rules:
     """What the job decides by. ``say`` hears of records that an expression may have been meant
     otherwise for."""
     stakes = job.confidence.stakes
     return Rules(
         router=Router(job, say),
-        watch=watch,
+        monitor=monitor,
         cost=ClosedCost(renderer(job), closed.price if closed is not None else None),
         can_escalate=closed is not None,
         too_long=job.local.too_long,

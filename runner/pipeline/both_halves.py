@@ -48,7 +48,7 @@ async def both_halves(
         await pipeline.run(work.records, None, None)
         return
 
-    settled = (progress.resettle, work.rules.watch.verdict)
+    settled = (progress.resettle, work.rules.monitor.verdict)
     session = PaidSession(ledger, closed, run_dir, say, *settled, wait=stay.wait)
     escalator = session.escalator
     progress.money = lambda: (escalator.budget.spent, escalator.budget.cap)

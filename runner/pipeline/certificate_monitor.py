@@ -1,4 +1,4 @@
-"""A run's watch over its own certificate: the audit's sample, its alarm, and what follows."""
+"""A run watches its own certificate: the audit's sample, its alarm, and what follows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from escalation.certify.audit import Audit, chosen
 from escalation.certify.calibration import NO_ANSWER
 from escalation.certify.shift import ShiftTest
 from escalation.policy import Acceptance, Rule
-from runner.job import mark
+from runner.job import id_digest
 from runner.ledger import Ledger
 from runner.ledger.meta import Audited
 from runner.types import Answer, Event, Reason, Record, Say, notice, unheard
@@ -17,7 +17,7 @@ from runner.types import Answer, Event, Reason, Record, Say, notice, unheard
 
 @dataclass(frozen=True, slots=True)
 class Auditing:
-    """What there is to watch over.
+    """What the audit watches.
 
     ``rate`` and ``seed`` draw the accepted records that are audited. ``tighter`` makes the rule
     after a first alarm; None where an alarm ends all accepting. ``usual``: the certifying sample's
@@ -37,7 +37,7 @@ class Auditing:
         return Audit(self.target_error, delta)
 
 
-class Watch:
+class CertificateMonitor:
     """``rule`` is what is accepted now. Verdicts of former runs are replayed from the ledger;
     ``say`` hears of alarms, and whoever else tells the run's user something uses it too."""
 
@@ -70,7 +70,7 @@ class Watch:
         """Hears of every local answer, accepted or not, for the test of shift."""
         if self._shift is None or self._auditing is None or self._shift.alarm:
             return
-        if mark(record.id) in self._auditing.usual:
+        if id_digest(record.id) in self._auditing.usual:
             return  # a record of the sample has been counted
         self._shift.observe(NO_ANSWER if answer.score is None else answer.score, record.id)
         if self._shift.alarm:

@@ -12,7 +12,7 @@ from runner.errors import RecordError
 from runner.job import digest
 from runner.ledger import Ledger
 from runner.pipeline.answer import LocalAnswer, LocalHalf
-from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.certificate_monitor import CertificateMonitor
 from runner.pipeline.closed_cost import ClosedCost
 from runner.pipeline.outcomes import Case, Outcomes, Stakes
 from runner.types import Outcome, Reason, Record, Route
@@ -31,7 +31,7 @@ class Rules:
     budget is divided over the whole batch instead of by a threshold."""
 
     router: Router
-    watch: Watch
+    monitor: CertificateMonitor
     cost: ClosedCost
     can_escalate: bool
     too_long: str = "error"
@@ -56,7 +56,7 @@ class Decider:
         self._half = half
         self._rules = rules
         self._outcomes = Outcomes(
-            ledger, count, on_waiting, rules.watch, guard,
+            ledger, count, on_waiting, rules.monitor, guard,
             can_escalate=rules.can_escalate, division=rules.division,
         )  # fmt: skip
         self._flying: set[str] = set()
@@ -105,8 +105,8 @@ class Decider:
         """Settles a case by the local model; its answer, where it has one."""
         record, rules, local = case.record, self._rules, None
         try:
-            local = await self._half.answer(record, rules.watch.rule)
-            rules.watch.saw(record, local.answer)
+            local = await self._half.answer(record, rules.monitor.rule)
+            rules.monitor.saw(record, local.answer)
             cost = rules.cost.of_prompt(local.prompt, local.answer.output_tokens)
             with self._half.observer.decide():
                 self._outcomes.answered(replace(case, cost=cost), local.answer)

@@ -107,7 +107,7 @@ class Pipeline:
                     continue
                 if slots is None:
                     with self.progress.loading_model():
-                        await self._half.load(self._rules.watch.say)
+                        await self._half.load(self._rules.monitor.say)
                     slots = asyncio.Semaphore(self._half.window)
                 await slots.acquire()
                 self._decider.begin(case)

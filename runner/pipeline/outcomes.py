@@ -15,7 +15,7 @@ from runner.answering.extra_signals import AGREEMENT, P_TRUE, WORDING
 from runner.answering.prompts import Expression
 from runner.errors import RecordError
 from runner.ledger import CHOOSING, Ledger
-from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.certificate_monitor import CertificateMonitor
 from runner.types import Answer, DecidedBy, Outcome, Reason, Record, Status, frozen
 
 JUDGING = (PROBABILITY, SUPPORT, P_TRUE, WORDING, AGREEMENT)
@@ -65,14 +65,14 @@ class Case:
 
 class Outcomes:
     """Books outcomes. ``on_waiting`` rings when a record comes to wait for the closed model;
-    ``watch`` draws the accepted records that are audited; ``guard`` hears of every answer."""
+    ``monitor`` draws the accepted records that are audited; ``guard`` hears of every answer."""
 
     def __init__(
         self,
         ledger: Ledger,
         count: Callable[[Outcome], None],
         on_waiting: Callable[[], None],
-        watch: Watch,
+        monitor: CertificateMonitor,
         guard: Guard | None,
         *,
         can_escalate: bool,
@@ -81,7 +81,7 @@ class Outcomes:
         self._ledger = ledger
         self._count = count
         self._on_waiting = on_waiting
-        self._watch = watch
+        self._monitor = monitor
         self._guard = guard
         self._can_escalate = can_escalate
         self._division = division
@@ -113,8 +113,8 @@ class Outcomes:
         """Decides on a local answer, by the rule as it is now: an alarm may have changed it while
         the answer was made."""
         record, may_leave = case.record, case.routed.may_leave
-        rule = self._watch.rule.of(record)
-        note = noted(case, answer, self._watch.alarms)
+        rule = self._monitor.rule.of(record)
+        note = noted(case, answer, self._monitor.alarms)
         fault = fault_of(answer, rule.threshold if self._division is None else None)
         if fault is not None:
             note["fault"] = fault
@@ -128,7 +128,7 @@ class Outcomes:
             rule = Acceptance(0.0)  # it may not leave, and no budget can change that
         note["threshold"] = rule.threshold
         decision = decide(answer, rule, may_leave=may_leave)
-        if decision.accept and may_leave and self._watch.chosen(record):
+        if decision.accept and may_leave and self._monitor.chosen(record):
             self._held(case, (Status.WAITING, Reason.AUDIT), note, answer)
         elif decision.accept:
             outcome = Outcome(
@@ -190,7 +190,7 @@ class Outcomes:
         )
         # It may never become the outcome, and then only the trail has it.
         note = note | {"answer": answer.value}
-        self._keep(outcome, case, note, _kept(answer, self._watch.alarms))
+        self._keep(outcome, case, note, _kept(answer, self._monitor.alarms))
 
     def _keep(
         self, outcome: Outcome, case: Case, note: Note, answer: dict[str, object] | None = None

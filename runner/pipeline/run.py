@@ -21,7 +21,7 @@ from runner.ledger import Ledger, open_ledger
 from runner.ledger.meta import Looks, Pace
 from runner.pipeline import assemble
 from runner.pipeline.both_halves import Stay, Work, both_halves
-from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.certificate_monitor import CertificateMonitor
 from runner.pipeline.decide import digest_of
 from runner.pipeline.loop import Progress
 from runner.results import deliver
@@ -61,12 +61,12 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         records = assemble.records(job, request.limit, say)
         ledger.meta.certificate = trusted.stated()
         audits = closed is not None and closed.has_key
-        watch = assemble.watch(job, trusted, ledger, say, audits=audits)
+        monitor = assemble.monitor(job, trusted, ledger, say, audits=audits)
         half = assemble.local_half(job, trusted.calibration)
-        work = Work(half, assemble.rules(job, closed, watch, say), records)
+        work = Work(half, assemble.rules(job, closed, monitor, say), records)
         run_to_its_end(both_halves(ledger, work, request.run_dir, closed, progress, say), say)
         _keep_sums(ledger, progress, began)
-        ledger.meta.audit = watch.stated()
+        ledger.meta.audit = monitor.stated()
         deliver(ledger, job, request.output)
         return summarise(ledger)
 
@@ -121,10 +121,10 @@ def escalate_run(
                 "what waits, too"
             )
         keep(ledger, job)
-        watch, stay = _watch_of(job, ledger, say), Stay(wait, tuple(give_up))
-        work = Work(assemble.local_half(job, None), assemble.rules(job, closed, watch), iter(()))
+        monitor, stay = _monitor_of(job, ledger, say), Stay(wait, tuple(give_up))
+        work = Work(assemble.local_half(job, None), assemble.rules(job, closed, monitor), iter(()))
         run_to_its_end(both_halves(ledger, work, run_dir, closed, progress, say, stay), say)
-        if stated := watch.stated():
+        if stated := monitor.stated():
             ledger.meta.audit = stated
         deliver(ledger, job, output)
         return summarise(ledger)
@@ -147,7 +147,7 @@ def ask_teacher(
     half = assemble.local_half(job, None)
     with open_ledger(run_dir) as ledger:
         own(ledger, job, run_dir)
-        rules = assemble.rules(job, closed, Watch(ledger, Acceptance(None)))
+        rules = assemble.rules(job, closed, CertificateMonitor(ledger, Acceptance(None)))
         records = list(ledger.places.numbered(records))
         for record in _unasked(ledger, records, run_dir):
             prompt = half.renderer.render(record)
@@ -205,13 +205,13 @@ def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:
     )
 
 
-def _watch_of(job: Job, ledger: Ledger, say: Say) -> Watch:
+def _monitor_of(job: Job, ledger: Ledger, say: Say) -> CertificateMonitor:
     """For audits that come back after the run; nothing more is accepted here."""
     try:
         trusted = assemble.trust(job)
     except UsageError:  # its calibration is gone, or another's by now: the run had its own
-        return Watch(ledger, Acceptance(None))
-    return assemble.watch(job, trusted, ledger, say, audits=False)
+        return CertificateMonitor(ledger, Acceptance(None))
+    return assemble.monitor(job, trusted, ledger, say, audits=False)
 
 
 def _keep_sums(ledger: Ledger, progress: Progress, began: float) -> None:

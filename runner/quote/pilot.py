@@ -18,14 +18,14 @@ from typing import Literal
 
 from escalation.certify.accepted import Trust
 from escalation.certify.audit import chosen
-from escalation.certify.scorer import Judge
+from escalation.certify.scorer import Scorer
 from escalation.policy import Router
 from escalation.send.local_fallback import Division
 from runner.job import Job
 from runner.ledger import Ledger, open_ledger
 from runner.pipeline import assemble
 from runner.pipeline.answer import LocalAnswer, Observer
-from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.certificate_monitor import CertificateMonitor
 from runner.pipeline.loop import Pipeline, Progress
 from runner.quote.drawing import Drawn
 from runner.types import Answer, DecidedBy, Outcome, Record, Say, Status
@@ -98,8 +98,8 @@ def run_pilot(job: Job, drawn: Drawn, trusted: Trust, progress: Progress, say: S
         tempfile.TemporaryDirectory(prefix="surelocal-quote-") as folder,
         open_ledger(Path(folder)) as ledger,
     ):
-        watch = Watch(ledger, trusted.rule, say=say)
-        rules = assemble.rules(job, assemble.closed_side(job), watch)
+        monitor = CertificateMonitor(ledger, trusted.rule, say=say)
+        rules = assemble.rules(job, assemble.closed_side(job), monitor)
         pipeline = Pipeline(ledger, half, rules, progress)
         asyncio.run(pipeline.run(iter(drawn.records), None, None))
         pilot_s = time.monotonic() - heard.began
@@ -165,7 +165,7 @@ def _end(outcome: Outcome, why: Why) -> Literal["local", "template", "closed", "
     return "template" if outcome.decided_by is DecidedBy.TEMPLATE else "local"
 
 
-def rescored(seen: Seen, judge: Judge, text: str) -> Answer:
+def rescored(seen: Seen, scorer: Scorer, text: str) -> Answer:
     """The local answer as another calibration judges it. ``text``: its prompt's last message."""
     assert seen.answer is not None and seen.record is not None
-    return judge.judged(seen.answer, judge.signals(seen.answer, text, seen.record.id))
+    return scorer.scored(seen.answer, scorer.signals(seen.answer, text, seen.record.id))

@@ -18,7 +18,7 @@ from escalation.policy import Acceptance
 from runner.errors import InputError
 from runner.job import Job
 from runner.ledger import Ledger, open_ledger
-from runner.pipeline.certificate_monitor import Auditing, Watch
+from runner.pipeline.certificate_monitor import Auditing, CertificateMonitor
 from runner.records import column_names, likely_delimiter, read_records
 from runner.results import deliver
 from runner.review.deciding import Decisions
@@ -69,16 +69,16 @@ def import_reviews(
     with open_ledger(run_dir, create=False) as ledger:
         sample = ledger.meta.drawn
         decisions, undecided = _read(ledger, sample, job, path)
-        alarms = _watch(ledger, job).alarms
+        alarms = _monitor(ledger, job).alarms
         # The running audit must not hear of verdicts in an order that depends on them.
         decisions.sort(key=lambda decision: decision.outcome.position)
         counts = Counter(_book(ledger, one, who, sample) for one in decisions)
         ledger.commit()
-        watch = _watch(ledger, job)
-        if ledger.audits.counts().checked and (stated := watch.stated()):
+        monitor = _monitor(ledger, job)
+        if ledger.audits.counts().checked and (stated := monitor.stated()):
             ledger.meta.audit = stated
         deliver(ledger, job, output)
-        alarm = _alarm(ledger, watch) if watch.alarms > alarms else None
+        alarm = _alarm(ledger, monitor) if monitor.alarms > alarms else None
         return Imported(dict(counts), undecided, alarm), summarise(ledger)
 
 
@@ -218,17 +218,17 @@ def _audit(ledger: Ledger, before: Outcome, value: JSONValue, who: str) -> None:
     ledger.audits.add(record, known[0], value, who, known[1])
 
 
-def _watch(ledger: Ledger, job: Job) -> Watch:
+def _monitor(ledger: Ledger, job: Job) -> CertificateMonitor:
     """The audit as the verdicts so far leave it; nothing is accepted by it."""
     rule = job.confidence
     if not rule.certifies or rule.target is None:
-        return Watch(ledger, Acceptance(None))
+        return CertificateMonitor(ledger, Acceptance(None))
     tighter = (lambda: TIGHTER) if rule.audit.on_alarm == "tighten" else None
     auditing = Auditing(rule.target, rule.delta, 1.0, "", tighter, {})
-    return Watch(ledger, Acceptance(None), auditing)
+    return CertificateMonitor(ledger, Acceptance(None), auditing)
 
 
-def _alarm(ledger: Ledger, watch: Watch) -> str:
+def _alarm(ledger: Ledger, monitor: CertificateMonitor) -> str:
     found = ledger.audits.counts()
-    less = "less" if watch.rule is TIGHTER else "nothing any more"
+    less = "less" if monitor.rule is TIGHTER else "nothing any more"
     return ALARM.format(wrong=found.wrong, checked=found.checked, less=less)

@@ -27,7 +27,7 @@ from runner.observe.tracing import Off, Tracing
 from runner.observe.tracing import begin as begin_tracing
 from runner.pipeline import assemble
 from runner.pipeline.answer import LocalHalf
-from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.certificate_monitor import CertificateMonitor
 from runner.pipeline.decide import Rules
 from runner.pipeline.run import keep, live, own
 from runner.serve.app import Desk, make_app
@@ -88,8 +88,8 @@ class Server:
             self.port = listening.getsockname()[1]
             self._claim(ledger)
             ledger.meta.certificate = trusted.stated()
-            watch = assemble.watch(self._job, trusted, ledger, self._heard, audits=audits)
-            rules = assemble.rules(self._served, closed, watch)
+            monitor = assemble.monitor(self._job, trusted, ledger, self._heard, audits=audits)
+            rules = assemble.rules(self._served, closed, monitor)
             # By rules that a request may lack fields for.
             rules = replace(rules, router=ServedRouter(self._served))
             self._tracing = begin_tracing(self._say)
@@ -99,7 +99,7 @@ class Server:
                 asyncio.run(self._both_halves(ledger, half, rules, closed, listening))
             finally:
                 self._tracing.close()
-            ledger.meta.audit = watch.stated()
+            ledger.meta.audit = monitor.stated()
         if self._failed is not None:
             raise self._failed
 
@@ -138,9 +138,9 @@ class Server:
         self._loop = asyncio.get_running_loop()
         if closed is None:
             serving = Serving(ledger, half, rules, None, self._tracing)
-            await self._listen(serving, ledger, rules.watch, listening)
+            await self._listen(serving, ledger, rules.monitor, listening)
             return
-        settled = (_nobody, rules.watch.verdict)
+        settled = (_nobody, rules.monitor.verdict)
         session = PaidSession(ledger, closed, self._options.run_dir, self._say, *settled)
         async with session.open():
             if not closed.has_key:
@@ -151,10 +151,14 @@ class Server:
                 )
                 self._say(notice(Event.NO_KEY, said, variable=variable, model=model))
             serving = Serving(ledger, half, rules, session, self._tracing)
-            await self._listen(serving, ledger, rules.watch, listening)
+            await self._listen(serving, ledger, rules.monitor, listening)
 
     async def _listen(
-        self, serving: Serving, ledger: Ledger, watch: Watch, listening: socket.socket
+        self,
+        serving: Serving,
+        ledger: Ledger,
+        monitor: CertificateMonitor,
+        listening: socket.socket,
     ) -> None:
         options = self._options
         try:
@@ -162,7 +166,7 @@ class Server:
             await serving.load()
             intake = Intake(self._job, options.on_unsure)
             reasons = (rule.reason for rule in self._job.routes if rule.reason)
-            metrics = Metrics(reasons, gauges(ledger, serving, watch), lambda: self._deaths)
+            metrics = Metrics(reasons, gauges(ledger, serving, monitor), lambda: self._deaths)
             serving.heard = metrics.settled
             desk = Desk(serving, intake, options, metrics, self._fatal)
             app = make_app(desk, Guard(self._key, options.host))

@@ -58,7 +58,7 @@ class Serving:
     ) -> None:
         self._ledger = ledger
         self._half = half
-        self._watch = rules.watch
+        self._monitor = rules.monitor
         self._session = session
         self._turns = asyncio.Semaphore(session.closed.settings.concurrency if session else 1)
         self._stopped_at: float | None = None
@@ -80,7 +80,7 @@ class Serving:
         Raises:
             UsageError, EngineError: it cannot be used.
         """
-        await self._half.load(self._watch.say)
+        await self._half.load(self._monitor.say)
         self._slots = asyncio.Semaphore(self._half.window)
 
     def stop(self) -> None:
@@ -107,7 +107,7 @@ class Serving:
                 "server does them when they are asked again"
             )
             facts = {"requests": left, "seconds": within_s}
-            self._watch.say(notice(Event.REQUESTS_GIVEN_UP, said, **facts))
+            self._monitor.say(notice(Event.REQUESTS_GIVEN_UP, said, **facts))
             left_over = [task for _, task in self._under_way.values()]
             for task in left_over:
                 task.cancel()
@@ -128,7 +128,7 @@ class Serving:
     @property
     def calibrated(self) -> bool:
         """Whether confidences are probabilities of being right."""
-        return self._half.judge.calibration is not None
+        return self._half.scorer.calibration is not None
 
     @property
     def stopped(self) -> Reason | None:
