@@ -63,9 +63,14 @@ def shows(value: str, text: str) -> bool:
     return re.search(rf"(?<![^\W_]){words}(?![^\W_])", bare(text)) is not None
 
 
+# A name that is an ordinary word too is one by its context: tests/test_names.py.
+ORDINARY = {"Message", "Email"}
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=80)
-@given(name=names, email=emails, phone=phones, data=st.data())
+@given(name=names.filter(lambda name: name not in ORDINARY), email=emails, phone=phones,
+       data=st.data())  # fmt: skip
 def test_no_value_is_left_in_any_prompt(name: str, email: str, phone: str, data: Any) -> None:
     fields = {"name": name, "email": email, "phone": phone}
     pieces = st.one_of(words, st.sampled_from(list(fields.values())).flatmap(
