@@ -39,6 +39,7 @@ class StandIn:
         *,
         oracle: Oracle | Mapping[str, Any] | None = None,
         latency: float = 0.0,
+        port: int = 0,
     ) -> None:
         self.bill = Bill(where / "bill.jsonl" if where.is_dir() else where)
         self.faults = Faults()
@@ -50,6 +51,7 @@ class StandIn:
         self.errors: list[Exception] = []  # the stand-in's own, or an oracle's
         self.twist: Twist | None = None  # makes another reply of a sound one, as a test wants it
         self.latency = latency
+        self.port = port
         self.limits: Limits | None = None
         self.in_flight = 0
         self.max_in_flight = 0
@@ -68,7 +70,7 @@ class StandIn:
             raise self.errors[0]
 
     def start(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server(("127.0.0.1", self.port))
         # Without /v1, as the Anthropic SDK wants its base_url.
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         ready = threading.Event()
