@@ -24,9 +24,7 @@ from typing import Any
 from runner.ledger import read_ledger
 from runner.ledger.money import from_pico
 from tests.jobs import KEY, ROOT, query, records, rows_of, write_job
-from tests.stand_in import STEADY, StandIn
-from tests.stand_in.fates import FATES
-from tests.stand_in.faults import ROW_FAULTS, STEADY_BATCH
+from tests.stand_in import FATES, ROW_FAULTS, STEADY, STEADY_BATCH, StandIn
 
 CAP = Decimal(25)
 PROVIDERS: dict[str, dict[str, Any]] = {
@@ -109,8 +107,8 @@ def trouble(api: StandIn, provider: str, seed: int) -> None:
     for endpoint in calls:
         api.faults.mix(seed, 0.3, STEADY_BATCH, endpoint=endpoint, **quick)
     api.faults.mix(seed, 0.5, (*ROW_FAULTS, *STEADY_BATCH), endpoint=results, **quick)
-    api.batch_parts.mix(seed, 0.2, FATES)
-    api.batch_seconds = 0.5
+    api.faults.mix(seed, 0.2, FATES, endpoint="part")
+    api.batches.seconds = 0.5
     api.batches.list_lag_s = 0.5
     api.batches.push("expire")
 

@@ -91,7 +91,7 @@ def test_where_the_money_ends_the_unchecked_answers_stand(job: Path, api: StandI
 
 
 def test_an_audit_that_brings_no_usable_answer_changes_nothing(job: Path, api: StandIn) -> None:
-    api.faults.mix(3, 1.0, ["off_enum", "rst_before", "413"])
+    api.faults.mix(3, 1.0, ["off_enum", "rst_before", "413"], endpoint="messages")
     ran = run(job)
     assert audited(ran) == {}
     paid = [row for row in ran.rows.values() if row["cost_usd"] > 0 and row["status"] == "done"]

@@ -22,6 +22,7 @@ from runner.types import Notice
 from tests.jobs import (
     KEY,
     Ran,
+    marked,
     query,
     records,
     rows_of,
@@ -31,8 +32,7 @@ from tests.jobs import (
     wait_until,
     write_job,
 )
-from tests.stand_in import StandIn
-from tests.stand_in.faults import ROW_FAULTS
+from tests.stand_in import ROW_FAULTS, StandIn
 
 pytestmark = pytest.mark.usefixtures("key")
 
@@ -146,7 +146,7 @@ def test_one_batch_has_no_more_than_it_may(tmp_path: Path, api: StandIn, side: S
 def test_what_a_batch_did_not_do_is_sent_again(
     tmp_path: Path, api: StandIn, side: Side, fate: str
 ) -> None:
-    api.batch_parts.push(fate, text="<R-2>")
+    api.faults.push(fate, endpoint="part", when=marked("R-2"))
     path = job(tmp_path, api, side)
     run(path)
     ran = collect(path)
@@ -156,7 +156,7 @@ def test_what_a_batch_did_not_do_is_sent_again(
 
 
 def test_what_is_never_done_goes_to_a_person(tmp_path: Path, api: StandIn, side: Side) -> None:
-    api.batch_parts.push("expired", text="<R-2>", times=9)
+    api.faults.push("expired", endpoint="part", when=marked("R-2"), times=9)
     path = job(tmp_path, api, side)
     run(path)
     ran = collect(path)
@@ -178,7 +178,7 @@ def test_what_is_never_done_goes_to_a_person(tmp_path: Path, api: StandIn, side:
 def test_a_part_that_went_wrong_goes_to_a_person_but_an_answer_without_its_bill_is_used(
     tmp_path: Path, api: StandIn, side: Side, fate: str, reason: str | None
 ) -> None:
-    api.batch_parts.push(fate, text="<R-2>")
+    api.faults.push(fate, endpoint="part", when=marked("R-2"))
     path = job(tmp_path, api, side)
     run(path)
     ran = collect(path)
@@ -345,7 +345,7 @@ def test_a_deadline_that_is_near_is_met_live(tmp_path: Path, api: StandIn, side:
 def test_what_a_batch_has_not_done_by_then_is_cancelled_and_asked_live(
     tmp_path: Path, api: StandIn, side: Side
 ) -> None:
-    api.batch_seconds = 600
+    api.batches.seconds = 600
     parked = run(job(tmp_path, api, side, lane="auto", escalation={"deadline": "10h"}))
     assert parked.waits_for() == dict.fromkeys(NAMES, "batch")
     soon = {"deadline": "0.0001h", "batch": {**SOON, "expect_s": 0, "live_s": 0}}

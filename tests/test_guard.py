@@ -78,7 +78,7 @@ def held(ran: jobs.Ran) -> list[str]:
 def test_a_broken_local_model_stops_what_it_leaves_unsure(
     tmp_path: Path, api: StandIn, monkeypatch: pytest.MonkeyPatch, fault: str, lane: str
 ) -> None:
-    api.batch_seconds = 0
+    api.batches.seconds = 0
     batch = {"poll_s": 0.01}
     job = job_of(
         tmp_path / "job", api, monkeypatch, lambda n: BROKEN[fault], lane=lane, batch=batch

@@ -619,7 +619,7 @@ def test_a_stream_that_drips_for_ever_has_an_end(
 
 @pytest.mark.slow
 def test_a_cancellation_that_fails_is_tried_again(tmp_path: Path, api: StandIn, side: Side) -> None:
-    api.batch_seconds = 600
+    api.batches.seconds = 600
     soon = {"deadline": "0.0001h", "batch": FAST | {"expect_s": 0, "live_s": 0}}
     path = job(tmp_path, api, side, lane="batch", batch=FAST)
     run(path)

@@ -39,7 +39,7 @@ from tests.jobs import (
     write_job,
 )
 from tests.stand_in import FAULTS, StandIn
-from tests.stand_in.problems import Problem
+from tests.stand_in.faults import Problem
 from tests.test_escalation import INVALID, LOST, REFUSED, RETRIED
 
 GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"

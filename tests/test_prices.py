@@ -15,9 +15,7 @@ from escalation.providers.prices import OVERHEAD_TOKENS, price_date, price_of, t
 from runner.errors import UsageError
 from runner.job import Escalation, Price
 from runner.types import Usage
-from tests.stand_in import price_usd
-from tests.stand_in.bill import MODELS
-from tests.stand_in.chat import CHAT_MODELS, chat_price_usd
+from tests.stand_in.prices import CHAT_MODELS, MODELS, chat_price_usd, price_usd
 
 NAMES = sorted(name for name in MODELS if not re.search(r"-\d{8}$", name))
 models = st.sampled_from(NAMES)

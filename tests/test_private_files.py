@@ -108,7 +108,7 @@ def test_paid_calls_leave_nothing_open(
             settings = {"lane": lane, "daily_budget_usd": 5, "spend_file": str(spend)}
             settings |= {"batch": {"poll_s": 0.05}} if lane == "batch" else {}
             job = write_job(tmp_path / "job", api.url, records(["R-1", "R-2"]), settings)
-            api.batch_seconds = 0
+            api.batches.seconds = 0
             run(job)
             ran = run(job, again=True) if lane == "batch" else run(job)
             assert ran.summary.unfinished == 0

@@ -1,263 +1,382 @@
-"""Message Batches of the stand-in, under the unmodified Anthropic SDK."""
+"""The stand-in's batches of both APIs, under the unmodified SDKs."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
-from collections.abc import Iterator
-from decimal import Decimal
-from pathlib import Path
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anthropic
+import httpx2
+import openai
 import pytest
 from anthropic import AsyncAnthropic
-from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
+from openai import AsyncOpenAI
 
-from tests.clients import FORMAT, create, marked, with_client
-from tests.stand_in import StandIn
+from tests.clients import chat, chat_body, create, request_body, with_client, with_openai
+from tests.jobs import wait_until
+from tests.stand_in import FATES, ROW_FAULTS, StandIn
 
 pytestmark = pytest.mark.process
-
-MODEL = "claude-sonnet-5-5"
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[StandIn]:
-    with StandIn(tmp_path, oracle={"where is my card": "lost_card"}) as server:
-        yield server
+TEXT = "where is my card"
+URL: Any = "/v1/chat/completions"
+N = 9
 
 
-def params(text: str, **changes: Any) -> dict[str, Any]:
-    messages = [{"role": "user", "content": text}]
-    asked = {"model": MODEL, "max_tokens": 100, "messages": messages, "output_config": FORMAT}
-    return asked | changes
+class OfClaude:
+    parts, one, rows = "batch", "batch_", "batch_results"
+    ongoing, over, cancelling = "in_progress", "ended", "canceling"
+
+    def __init__(self, client: AsyncAnthropic) -> None:
+        self.client = client
+        self.batches = client.messages.batches
+
+    async def make(self, count: int, ids: list[str] | None = None, **changes: Any) -> Any:
+        names = ids or [f"r-{n}" for n in range(count)]
+        asked: Any = [{"custom_id": id, "params": request_body(TEXT, **changes)} for id in names]
+        return await self.batches.create(requests=asked)
+
+    async def status(self, id: str) -> str:
+        return (await self.batches.retrieve(id)).processing_status
+
+    async def single(self) -> object:
+        return await create(self.client)
+
+    async def results(self, id: str) -> list[tuple[str, Any, Any]]:
+        """Each row's id, its state, and the usage of its answer."""
+        found = []
+        async for row in await self.batches.results(id):
+            usage = row.result.message.usage if row.result.type == "succeeded" else None
+            found.append((row.custom_id, row.result.type, usage))
+        return found
 
 
-def asked(count: int, **changes: Any) -> list[Any]:
-    return [
-        {"custom_id": f"r-{n}", "params": params(f"where is my card {n}", **changes)}
-        for n in range(count)
-    ]
+class OfOpenAI:
+    parts, one, rows = "chat_batch", "chat_batch_", "file_content"
+    ongoing, over, cancelling = "in_progress", "completed", "cancelling"
+
+    def __init__(self, client: AsyncOpenAI) -> None:
+        self.client = client
+        self.batches = client.batches
+
+    async def make(self, count: int, ids: list[str] | None = None, **changes: Any) -> Any:
+        names = ids or [f"r-{n}" for n in range(count)]
+        return await self.of(*(line(id, chat_body(TEXT, **changes)) for id in names))
+
+    async def of(self, *lines: str) -> Any:
+        content = "".join(f"{text}\n" for text in lines).encode()
+        file = await self.client.files.create(file=("in.jsonl", content), purpose="batch")
+        return await self.batches.create(
+            input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={"of": lines[0]}
+        )
+
+    async def status(self, id: str) -> str:
+        return (await self.batches.retrieve(id)).status
+
+    async def single(self) -> object:
+        return await chat(self.client)
+
+    async def results(self, id: str) -> list[tuple[str, Any, Any]]:
+        batch, found = await self.batches.retrieve(id), []
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            text = (await self.client.files.content(file)).text
+            found += [
+                self._row(json.loads(row)) for row in text.removesuffix("\n").split("\n") if text
+            ]
+        return found
+
+    def _row(self, row: dict[str, Any]) -> tuple[str, Any, Any]:
+        answer = row["response"] or {"status_code": None, "body": {}}
+        gone = {"batch_expired": "expired", "batch_cancelled": "canceled"}
+        if row["error"]:
+            return row["custom_id"], gone[row["error"]["code"]], None
+        state = "succeeded" if answer["status_code"] == 200 else "errored"
+        return row["custom_id"], state, answer["body"].get("usage")
 
 
-async def results(client: AsyncAnthropic, id: str) -> list[MessageBatchIndividualResponse]:
-    return [row async for row in await client.messages.batches.results(id)]
+def line(id: str, body: Any, **changes: Any) -> str:
+    return json.dumps({"custom_id": id, "method": "POST", "url": URL, "body": body} | changes)
 
 
-def counts(batch: MessageBatch) -> dict[str, int]:
-    return {name: n for name, n in batch.request_counts.model_dump().items() if n}
+@pytest.fixture(params=[OfClaude, OfOpenAI])
+def of(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
-# --- what a batch looks like ----------------------------------------------------------------------
+def do(api: StandIn, of: Any, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    with_any: Any = with_client if of is OfClaude else with_openai
+    return with_any(api, lambda client: work(of(client)))
 
 
-def test_a_batch_from_its_making_to_its_results(api: StandIn) -> None:
-    async def work(client: AsyncAnthropic) -> tuple[MessageBatch, MessageBatch, list[Any]]:
-        made = await client.messages.batches.create(requests=asked(20))
-        ended = await client.messages.batches.retrieve(made.id)
-        return made, ended, await results(client, made.id)
-
-    before = time.time()
-    made, ended, found = with_client(api, work, _strict_response_validation=True)
-    assert (made.type, made.processing_status) == ("message_batch", "in_progress")
-    assert counts(made) == {"processing": 20}
-    assert made.results_url is None and made.ended_at is None
-    assert made.cancel_initiated_at is None and made.archived_at is None
-    assert before <= made.created_at.timestamp() <= time.time()
-    assert (made.expires_at - made.created_at).total_seconds() == 24 * 3600
-    assert (ended.id, ended.created_at) == (made.id, made.created_at)
-    assert ended.processing_status == "ended" and counts(ended) == {"succeeded": 20}
-    assert ended.results_url == f"{api.url}/v1/messages/batches/{made.id}/results"
-    assert ended.ended_at is not None and ended.ended_at >= made.created_at
-    ids = [row.custom_id for row in found]
-    assert sorted(ids) == sorted(f"r-{n}" for n in range(20))
-    assert ids != [f"r-{n}" for n in range(20)]
-    message = found[0].result.message
-    assert json.loads(message.content[0].text) == {"intent": "lost_card"}
-    assert message.usage.service_tier == "batch"
+def entries(api: StandIn, of: Any) -> dict[str, Any]:
+    return {part.id.split("/")[1]: part for part in api.bill.requests(of.parts)}
 
 
-def test_the_object_names_neither_its_parts_nor_who_made_it(api: StandIn) -> None:
-    async def work(client: AsyncAnthropic) -> Any:
-        raw = await client.messages.batches.with_raw_response.create(requests=asked(1))
-        return json.loads(raw.http_response.content)
+def test_a_batch_from_its_making_to_its_bill(api: StandIn, of: Any) -> None:
+    api.batches.polls = 1
 
-    shown = with_client(api, work)
-    assert set(shown) == {
-        "id", "type", "processing_status", "request_counts", "created_at", "expires_at", "ended_at",
-        "archived_at", "cancel_initiated_at", "results_url",
-    }  # fmt: skip
+    async def work(side: Any) -> tuple[list[str], list[Any]]:
+        await side.single()
+        made = await side.make(N)
+        statuses = [await side.status(made.id) for _ in range(2)]
+        assert [batch.id async for batch in side.batches.list()] == [made.id]
+        return statuses, await side.results(made.id)
 
-
-def test_two_are_never_in_order_and_the_raw_lines_have_no_blank_one(api: StandIn) -> None:
-    async def work(client: AsyncAnthropic) -> bytes:
-        batch = await client.messages.batches.create(requests=asked(2))
-        raw = await client.messages.batches.with_raw_response.results(batch.id)
-        return await raw.http_response.aread()
-
-    first, second, rest = with_client(api, work).split(b"\n")
-    assert [json.loads(line)["custom_id"] for line in (first, second)] == ["r-1", "r-0"]
-    assert rest == b""
-    api.batches.shuffled = False
-    assert with_client(api, work).startswith(b'{"custom_id": "r-0"')
-
-
-def test_letters_leave_unescaped(api: StandIn) -> None:
-    api.claude.oracle = lambda text: "a\u2028b\x85é"
-
-    async def work(client: AsyncAnthropic) -> tuple[bytes, list[Any]]:
-        batch = await client.messages.batches.create(requests=asked(1, output_config={}))
-        raw = await client.messages.batches.with_raw_response.results(batch.id)
-        return await raw.http_response.aread(), await results(client, batch.id)
-
-    line, (row,) = with_client(api, work)
-    assert "a\u2028b\x85é" in line.decode()
-    assert row.result.message.content[0].text == "a\u2028b\x85é"
+    statuses, found = do(api, of, work)
+    assert statuses == [of.ongoing, of.over]
+    ids = [row[0] for row in found]
+    assert ids != sorted(ids) == [f"r-{n}" for n in range(N)]  # never in the order asked
+    assert {row[1] for row in found} == {"succeeded"}
+    (live,) = api.bill.requests("messages" if of is OfClaude else "chat")
+    parts = entries(api, of)
+    assert {(part.usd * 2, part.text) for part in parts.values()} == {(live.usd, TEXT)}
+    (sent,) = api.bill.requests("batch_create" if of is OfClaude else "file_create")
+    assert all(part.raw in sent.raw for part in parts.values())  # to the byte
+    assert api.bill.total_usd() == live.usd + sum(part.usd for part in parts.values()) > 0
+    assert list(api.bill.billed_twice().values()) == [N + 1]
+    (making,) = api.bill.requests(f"{of.one}create")
+    assert (int(making.usd), making.status, making.text) == (0, 200, "")
 
 
-# --- the bill -------------------------------------------------------------------------------------
+FREE = {"errored_invalid", "errored_api", "errored_overloaded", "expired", "canceled"}
 
 
-def test_each_part_is_billed_at_half_the_price(api: StandIn) -> None:
-    async def work(client: AsyncAnthropic) -> tuple[str, list[Any]]:
-        await create(client, "where is my card 0")
-        batch = await client.messages.batches.create(requests=asked(3))
-        return batch.id, await results(client, batch.id)
+def test_every_fate_of_a_part(api: StandIn, of: Any) -> None:
+    for fate in FATES:
+        api.faults.push(fate, endpoint="part")
 
-    id, found = with_client(api, work)
-    (live,), parts = api.bill.requests(), api.bill.requests("batch")
-    assert parts[0].usage is not None and live.usage is not None
-    spent = parts[0].usage["input_tokens"] * 2 + parts[0].usage["output_tokens"] * 10
-    assert parts[0].usd == Decimal(spent) / 2_000_000 > 0
-    assert parts[0].usd * 2 == live.usd
-    assert api.bill.total_usd() == live.usd + sum(part.usd for part in parts)
-    shown = {row.custom_id: row.result.message.usage.model_dump() for row in found}
-    for n, part in enumerate(parts):
-        assert (part.id, part.marker) == (f"{id}/r-{n}", f"r-{n}")
-        assert part.text == f"where is my card {n}"
-        assert (part.status, part.finished, part.usage) == (200, True, shown[f"r-{n}"])
-    made = api.bill.requests("batch_create")
-    assert [(int(entry.usd), entry.status, entry.text) for entry in made] == [(0, 200, "")]
-    assert all(part.raw in made[0].raw for part in parts)
-    # One was asked on both lanes: with other bytes, as the SDK orders names, but the same request.
-    assert parts[0].sha256 != live.sha256
-    assert api.bill.billed_twice() == {live.sha256: 2}
+    async def work(side: Any) -> list[Any]:
+        rows: list[Any] = await side.results((await side.make(0, [*FATES, "sound"])).id)
+        return rows
+
+    found = do(api, of, work)
+    assert len(found) == len(FATES) + 1
+    for id, state, usage in found:
+        assert state == (id.partition("_")[0] if id in FREE else "succeeded"), id
+        assert (usage is None) == (id in {*FREE, "no_usage"}), id
+    for id, part in entries(api, of).items():
+        unbilled = FREE | ({"refusal"} if of is OfClaude else set())
+        assert part.fault == (id if id in FATES else None)
+        assert part.finished and bool(part.usd) == (id not in unbilled), id
 
 
-def test_a_part_is_on_the_bill_as_it_stood_to_the_byte(api: StandIn) -> None:
-    text = json.dumps(params('zwölf } ] \\ "'), ensure_ascii=False, indent=3)
-    other = text.replace("zwölf", "\\u00e9")
-    first, second = f'{{"params" : {text} , "custom_id":"a"}}', '"custom_id":"b" ,"params":' + other
-    body = f'{{ "requests" :\n[ {first} ,\n{{{second}}} ] }}'
+def test_a_part_that_is_wrong_is_an_error_of_its_own(api: StandIn, of: Any) -> None:
+    async def work(side: Any) -> list[Any]:
+        rows: list[Any] = await side.results((await side.make(1, temperature=0)).id)
+        return rows
 
-    async def work(client: AsyncAnthropic) -> None:
-        await client.post("/v1/messages/batches", content=body.encode(), cast_to=object)
-
-    with_client(api, work)
-    whole, escaped = api.bill.requests("batch")
-    assert (whole.raw, escaped.raw) == (text, other)
-    assert whole.text == 'zwölf } ] \\ "' and whole.usd > 0
+    assert do(api, of, work) == [("r-0", "errored", None)]
+    assert entries(api, of)["r-0"].status == 400 and api.bill.total_usd() == 0
 
 
-def test_parts_that_are_worked_on_side_by_side_all_write_the_cache(api: StandIn) -> None:
-    api.batches.at_once = 3
-    system = [marked("rules " * 400, "1h")]
-
-    async def work(client: AsyncAnthropic) -> None:
-        await client.messages.batches.create(requests=asked(5, system=system))
-
-    with_client(api, work)
-    split = [
-        (part.usage["cache_creation"]["ephemeral_1h_input_tokens"],
-         part.usage["cache_read_input_tokens"])
-        for part in api.bill.requests("batch") if part.usage
-    ]  # fmt: skip
-    assert [bool(written) for written, _ in split] == [True] * 3 + [False] * 2
-    assert [bool(read) for _, read in split] == [False] * 3 + [True] * 2
+# --- how long it takes, and how it ends -----------------------------------------------------------
 
 
-def test_ten_thousand_parts_are_quick(api: StandIn) -> None:
-    async def work(client: AsyncAnthropic) -> None:
-        await client.messages.batches.create(requests=asked(10_000, output_config={}))
+def test_seconds_and_a_change_that_reaches_a_batch_under_way(api: StandIn, of: Any) -> None:
+    api.batches.seconds = 60
 
-    started = time.monotonic()
-    with_client(api, work, timeout=60)
-    assert len(api.bill.requests("batch")) == 10_000
-    assert time.monotonic() - started < 20
+    async def work(side: Any) -> list[str]:
+        id = (await side.make(2)).id
+        found = [await side.status(id)]
+        assert api.bill.total_usd() == 0
+        api.faults.push("expired", endpoint="part")
+        api.batches.seconds = 0
+        return [*found, await side.status(id)]
+
+    assert do(api, of, work) == [of.ongoing, of.over]
+    api.batches.seconds = 0.1
+    do(api, of, lambda side: side.make(1))
+    wait_until(lambda: len(api.bill.billed()) == 2)  # nobody looks
+    assert [part.fault for part in api.bill.requests(of.parts)] == ["expired", None, None]
+
+
+def test_cancelling(api: StandIn, of: Any) -> None:
+    api.batches.seconds = 60
+
+    async def work(side: Any) -> tuple[Any, list[Any]]:
+        id = (await side.make(3)).id
+        shown = await side.batches.cancel(id)
+        await side.status(id)
+        with pytest.raises((anthropic.BadRequestError, openai.BadRequestError)):
+            await side.batches.cancel(id)
+        return shown, await side.results(id)
+
+    shown, rows = do(api, of, work)
+    assert of.cancelling in (
+        getattr(shown, "processing_status", None),
+        shown.to_dict().get("status"),
+    )
+    assert {row[1] for row in rows} == {"canceled"} and api.bill.total_usd() == 0
+
+
+def test_a_whole_batch_may_expire(api: StandIn, of: Any) -> None:
+    api.batches.push("expire")
+
+    async def work(side: Any) -> list[list[Any]]:
+        return [await side.results((await side.make(2)).id) for _ in range(2)]
+
+    expired, sound = do(api, of, work)
+    assert {row[1] for row in expired} == {"expired"} and {row[1] for row in sound} == {"succeeded"}
+    assert [bool(part.usd) for part in api.bill.requests(of.parts)] == [0, 0, 1, 1]
+
+
+def test_a_list_may_lag_behind_and_goes_on_after_a_cursor(api: StandIn, of: Any) -> None:
+    async def listed(side: Any) -> list[str]:
+        return [batch.id async for batch in side.batches.list(limit=1)]
+
+    async def work(side: Any) -> None:
+        api.batches.list_lag_calls = 1
+        ids = [(await side.make(1)).id for _ in range(3)]
+        assert await side.status(ids[0]) == of.over  # who knows its id finds it
+        assert await listed(side) == []
+        assert await listed(side) == ids[::-1]
+        api.batches.list_lag_calls, api.batches.list_lag_s = 0, 0.3
+        await side.make(1)
+        assert len(await listed(side)) < 4
+        await asyncio.sleep(0.35)
+        assert len(await listed(side)) == 4
+
+    do(api, of, work)
+
+
+def test_stopping_ends_and_bills_what_is_under_way(api: StandIn, of: Any) -> None:
+    api.batches.seconds = 60
+    do(api, of, lambda side: side.make(2))
+    assert api.bill.total_usd() == 0
+    api.stop()
+    assert [part.usd > 0 for part in api.bill.requests(of.parts)] == [True, True]
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("529", 0), ("429", 0), ("rst_before", 0), ("504_after", 1), ("rst_after", 1), ("empty", 1)],
+)
+def test_a_fault_at_the_making_of_a_batch(api: StandIn, of: Any, name: str, made: int) -> None:
+    api.faults.push(name, endpoint=f"{of.one}create")
+
+    async def work(side: Any) -> int:
+        with pytest.raises((anthropic.APIError, openai.APIError, json.JSONDecodeError)):
+            await side.make(3)
+        return len((await side.batches.list()).data)
+
+    assert do(api, of, work) == made
+    (making,) = api.bill.requests(f"{of.one}create")
+    assert (making.fault, int(making.usd)) == (name, 0)
+    assert [part.usd > 0 for part in api.bill.requests(of.parts)] == [True] * 3 * made
+
+
+@pytest.mark.parametrize("step", ["retrieve", "list", "cancel"])
+def test_a_fault_at_another_step_is_met_there_alone(api: StandIn, of: Any, step: str) -> None:
+    api.batches.seconds = 60
+
+    async def work(side: Any) -> None:
+        id = (await side.make(1)).id
+        api.faults.push("500", endpoint=f"{of.one}{step}", when=lambda path: path.startswith("/v1"))
+        await side.single()
+        given = () if step == "list" else (id,)
+        with pytest.raises((anthropic.InternalServerError, openai.InternalServerError)):
+            await getattr(side.batches, step)(*given)
+
+    do(api, of, work)
+    assert [request.fault for request in api.bill.requests(f"{of.one}{step}")] == ["500"]
+
+
+ENDS: dict[str, Any] = {
+    "cut": (httpx2.RemoteProtocolError, openai.APIConnectionError),
+    **dict.fromkeys(("cut_in_line", "malformed_row", "blank_last_row"), json.JSONDecodeError),
+    "500": (anthropic.InternalServerError, openai.InternalServerError),
+}
+
+
+@pytest.mark.parametrize("name", [*ROW_FAULTS, "cut", "500", "empty"])
+def test_results_that_are_off_are_whole_when_read_again(api: StandIn, of: Any, name: str) -> None:
+    api.faults.push(name, endpoint=of.rows)
+
+    async def work(side: Any) -> list[str] | None:
+        id, found = (await side.make(N)).id, None
+        if name in ENDS:
+            with pytest.raises(ENDS[name]):
+                await side.results(id)
+        else:
+            found = [row[0] for row in await side.results(id)]
+        assert len(await side.results(id)) == N
+        return found
+
+    found = do(api, of, work)
+    counts = {"double_row": N + 1, "stray_row": N + 1, "missing_row": N - 1, "cut_at_line": N // 2}
+    if found is not None:
+        assert len(found) == counts.get(name, 0)
+        every, strange = {f"r-{n}" for n in range(N)}, set(found)
+        assert strange - every == ({"nobody_asked"} if name == "stray_row" else set())
+        assert max(Counter(found).values(), default=1) == (2 if name == "double_row" else 1)
+    first, second = api.bill.requests(of.rows)[:2]
+    assert (first.fault, second.fault, second.answered) == (name, None, True)
 
 
 # --- what is refused ------------------------------------------------------------------------------
+
+EMPTY: Any = {"custom_id": "a", "params": {}}
 
 
 @pytest.mark.parametrize(
     "requests",
     [
         [],
-        [{"custom_id": "", "params": {}}],
-        [{"custom_id": "a b", "params": {}}],
-        [{"custom_id": "a" * 65, "params": {}}],
-        [{"custom_id": "a\n", "params": {}}],
-        [{"custom_id": "a", "params": {}}, {"custom_id": "a", "params": {}}],
+        [EMPTY | {"custom_id": "a b"}],
+        [EMPTY | {"custom_id": "a" * 65}],
+        [EMPTY, EMPTY],
         [{"custom_id": "a"}],
-        [{"custom_id": "a", "params": {}, "metadata": {}}],
-        [{"custom_id": "a", "params": []}],
-        [{"custom_id": str(n), "params": {}} for n in range(4)],
+        [EMPTY | {"metadata": {}}],
     ],
 )
-def test_what_is_wrong_with_a_batch_is_a_400(api: StandIn, requests: list[Any]) -> None:
-    api.claude_batches.most_parts = 3
-
-    async def work(client: AsyncAnthropic) -> None:
+def test_what_is_wrong_with_claude_s_batch_is_a_400(api: StandIn, requests: Any) -> None:
+    async def work(side: OfClaude) -> None:
         with pytest.raises(anthropic.BadRequestError):
-            await client.messages.batches.create(requests=requests)
-        assert not (await client.messages.batches.list()).data
-
-    with_client(api, work)
-    assert api.bill.requests("batch") == []
-
-
-def test_what_is_too_large_is_a_413_and_a_bad_key_a_401(api: StandIn) -> None:
-    api.claude_batches.most_bytes = 100
-
-    async def large(client: AsyncAnthropic) -> None:
-        with pytest.raises(anthropic.ContentTooLargeError):
-            await client.messages.batches.create(requests=asked(1))
-
-    async def locked(client: AsyncAnthropic) -> None:
+            await side.batches.create(requests=requests)
         with pytest.raises(anthropic.AuthenticationError):
-            await client.messages.batches.list()
-        with pytest.raises(anthropic.AuthenticationError):
-            await client.messages.batches.create(requests=asked(1))
+            await side.client.with_options(api_key="bad-key").messages.batches.list()
+        assert not (await side.batches.list()).data
 
-    with_client(api, large)
-    with_client(api, locked, api_key="bad-key")
+    do(api, OfClaude, work)
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind"),
+    ("lines", "wrong"),
     [
-        ({"temperature": 0}, "invalid_request_error"),
-        ({"model": "claude-1"}, "not_found_error"),
-        ({"max_tokens": 0}, "invalid_request_error"),
-        ({"stream": True}, "invalid_request_error"),
-        ({"speed": "standard"}, "invalid_request_error"),
+        (["{"], [1]),
+        ([line("a", chat_body()), line("a", chat_body())], [2]),
+        ([line("a", chat_body(), url="/v1/responses")], [1]),
+        (['{"custom_id": "a"}', line("a", chat_body())], [1]),
+        ([line("a", chat_body()), line("b", chat_body(model="gpt-6-sol"))], [2]),
+        ([line("a", chat_body()), ""], [2]),
     ],
 )
-def test_what_is_wrong_with_a_part_spoils_that_part(
-    api: StandIn, changes: dict[str, Any], kind: str
+def test_a_file_that_is_wrong_fails_openai_s_batch(
+    api: StandIn, lines: list[str], wrong: list[int]
 ) -> None:
-    async def work(client: AsyncAnthropic) -> dict[str, Any]:
-        bad: Any = {"custom_id": "bad", "params": params("hello", **changes)}
-        batch = await client.messages.batches.create(requests=[*asked(2), bad])
-        assert counts(batch) == {"processing": 3}
-        batch = await client.messages.batches.retrieve(batch.id)
-        assert counts(batch) == {"succeeded": 2, "errored": 1}
-        return {row.custom_id: row.result for row in await results(client, batch.id)}
+    async def work(side: OfOpenAI) -> Any:
+        return await side.batches.retrieve((await side.of(*lines)).id)
 
-    found = with_client(api, work)
-    assert found["bad"].type == "errored"
-    assert (found["bad"].error.type, found["bad"].error.error.type) == ("error", kind)
-    assert {part.marker: bool(part.usd) for part in api.bill.requests("batch")} == {
-        "r-0": True, "r-1": True, "bad": False,
-    }  # fmt: skip
+    batch = do(api, OfOpenAI, work)
+    assert (batch.status, [error.line for error in batch.errors.data]) == ("failed", wrong)
+    assert batch.output_file_id is None and api.bill.requests("chat_batch") == []
+
+
+def test_openai_s_batch_may_fail_and_what_is_unknown_is_a_404(api: StandIn) -> None:
+    api.batches.push("fail")
+
+    async def work(side: OfOpenAI) -> str:
+        for step in (side.client.files.content, side.batches.retrieve):
+            with pytest.raises(openai.NotFoundError):
+                await step("no-such")
+        with pytest.raises(openai.BadRequestError):
+            await side.of("x" * 513)
+        return await side.status((await side.make(2)).id)
+
+    assert do(api, OfOpenAI, work) == "failed"
+    assert api.bill.total_usd() == 0

@@ -30,7 +30,7 @@ from tests.jobs import (
     write_job,
 )
 from tests.stand_in import StandIn
-from tests.stand_in.claude import Oracle
+from tests.stand_in.answers import Oracle
 
 KILLS = 5
 

@@ -130,7 +130,7 @@ def test_a_rules_reason_is_shown_and_nothing_hangs_on_it(
 ) -> None:
     answering(monkeypatch, lambda name: {NEUTRAL: "x"}, lambda name: {NEUTRAL: "x"})
     with api_for(tmp_path, lambda name: {NEUTRAL: "y"}) as api:
-        api.batch_seconds = 0
+        api.batches.seconds = 0
         job = reasons_job(tmp_path / "job", api.url, confidence, lane=lane, batch={"poll_s": 0.01})
         unsent = jobs.run(job, jobs.NO_KEY)
         for word in REASONS:

@@ -1,19 +1,20 @@
-"""The prompt cache: a prefix that ends in a breakpoint is written once, then read.
+"""Counting, and the prompt cache: a prefix that ends in a breakpoint is written once, then read.
+
+A text is a quarter of its bytes, rounded up. Block by block, so that what the cache takes and what
+is left always add up to the whole count.
 
 An entry counts from the end of the request that wrote it: requests that run side by side with the
-first all pay for the write, as they do at the real API.
+first all pay for the write, as they do at the real API. No test is as long as an entry lives.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .tokens import Block, prefix_key
-
-TTL_S: Final[dict[str, float]] = {"5m": 300.0, "1h": 3600.0}
 # Shorter prefixes are silently not cached. Models without a known figure take the largest one.
 MINIMUM: Final[dict[str, int]] = {
     "claude-sonnet-5-5": 512,
@@ -25,6 +26,13 @@ MINIMUM: Final[dict[str, int]] = {
 }
 _LARGEST_MINIMUM = 4096
 
+# A block of the prompt, and how long it is kept where a cache breakpoint stands: 5m or 1h.
+Block = tuple[str, str | None]
+
+
+def count(text: str) -> int:
+    return -(-len(text.encode("utf-8", "surrogatepass")) // 4)
+
 
 @dataclass(slots=True)
 class Split:
@@ -32,39 +40,36 @@ class Split:
 
     fresh: int = 0
     read: int = 0
-    written: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TTL_S, 0))
-    entries: dict[str, str] = field(default_factory=dict)  # key → ttl
+    written: dict[str, int] = field(default_factory=lambda: {"5m": 0, "1h": 0})
+    keys: list[str] = field(default_factory=list)
 
 
 class Cache:
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self._until: dict[str, float] = {}
+    def __init__(self) -> None:
+        self._kept: set[str] = set()
 
-    def look(self, model: str, blocks: list[Block]) -> Split:
-        """The longest live prefix up to the last breakpoint is read, the rest up to it written."""
+    def look(self, model: str, blocks: Sequence[Block]) -> Split:
+        """The longest kept prefix up to the last breakpoint is read, the rest up to it written."""
         minimum = MINIMUM.get(model, _LARGEST_MINIMUM)
-        split, read_to, written_to, total = Split(), 0, 0, 0
-        marks: list[tuple[int, str, str]] = []
-        last = max((n for n, block in enumerate(blocks) if block.ttl), default=-1)
-        for n, block in enumerate(blocks):
-            total += block.tokens
+        split, total, done = Split(), 0, 0
+        marks: list[tuple[int, str]] = []
+        last = max((n for n, (_, ttl) in enumerate(blocks) if ttl), default=-1)
+        for n, (text, ttl) in enumerate(blocks):
+            total += count(text)
             if n > last or total < minimum:
                 continue
-            key = prefix_key(model, blocks[: n + 1])
-            if self._until.get(key, 0.0) > self.clock():
-                read_to = total
-            if block.ttl:
-                marks.append((total, block.ttl, key))
-        written_to = read_to
-        for end, ttl, key in marks:
-            split.entries[key] = ttl
-            split.written[ttl] += max(0, end - written_to)
-            written_to = max(written_to, end)
-        split.read, split.fresh = read_to, total - written_to
+            key = json.dumps([model, *(text for text, _ in blocks[: n + 1])])
+            key = hashlib.sha256(key.encode()).hexdigest()
+            if key in self._kept:
+                split.read = done = total
+            if ttl:
+                marks.append((total, ttl))
+                split.keys.append(key)
+        for end, ttl in marks:
+            split.written[ttl] += max(0, end - done)
+            done = max(done, end)
+        split.fresh = total - done
         return split
 
     def keep(self, split: Split) -> None:
-        """A read refreshes the entry as well."""
-        for key, ttl in split.entries.items():
-            self._until[key] = max(self._until.get(key, 0.0), self.clock() + TTL_S[ttl])
+        self._kept.update(split.keys)

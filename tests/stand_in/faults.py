@@ -1,4 +1,4 @@
-"""Which fault meets which request, and what each fault is.
+"""Which fault meets which request or part of a batch, and what each fault is.
 
 Whether work that ends in a dropped connection is billed is an assumption of this stand-in (the
 costly one): it is what a client under a budget has to be safe against.
@@ -10,12 +10,28 @@ import hashlib
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from .problems import Problem
 from .wire import Manner
+
+
+class Problem(Exception):
+    """An error reply, before it has an API's shape."""
+
+    def __init__(
+        self, status: int, type: str, message: str, *, error_code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.message = message
+        self.error_code = error_code
+
+
+def bad_request(message: str) -> Problem:
+    return Problem(400, "invalid_request_error", message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,23 +40,9 @@ class Fault:
     works: bool = True  # the model does its work, and it is billed
     problem: Problem | None = None  # an error in place of the answer
     manner: Manner = Manner.WHOLE  # how the reply leaves, if it does
-    answer: str = ""  # how the answer itself is off; claude.py knows these
+    answer: str = ""  # how the answer itself is off; answers.py and rows.py know these
     seconds: float = 0.0
     retry_after: float | None = None
-
-
-def _refused(
-    name: str,
-    status: int,
-    type: str,
-    message: str,
-    *,
-    retry_after: float | None = None,
-    error_code: str | None = None,
-    works: bool = False,
-) -> Fault:
-    problem = Problem(status, type, message, error_code=error_code)
-    return Fault(name=name, works=works, problem=problem, retry_after=retry_after)
 
 
 _LIMIT = "This request would exceed your organization's rate limit."
@@ -49,60 +51,67 @@ _OWN_LIMIT = (
     "You have reached your specified API usage limits. "
     "You will regain access on 2027-01-01 at 00:00 UTC."
 )
-_TABLE: Final[tuple[Fault, ...]] = (
-    _refused("400_usage_limits", 400, "invalid_request_error", _OWN_LIMIT),
-    _refused("401", 401, "authentication_error", "invalid bearer token"),
-    _refused("402", 402, "billing_error", "Your credit balance is too low."),
-    _refused("403", 403, "permission_error", "Your key may not use this resource."),
-    _refused("408", 408, "timeout_error", "The request timed out."),
-    _refused("409", 409, "conflict_error", "The request conflicts with another."),
-    _refused("413", 413, "invalid_request_error", "The request is too large."),
-    _refused("429", 429, "rate_limit_error", _LIMIT, retry_after=1),
-    _refused("429_bare", 429, "rate_limit_error", _LIMIT),
-    _refused(
-        "429_spend", 429, "rate_limit_error", _SPENT, error_code="enforced_spend_limit_reached"
+_REFUSALS: Final[dict[str, Problem]] = {
+    "400_usage_limits": bad_request(_OWN_LIMIT),
+    "401": Problem(401, "authentication_error", "invalid bearer token"),
+    "402": Problem(402, "billing_error", "Your credit balance is too low."),
+    "403": Problem(403, "permission_error", "Your key may not use this resource."),
+    "408": Problem(408, "timeout_error", "The request timed out."),
+    "409": Problem(409, "conflict_error", "The request conflicts with another."),
+    "413": Problem(413, "invalid_request_error", "The request is too large."),
+    "429": Problem(429, "rate_limit_error", _LIMIT),
+    "429_bare": Problem(429, "rate_limit_error", _LIMIT),
+    "429_spend": Problem(
+        429, "rate_limit_error", _SPENT, error_code="enforced_spend_limit_reached"
     ),
-    _refused("500", 500, "api_error", "Internal server error"),
-    _refused("502", 502, "api_error", "Bad gateway"),
-    _refused("503", 503, "api_error", "Service unavailable"),
-    _refused("504", 504, "timeout_error", "Gateway timeout"),
-    _refused("504_after", 504, "timeout_error", "Gateway timeout", works=True),
-    _refused("529", 529, "overloaded_error", "Overloaded"),
-    Fault(name="rst_before", works=False, manner=Manner.RST),
-    Fault(name="rst_after", manner=Manner.RST),
-    Fault(name="fin_after", manner=Manner.FIN),
-    Fault(name="cut", manner=Manner.CUT),
-    Fault(name="cut_chunked", manner=Manner.CUT_CHUNKED),
-    Fault(name="cut_unsized", manner=Manner.CUT_UNSIZED),
-    Fault(name="malformed", manner=Manner.MALFORMED),
-    Fault(name="empty", manner=Manner.EMPTY),
-    Fault(name="html", manner=Manner.HTML),
-    Fault(name="slow", seconds=1.0),
-    Fault(name="drip", seconds=1.0, manner=Manner.DRIP),
-    Fault(name="refusal", answer="refusal"),  # before any output: by the documentation, unbilled
-    Fault(name="refusal_late", answer="refusal_late"),  # after some output: billed
-    Fault(name="max_tokens", answer="max_tokens"),
-    Fault(name="pause_turn", answer="pause_turn"),
-    Fault(name="context_window", answer="model_context_window_exceeded"),
-    Fault(name="off_enum", answer="off_enum"),
-    Fault(name="other_case", answer="other_case"),
-    Fault(name="no_usage", answer="no_usage"),
-)
-FAULTS: Final[dict[str, Fault]] = {fault.name: fault for fault in _TABLE}
-# Of the results of a batch alone; rows.py knows how each body is off.
-ROW_FAULTS: Final[dict[str, Fault]] = {
-    name: Fault(name=name, answer=name, manner=manner)
-    for name, manner in {
-        "missing_row": Manner.WHOLE,
-        "double_row": Manner.WHOLE,
-        "stray_row": Manner.WHOLE,
-        "malformed_row": Manner.WHOLE,
-        "blank_last_row": Manner.WHOLE,
-        "cut_at_line": Manner.UNSIZED,
-        "cut_in_line": Manner.UNSIZED,
-    }.items()
+    "500": Problem(500, "api_error", "Internal server error"),
+    "502": Problem(502, "api_error", "Bad gateway"),
+    "503": Problem(503, "api_error", "Service unavailable"),
+    "504": Problem(504, "timeout_error", "Gateway timeout"),
+    "504_after": Problem(504, "timeout_error", "Gateway timeout"),
+    "529": Problem(529, "overloaded_error", "Overloaded"),
 }
-_EVERY: Final = FAULTS | ROW_FAULTS
+_ANSWERS = (
+    "refusal",  # before any output: by the documentation, unbilled
+    "refusal_late",  # after some output: billed
+    "max_tokens", "pause_turn", "context_window", "off_enum", "other_case", "no_usage",
+)  # fmt: skip
+_WIRE = ("rst_after", "fin_after", "cut", "cut_chunked", "cut_unsized", "malformed", "empty")
+_OFF = {name: Fault(name=name, answer=name) for name in _ANSWERS}
+FAULTS: Final[dict[str, Fault]] = {
+    name: Fault(name=name, problem=problem, works=name.endswith("_after"))
+    for name, problem in _REFUSALS.items()
+} | {
+    "rst_before": Fault(name="rst_before", works=False, manner=Manner.RST),
+    **{
+        name: Fault(name=name, manner=Manner[name.removesuffix("_after").upper()]) for name in _WIRE
+    },
+    "html": Fault(name="html", manner=Manner.HTML),
+    "slow": Fault(name="slow", seconds=1.0),
+    "drip": Fault(name="drip", seconds=1.0, manner=Manner.DRIP),
+    **_OFF,
+}
+FAULTS["429"] = replace(FAULTS["429"], retry_after=1)
+# Of the results of a batch alone.
+ROW_FAULTS: Final[dict[str, Fault]] = {
+    name: Fault(name=name, answer=name, manner=Manner.UNSIZED if "cut" in name else Manner.WHOLE)
+    for name in (
+        "missing_row", "double_row", "stray_row", "malformed_row", "blank_last_row", "cut_at_line",
+        "cut_in_line",
+    )
+}  # fmt: skip
+# What becomes of a part of a batch: the endpoint "part".
+FATES: Final[dict[str, Fault]] = {
+    "errored_invalid": Fault(
+        name="errored_invalid", works=False, problem=bad_request("This request is not valid.")
+    ),
+    "errored_api": replace(FAULTS["500"], name="errored_api"),
+    "errored_overloaded": replace(FAULTS["529"], name="errored_overloaded"),
+    "expired": Fault(name="expired", works=False),
+    "canceled": Fault(name="canceled", works=False),
+    **_OFF,
+}
+_EVERY: Final = FAULTS | ROW_FAULTS | FATES
 # Those that a long run can meet without having to stop, for a random mix.
 STEADY: Final[tuple[str, ...]] = tuple(
     name
@@ -114,28 +123,25 @@ STEADY_BATCH: Final[tuple[str, ...]] = tuple(name for name in STEADY if not FAUL
 
 
 @dataclass(slots=True)
-class _Waiting:
-    fault: Fault
-    endpoint: str
-    when: Callable[[str], bool] | None
-
-
-@dataclass(slots=True)
 class _Mix:
-    seed: int
-    rates: dict[str, float]
-    changes: dict[str, Any]
-    seen: Counter[str]
+    """The draw depends on the seed, the key and how often that key has come, not on the order of
+    arrival: a concurrent run meets the same faults every time."""
 
-    def draw(self, material: bytes) -> Fault | None:
-        sha256 = hashlib.sha256(material).hexdigest()
+    seed: int
+    rate: float
+    names: list[str]
+    changes: dict[str, Any]
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def draw(self, key: str) -> Fault | None:
+        sha256 = hashlib.sha256(key.encode()).hexdigest()
         self.seen[sha256] += 1
         drawn = random.Random(f"{self.seed}:{sha256}:{self.seen[sha256]}").random()
-        for name, rate in self.rates.items():
-            if drawn < rate:
-                return _changed(_EVERY[name], self.changes)
-            drawn -= rate
-        return None
+        if drawn >= self.rate:
+            return None
+        fault = _EVERY[self.names[int(drawn / self.rate * len(self.names))]]
+        had = {name: value for name, value in self.changes.items() if getattr(fault, name)}
+        return replace(fault, **had)
 
 
 class Faults:
@@ -144,16 +150,15 @@ class Faults:
     def __init__(self) -> None:
         self.fired: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._queue: list[_Waiting] = []
+        self._queue: list[tuple[Fault, str, Callable[[str], bool]]] = []
         self._mixes: dict[str, _Mix] = {}  # by endpoint
-        self._seen: Counter[str] = Counter()
 
     def push(
         self,
         *names: str,
         times: int = 1,
         endpoint: str = "messages",
-        when: Callable[[str], bool] | None = None,
+        when: Callable[[str], bool] = lambda text: True,
         **changes: Any,
     ) -> None:
         """Queue faults, one per request; `when` picks the request by its raw body, or its path.
@@ -162,32 +167,15 @@ class Faults:
         """
         with self._lock:
             for fault in [_EVERY[name] for _ in range(times) for name in names]:
-                self._queue.append(_Waiting(replace(fault, **changes), endpoint, when))
+                self._queue.append((replace(fault, **changes), endpoint, when))
 
     def mix(
-        self,
-        seed: int,
-        rate: float | Mapping[str, float],
-        names: Iterable[str] = STEADY,
-        *,
-        endpoint: str = "messages",
-        **changes: Any,
+        self, seed: int, rate: float, names: Iterable[str], *, endpoint: str, **changes: Any
     ) -> None:
-        """Meet each request with a fault at this rate, shared among `names`, or at rates by name.
-
-        The draw depends on the seed, the body and how often that body has come, not on the order
-        of arrival: a concurrent run meets the same faults every time. (For batches and files it
-        is the endpoint in place of the body: those have ids in them that no two runs share.)
-        Each endpoint has a mix of its own. `changes` applies to the faults that have such a field
-        set: `seconds=0.05` to the slow ones, and so on.
-        """
-        pool = list(names)
-        even = rate if isinstance(rate, Mapping) else dict.fromkeys(pool, rate / len(pool))
-        if unknown := set(even) - set(_EVERY):
-            raise KeyError(f"no such faults: {sorted(unknown)}")
-        replace(FAULTS["slow"], **changes)  # a misspelt field fails here, not in the server
+        """Meet each request with a fault at this rate. `changes` applies to the faults that have
+        such a field set: `seconds=0.05` to the slow ones, and so on."""
         with self._lock:
-            self._mixes[endpoint] = _Mix(seed, dict(even), dict(changes), self._seen)
+            self._mixes[endpoint] = _Mix(seed, rate, list(names), changes)
 
     def clear(self) -> None:
         with self._lock:
@@ -198,27 +186,20 @@ class Faults:
         """How many queued faults have not met their request yet."""
         return len(self._queue)
 
-    def meet(self, endpoint: str, body: bytes) -> Fault | None:
+    def meet(self, endpoint: str, text: str, key: str | None = None) -> Fault | None:
+        """``key``: what a mix knows the request by. By default that is its body, and of batches
+        and files the endpoint: those have ids in them that no two runs share."""
         with self._lock:
-            fault = self._queued(endpoint, body) or self._drawn(endpoint, body)
+            fault = self._queued(endpoint, text)
+            if fault is None and (mix := self._mixes.get(endpoint)):
+                fault = mix.draw(key or (text if endpoint in ("messages", "chat") else endpoint))
             if fault is not None:
                 self.fired[fault.name] += 1
             return fault
 
-    def _queued(self, endpoint: str, body: bytes) -> Fault | None:
-        text = body.decode("utf-8", "replace")
-        for place, waiting in enumerate(self._queue):
-            if waiting.endpoint == endpoint and (waiting.when is None or waiting.when(text)):
-                return self._queue.pop(place).fault
+    def _queued(self, endpoint: str, text: str) -> Fault | None:
+        for place, (fault, where, when) in enumerate(self._queue):
+            if where == endpoint and when(text):
+                del self._queue[place]
+                return fault
         return None
-
-    def _drawn(self, endpoint: str, body: bytes) -> Fault | None:
-        if (mix := self._mixes.get(endpoint)) is None:
-            return None
-        by_body = endpoint in ("messages", "count_tokens", "chat")
-        return mix.draw(body if by_body else endpoint.encode())
-
-
-def _changed(fault: Fault, changes: Mapping[str, Any]) -> Fault:
-    fields = {name: value for name, value in changes.items() if getattr(fault, name)}
-    return replace(fault, **fields)

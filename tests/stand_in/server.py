@@ -10,22 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from .api import Api, Route
+from .answers import Oracle
+from .api import Api, Outcome, Route, Work
 from .batches import ClaudeBatches
 from .batching import Batching
 from .bill import Bill
 from .chat import Chat, Gemini
 from .chat_batches import ChatBatches
-from .claude import Claude, Oracle
-from .fates import Fates
-from .faults import Faults
-from .files import Files
+from .claude import Claude
+from .faults import Faults, Problem
 from .limits import Limits
-from .problems import Problem
-from .replies import Outcome, marker_of, not_found, reply_of
 from .wire import Call, Manner, Reply, pieces, receive, reset
 
 _GRACE_S = 2.0  # how long a stop waits for replies to clients that do not read
@@ -47,22 +43,19 @@ class StandIn:
     ) -> None:
         self.bill = Bill(where / "bill.jsonl" if where.is_dir() else where)
         self.faults = Faults()
-        self.claude = Claude(oracle)
-        self.chat, self.gemini = Chat(oracle), Gemini(oracle)
-        self.errors: list[Exception] = []  # the stand-in's own, or an oracle's
-        self.batches = Batching(self.errors)
+        self.claude, self.chat, self.gemini = Claude(oracle), Chat(oracle), Gemini(oracle)
+        self.batches = Batching(self.faults)
         self.claude_batches = ClaudeBatches(self.claude, self.batches, self.bill)
-        self.files = Files(self.chat)
-        self.chat_batches = ChatBatches(self.chat, self.files, self.batches, self.bill)
-        self.apis: list[Api] = [self.claude, self.chat, self.gemini]
-        self.apis += [self.claude_batches, self.files, self.chat_batches]
+        self.chat_batches = ChatBatches(self.chat, self.batches, self.bill)
+        self.apis: tuple[Api, ...] = (self.claude, self.chat, self.gemini)
+        self.errors: list[Exception] = []  # the stand-in's own, or an oracle's
         self.twist: Twist | None = None  # makes another reply of a sound one, as a test wants it
         self.latency = latency
+        self.port = port
         self.limits: Limits | None = None
         self.in_flight = 0
         self.max_in_flight = 0
         self.connections = 0
-        self._port = port
         self._connected: set[asyncio.Task[None]] = set()
         self._busy: set[asyncio.Task[None]] = set()
         self._thread: threading.Thread | None = None
@@ -71,38 +64,15 @@ class StandIn:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.stop()
-        if self.errors and error is None:
+        if self.errors and not any(raised):
             raise self.errors[0]
 
-    @property
-    def url(self) -> str:
-        """Without /v1, as the Anthropic SDK wants its base_url."""
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def batch_parts(self) -> Fates:
-        """What becomes of single parts of a batch."""
-        return self.batches.parts
-
-    @property
-    def batch_seconds(self) -> float:
-        return self.batches.seconds
-
-    @batch_seconds.setter
-    def batch_seconds(self, seconds: float) -> None:
-        self.batches.seconds = seconds
-
     def start(self) -> None:
-        # Bound here, so that a port in use is the caller's exception, not a thread's.
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self._port = listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port))
+        # Without /v1, as the Anthropic SDK wants its base_url.
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         ready = threading.Event()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(listener, ready)), daemon=True
@@ -138,7 +108,11 @@ class StandIn:
         for task in self._connected:
             task.cancel()
         await asyncio.gather(*self._connected, return_exceptions=True)
-        self.batches.close()
+        try:
+            for desk in self.batches.desks:
+                desk.finish()
+        except Exception as error:
+            self.errors.append(error)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -171,13 +145,13 @@ class StandIn:
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             request_id = f"req_{secrets.token_hex(12)}"
-            api, route = self._find(call)
-            self.bill.received(request_id, route.endpoint, marker_of(call), call)
-            outcome = await self._perform(route, call)
+            api, route, given = self._find(call)
+            self.bill.received(request_id, route.endpoint, call)
+            outcome = await self._perform(call, api, route, given)
             self._settle(request_id, outcome)
             if reader.at_eof() or reader.exception():  # the client left while the work went on
                 return False
-            reply = reply_of(api, route, request_id, outcome)
+            reply = outcome.reply(api, request_id)
             self._tell_limits(api, reply)
             if self.twist is not None:
                 reply = self.twist(route.endpoint, call, reply)
@@ -197,33 +171,38 @@ class StandIn:
                 if place > 1:
                     await self._pause(seconds / len(parts))
                 if place == len(parts) and outcome.manner in (Manner.WHOLE, Manner.DRIP):
-                    self.bill.answered(request_id)  # not after: a client may be quicker
+                    self.bill.told(request_id, answered=True)  # not after: a client may be quicker
                 writer.write(piece)
                 await writer.drain()
         except (OSError, asyncio.CancelledError):
-            self.bill.left(request_id)
+            self.bill.told(request_id, answered=False)
             raise
         return keep
 
-    def _find(self, call: Call) -> tuple[Api, Route]:
+    def _find(self, call: Call) -> tuple[Api, Route, str | None]:
         for api in self.apis:
-            if route := api.route(call.method, call.path):
-                return api, route
-        return self.apis[0], Route(f"{call.method} {call.path}", not_found)
+            for route in api.routes:
+                if (given := route.match(call)) is not None:
+                    return api, route, given
+        return self.claude, Route("", "", f"{call.method} {call.path}", _not_found), None
 
-    async def _perform(self, route: Route, call: Call) -> Outcome:
+    async def _perform(self, call: Call, api: Api, route: Route, given: str | None) -> Outcome:
         try:
-            work = route.accept(call)
+            if given is not None:
+                api.authorize(call)
+            finish = route.accept(call, given or "")
             if self.limits is not None and not self.limits.admit(call.body):
                 raise Problem(429, "rate_limit_error", "This would exceed your rate limit.")
             # After the checks: a request that is wrong by itself does not use up a fault.
-            fault = self.faults.meet(route.endpoint, call.body or call.path.encode())
+            fault = self.faults.meet(
+                route.endpoint, call.body.decode("utf-8", "replace") or call.path
+            )
             if fault is None:
                 await self._pause(self.latency)
-                return Outcome(answer=work.finish(None))
+                return Outcome(answer=finish(None))
             waiting = 0.0 if fault.manner is Manner.DRIP else fault.seconds
             await self._pause(self.latency + waiting)
-            answer = work.finish(fault) if fault.works else None
+            answer = finish(fault) if fault.works else None
             return Outcome(fault, answer, fault.problem)
         except Problem as problem:
             return Outcome(problem=problem)
@@ -246,17 +225,15 @@ class StandIn:
         if self.limits is not None and answer is not None:
             usage = answer.usage or {}
             self.limits.produced(usage.get("output_tokens", usage.get("completion_tokens", 0)))
-        self.bill.done(
-            request_id,
-            status=outcome.status,
-            fault=outcome.fault.name if outcome.fault else None,
-            usd=outcome.usd,
-            model=answer.model if answer else None,
-            usage=answer.usage if answer else None,
-        )
+        fault = outcome.fault.name if outcome.fault else None
+        self.bill.done((request_id, outcome.status, fault, answer))
 
     async def _pause(self, seconds: float) -> None:
         if seconds <= 0:
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _not_found(call: Call, _: str) -> Work:
+    raise Problem(404, "not_found_error", f"Not found: {call.path}")

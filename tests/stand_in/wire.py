@@ -81,14 +81,11 @@ def pieces(reply: Reply, manner: Manner) -> tuple[list[bytes], bool]:
         return [], False
     body = reply.body
     half = body[: len(body) // 2]
-    if manner is Manner.CUT:
-        return [reply.head(len(body)) + half], False
     if manner is Manner.CUT_CHUNKED:
         return [reply.head(None, chunked=True) + b"%x\r\n%b\r\n" % (len(half), half)], False
-    if manner is Manner.UNSIZED:
-        return [reply.head(None) + body], False
-    if manner is Manner.CUT_UNSIZED:
-        return [reply.head(None) + half], False
+    if manner in (Manner.CUT, Manner.UNSIZED, Manner.CUT_UNSIZED):
+        head = reply.head(len(body) if manner is Manner.CUT else None)
+        return [head + (body if manner is Manner.UNSIZED else half)], False
     if manner is Manner.DRIP:
         step = -(-len(body) // _PIECES)
         drops = [body[at : at + step] for at in range(0, len(body), step)]
