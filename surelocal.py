@@ -17,7 +17,9 @@ from runner import __all__ as __all__
 from runner import __getattr__ as __getattr__  # each is imported when it is asked for
 
 if TYPE_CHECKING:
+    from runner import Event as Event
     from runner import Job as Job
+    from runner import Notice as Notice
     from runner import Result as Result
     from runner import load_job as load_job
     from runner import make_job as make_job

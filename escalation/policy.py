@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from escalation.policy_notices import Note, Notices
+from escalation.policy_notices import Notices
 from runner.answering.prompts import Expression
 from runner.answering.template_answers import TemplateAnswer
 from runner.errors import RecordError
@@ -14,7 +14,7 @@ from runner.formats.typed_cells import FALSE
 from runner.job import Job
 from runner.job.confidence import Confidence
 from runner.templates.columns_read import looked_at
-from runner.types import Answer, JSONValue, Reason, Record, Route
+from runner.types import Answer, JSONValue, Reason, Record, Route, Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Routed:
 class Router:
     """The job's ``routes``, first match wins, and ``privacy.keep_local`` over all of them.
 
-    That fails closed: what is not plainly false stays on the machine. ``note`` hears, once, of
+    That fails closed: what is not plainly false stays on the machine. ``say`` hears, once, of
     records that an expression may have been meant otherwise for.
     """
 
-    def __init__(self, job: Job, note: Note | None = None) -> None:
-        self._notices = Notices(note)
+    def __init__(self, job: Job, say: Say | None = None) -> None:
+        self._notices = Notices(say)
         constraint = job.answer.constraint()
         self._rules = [
             (
@@ -69,7 +69,7 @@ class Router:
                 # High-stakes, but it may not leave: nobody but a person is left to decide.
                 return Routed(Route.REVIEW, Reason.KEPT_LOCAL, False, rule=n)
             return Routed(Route(rule.to), Reason.RULE, may_leave, rule=n, words=own)
-        return _LOCAL[kept]
+        return LOCAL_KEPT if kept else LOCAL
 
     def _stays(self, keep: Expression, record: Record) -> bool:
         """Whether ``privacy.keep_local`` gives anything but false, or gives that of a null."""
@@ -77,16 +77,17 @@ class Router:
         try:
             value = keep.evaluate(record)
         except RecordError as error:
-            self._notices.stays(record, str(error))
+            self._notices.stays(keep, record, str(error))
             return True
         if not _is_false(value):
             if value is None or isinstance(value, str):
                 shown = "null" if value is None else f"the text {value[:40]!r}"
-                self._notices.stays(record, f"{keep.where} gives {shown}, not true or false")
+                self._notices.stays(keep, record, f"{keep.where} gives {shown}, not true or false")
             return True
         null = next((n for n in self._looked_at if record.fields.get(n, value) is None), None)
         if null is not None:
             self._notices.stays(
+                keep,
                 record,
                 f"{keep.where} looks at `{null}`, which is null; where a null may leave, write "
                 f"`({null} | default(''))`",
@@ -110,7 +111,8 @@ def _is_false(value: object) -> bool:
     return value is False or (isinstance(value, int | float | Decimal) and value == 0)
 
 
-_LOCAL = [Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=not kept) for kept in (False, True)]
+LOCAL = Routed(Route.LOCAL, Reason.CONFIDENT)
+LOCAL_KEPT = Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=False)
 
 
 @dataclass(frozen=True, slots=True)

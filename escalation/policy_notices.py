@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from runner.answering.prompts import Expression
 from runner.templates.columns_read import compared_texts
-from runner.types import Record
+from runner.types import Event, Record, Say, notice
 
-Note = Callable[[str], None]
 MOST = 20
 """Sentences: behind these, more of the kind are not told."""
 
 
 class Notices:
-    """``note`` hears them; without one nothing is looked for."""
+    """``say`` hears them; without one nothing is looked for."""
 
-    def __init__(self, note: Note | None) -> None:
-        self._note = note
+    def __init__(self, say: Say | None) -> None:
+        self._say = say
         self._said: set[object] = set()
         self._texts: dict[str, list[tuple[str, set[str], dict[str, str]]]] = {}
 
     def near(self, expression: Expression, record: Record) -> None:
         """Of a text that is one of those it is compared with, but for case or spaces."""
-        if self._note is None or len(self._said) >= MOST:
+        if self._say is None or len(self._said) >= MOST:
             return
         for column, texts, folded in self._compared(expression):
             value = record.fields.get(column)
@@ -34,16 +33,20 @@ class Notices:
                 continue
             case = "upper" if meant.upper() == meant else "lower"
             name = column if column.isidentifier() else f"record[{column!r}]"
-            self._say(
+            self._once(
                 (column, value),
+                Event.NEARLY_EQUAL,
                 f"{expression.where} compares `{column}` with {meant!r}, and record {record.id} "
                 f"has {value!r} there, which is another text; if it is the same, write "
                 f"`{name}|trim|{case} == {getattr(meant.strip(), case)()!r}`",
-            )
+                record_id=record.id, where=expression.where, column=column,
+            )  # fmt: skip
 
-    def stays(self, record: Record, why: str) -> None:
+    def stays(self, expression: Expression, record: Record, why: str) -> None:
         """Of a record that is kept on the machine though nothing plainly says so."""
-        self._say("stays", f"record {record.id} stays on the machine, as others like it: {why}")
+        said = f"record {record.id} stays on the machine, as others like it: {why}"
+        facts = {"record_id": record.id, "where": expression.where}
+        self._once("stays", Event.STAYS_LOCAL, said, **facts)
 
     def _compared(self, expression: Expression) -> list[tuple[str, set[str], dict[str, str]]]:
         known = self._texts.get(expression.where)
@@ -53,7 +56,7 @@ class Notices:
             self._texts[expression.where] = known
         return known
 
-    def _say(self, what: object, sentence: str) -> None:
-        if self._note is not None and what not in self._said:
+    def _once(self, what: object, event: Event, sentence: str, **fields: Any) -> None:
+        if self._say is not None and what not in self._said:
             self._said.add(what)
-            self._note(sentence)
+            self._say(notice(event, sentence, **fields))

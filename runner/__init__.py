@@ -10,15 +10,19 @@ if TYPE_CHECKING:
     from runner.job import Job as Job
     from runner.job.file import load_job as load_job
     from runner.job.file import make_job as make_job
+    from runner.notices import Event as Event
+    from runner.notices import Notice as Notice
 
 _HOMES = {
+    "Event": "runner.notices",
     "Job": "runner.job",
+    "Notice": "runner.notices",
     "Result": "runner.api",
     "load_job": "runner.job.file",
     "make_job": "runner.job.file",
     "run": "runner.api",
 }
-__all__ = ["Job", "Result", "load_job", "make_job", "run"]
+__all__ = ["Event", "Job", "Notice", "Result", "load_job", "make_job", "run"]
 
 
 def __getattr__(name: str) -> Any:

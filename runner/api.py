@@ -20,6 +20,7 @@ from runner.records import file_format
 from runner.results import row, write_results
 from runner.status.summary import Summary
 from runner.terminal import echo
+from runner.types import Say
 
 if TYPE_CHECKING:
     import pyarrow
@@ -69,7 +70,7 @@ def run(  # noqa: PLR0913
     limit: int | None = None,
     new_records: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Result:
     """Runs a job, or goes on with it where its run directory stopped.
 
@@ -81,7 +82,8 @@ def run(  # noqa: PLR0913
         limit: only the first so many records.
         new_records: goes on although most of the records are others than the run directory's.
         progress: is kept up to date while it runs.
-        say: hears what a person should know, such as an alarm; prints it by default.
+        say: hears what a person should know, such as an alarm, each as a `Notice`; `print`, which
+            is what it does by default, shows its sentence.
 
     Raises:
         UsageError: the job, the records or the run directory are not as they must be.

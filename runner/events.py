@@ -1,6 +1,6 @@
 """What a command says, for machines: with `--log-format json`, one JSON object per line on stderr.
 
-`event` is for whoever has something to tell that a program may act on. Without `as_json` these are
+`tell` is for whoever has something to tell that a program may act on. Without `as_json` these are
 records of the standard library's logger ``surelocal``, which nobody hears unless they ask to.
 With it, nothing else reaches stderr: whatever a library, a child process or an engine writes there
 becomes a line of the same kind.
@@ -15,31 +15,29 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import IO, Any, TextIO
+from typing import IO, Any, Protocol, TextIO
+
+from runner.notices import Event, Level, Notice, notice
 
 LOGGER = logging.getLogger("surelocal")
 LOGGER.addHandler(logging.NullHandler())
 
-ENGINE_DIED = "engine_died"
-_SENTENCES = (
-    ("the engine died", ENGINE_DIED),
-    ("audit: ", "audit_alarm"),
-    ("do not look like those that were labelled", "shift_alarm"),
-    ("no key in ", "no_key"),
-    ("loading the model", "loading"),
-    ("; Ctrl-C ends it", "listening"),
-    ("batch ", "batch"),
-)
-_USUAL = {"batch", "loading", "listening"}
 _SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD)$")
 _SHORTEST_SECRET = 8
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LEVEL = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
 _JOIN_S = 2.0
+
+
+class OnLine(Protocol):
+    """Who hears a line that somebody has written to stderr: raw text, and no event."""
+
+    def __call__(self, line: str, /) -> None: ...
+
 
 _bound: dict[str, Any] = {}
 _structured = False
@@ -55,21 +53,11 @@ def bind(**fields: Any) -> None:
     _bound.update(fields)
 
 
-def event(name: str, message: str, level: int = logging.INFO, /, **fields: Any) -> None:
-    """Tells of something. ``fields`` hold what JSON can, Decimals, and paths."""
-    if LOGGER.isEnabledFor(level):
-        LOGGER.log(level, message, extra={"event": name, "fields": fields})
-
-
-def event_of(sentence: str) -> str:
-    """What a sentence for the run's user is about: an event's name."""
-    return next((name for part, name in _SENTENCES if part in sentence), "warning")
-
-
-def say(sentence: str) -> None:
-    """Tells what a run says to its user."""
-    name = event_of(sentence)
-    event(name, sentence, logging.INFO if name in _USUAL else logging.WARNING)
+def tell(given: Notice) -> None:
+    """Tells of something, by its event, its level and its fields."""
+    if LOGGER.isEnabledFor(given.level):
+        more = {"event": given.event, "fields": given.fields}
+        LOGGER.log(given.level, given.text, extra=more)
 
 
 @contextmanager
@@ -102,7 +90,7 @@ def as_json() -> Iterator[None]:
 
 
 @contextmanager
-def diverted(hear: Callable[[str], None]) -> Iterator[TextIO]:
+def diverted(hear: OnLine) -> Iterator[TextIO]:
     """Lets ``hear`` have, line by line, what this process and its children write to stderr;
     yields a way to the true one. Of a line that overwrites itself the last state is heard."""
     true = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
@@ -123,7 +111,7 @@ def diverted(hear: Callable[[str], None]) -> Iterator[TextIO]:
         true.close()
 
 
-def _listen(read: int, end: bytes, hear: Callable[[str], None]) -> None:
+def _listen(read: int, end: bytes, hear: OnLine) -> None:
     with os.fdopen(read, "rb") as pipe:
         for raw in pipe:
             line = raw.rstrip(b"\r\n")
@@ -143,7 +131,7 @@ def uncoloured(text: str) -> str:
 
 def _of_engine(line: str) -> None:
     found = _LEVEL.search(line[:80])
-    event("engine", line, getattr(logging, found[1]) if found else logging.INFO)
+    tell(notice(Event.ENGINE, line, Level[found[1]] if found else None))
 
 
 def is_real_stderr(stderr: IO[str]) -> bool:
@@ -180,7 +168,7 @@ class _Lines(io.TextIOBase):
 
     def _tell(self, line: str) -> None:
         if said := _COLOUR.sub("", line).strip():
-            event("notice", said)
+            tell(notice(Event.NOTICE, said))
 
 
 class _Formatter(logging.Formatter):
@@ -195,12 +183,12 @@ class _Formatter(logging.Formatter):
         line: dict[str, Any] = {
             "time": moment.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "event": getattr(record, "event", "log"),
+            "event": getattr(record, "event", Event.LOG),
             "message": record.getMessage(),
         }
         if "event" not in record.__dict__:
             line["logger"] = record.name
-        line |= _bound | getattr(record, "fields", {})
+        line |= {**_bound, **getattr(record, "fields", {})}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         text = json.dumps(line, default=_plain)

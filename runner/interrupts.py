@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
+
+from runner.notices import Event, Say, notice
 
 AT_ONCE = (
     "ended at once; what is done is kept: the same command goes on, and books the paid calls that "
@@ -23,10 +25,10 @@ STOPPING = "stopping; Ctrl-C again ends it at once"
 _SHOW_CURSOR = "\x1b[?25h"
 
 
-def end_at_once(signum: int, say: Callable[[str], None]) -> NoReturn:
+def end_at_once(signum: int, say: Say) -> NoReturn:
     """Ends this process with a sentence and nothing else; its courier sees to its own calls."""
     with suppress(Exception):  # whatever the signal came in the middle of
-        say(AT_ONCE)
+        say(notice(Event.ENDED_AT_ONCE, AT_ONCE))
         if sys.stderr.isatty():
             sys.stderr.write(_SHOW_CURSOR)  # a panel had hidden it
         sys.stdout.flush()
@@ -38,7 +40,7 @@ class Interrupts:
     """The handler of SIGINT while a run is at work. ``blocked``: its loop waits for something
     else, as a database, and would hear of nothing."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Say) -> None:
         self._say = say
         self._task: asyncio.Task[None] | None = None
         self.heard = 0
@@ -52,14 +54,15 @@ class Interrupts:
             raise KeyboardInterrupt
         self._task.cancel()
         # Not said in here: a signal may come while the display says something.
-        self._task.get_loop().call_soon_threadsafe(self._say, STOPPING)
+        stopping = notice(Event.STOPPING, STOPPING)
+        self._task.get_loop().call_soon_threadsafe(self._say, stopping)
 
     async def over(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.current_task()
         await work
 
 
-def run_to_its_end(work: Coroutine[Any, Any, None], say: Callable[[str], None]) -> None:
+def run_to_its_end(work: Coroutine[Any, Any, None], say: Say) -> None:
     """`asyncio.run`; a program with a handler of its own keeps it."""
     usual = signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def echo(line: str, *, err: bool = False) -> None:
-    """Prints one line, of whatever it is made."""
-    click.echo(one_line(line), err=err)
+def echo(line: object, *, err: bool = False) -> None:
+    """Prints one line, of whatever it is made: of a `Notice`, its sentence."""
+    click.echo(one_line(str(line)), err=err)
 
 
 def console(**settings: Any) -> Console:

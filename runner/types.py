@@ -13,6 +13,12 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal, Protocol, TypeVar, dataclass_transform
 
+from runner.notices import Event as Event
+from runner.notices import Level as Level
+from runner.notices import Notice as Notice
+from runner.notices import Say as Say
+from runner.notices import notice as notice
+from runner.notices import unheard as unheard
 from runner.reasons import DecidedBy as DecidedBy
 from runner.reasons import Reason as Reason
 from runner.reasons import Route as Route
@@ -169,7 +175,8 @@ class Engine(Protocol):
     ``window`` is the number of concurrent prompts that keeps the engine busy.
     """
 
-    window: int
+    @property
+    def window(self) -> int: ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """Raises `runner.errors.RecordError` if only this prompt fails, `EngineError` if all do."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.ledger import read_ledger
+from runner.ledger import Ledger, read_ledger
+from runner.types import DecidedBy, Outcome
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo"
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
@@ -35,19 +35,24 @@ def judge(run_dir: Path) -> list[Judged]:
     with (DEMO / "truth.csv").open(encoding="utf-8", newline="") as file:
         truths = list(csv.DictReader(file))
     with read_ledger(run_dir) as ledger:
-        rows = ledger.query(
-            "SELECT o.position, o.confidence, o.decided_by, o.value, h.answer FROM outcomes o "
-            "LEFT JOIN held h USING (position) WHERE o.confidence IS NOT NULL ORDER BY o.position"
-        )
-    judged = []
-    for position, confidence, decided_by, value, answer in rows:
-        if answer is None and decided_by != "local":
-            raise SystemExit(f"{run_dir} was run with a key; this needs a run without one")
-        truth = truths[position]
-        local = json.loads(value) if decided_by == "local" else json.loads(answer)["value"]
-        right = isinstance(local, dict) and local.get("intent") == truth["intent"]
-        judged.append(Judged(confidence, decided_by == "local", right, truth["in_scope"] == "true"))
-    return judged
+        return [
+            _judged(ledger, outcome, outcome.confidence, truths[outcome.position])
+            for outcome in ledger.outcomes()
+            if outcome.confidence is not None
+        ]
+
+
+def _judged(
+    ledger: Ledger, outcome: Outcome, confidence: float, truth: Mapping[str, str]
+) -> Judged:
+    accepted, local = outcome.decided_by is DecidedBy.LOCAL, outcome.value
+    if not accepted:
+        kept = ledger.reading.undone(outcome.position).local
+        if not kept:
+            raise SystemExit(f"{ledger.folder} was run with a key; this needs a run without one")
+        local = kept["value"]
+    right = isinstance(local, dict) and local.get("intent") == truth["intent"]
+    return Judged(confidence, accepted, right, truth["in_scope"] == "true")
 
 
 def report(judged: list[Judged]) -> list[str]:

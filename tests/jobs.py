@@ -27,7 +27,7 @@ from runner.pipeline import assemble
 from runner.pipeline.loop import Progress
 from runner.pipeline.run import RunRequest, escalate_run, run_job
 from runner.status.summary import Summary
-from runner.types import Completion, Engine, Prompt, Sampling, Usage
+from runner.types import Completion, Engine, Event, Notice, Prompt, Sampling, Usage
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_MODEL = ROOT / "configs" / "demo" / "model"
@@ -97,8 +97,16 @@ class Ran:
 
     run_dir: Path
     summary: Summary
-    said: list[str]
+    notices: list[Notice]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def said(self) -> list[str]:
+        return list(map(str, self.notices))
+
+    def of(self, event: Event) -> list[Notice]:
+        """What it told of this."""
+        return [told for told in self.notices if told.event is event]
 
     @property
     def spent(self) -> Decimal:
@@ -115,24 +123,25 @@ class Ran:
 
 def run(job: Path, *overrides: str, again: bool = False, limit: int | None = None) -> Ran:
     """`surelocal run` in ``run`` beside the job; ``again`` stands for `surelocal escalate`."""
-    loaded, said, run_dir = load_job(job, overrides).job, list[str](), job.parent / "run"
+    loaded, told, run_dir = load_job(job, overrides).job, list[Notice](), job.parent / "run"
     output = run_dir / "results.jsonl"
     if again:
-        summary = escalate_run(run_dir, loaded, output, Progress(), said.append)
+        summary = escalate_run(run_dir, loaded, output, Progress(), told.append)
     else:
         request = RunRequest(loaded, run_dir, output, limit)
-        summary = run_job(request, Progress(), said.append)
-    return Ran(run_dir, summary, said, rows_of(run_dir))
+        summary = run_job(request, Progress(), told.append)
+    return Ran(run_dir, summary, told, rows_of(run_dir))
 
 
 def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
-    lines = (run_dir / "results.jsonl").read_text("utf-8").splitlines()
-    return {row["id"]: row for row in map(json.loads, lines)}
+    # A line's end is "\n" alone: an answer may hold others.
+    lines = (run_dir / "results.jsonl").read_bytes().split(b"\n")
+    return {row["id"]: row for row in map(json.loads, filter(None, lines))}
 
 
 def query(run_dir: Path, sql: str) -> list[tuple[Any, ...]]:
     with read_ledger(run_dir) as ledger:
-        return ledger.query(sql)
+        return ledger._db.execute(sql).fetchall()
 
 
 def spent_usd(run_dir: Path) -> Decimal:

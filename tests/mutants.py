@@ -187,9 +187,14 @@ def mutate(chance: random.Random, body: dict[str, Any], *, http: bool = True) ->
     for _ in range(chance.choice([0, 1, 1, 1, 2, 3])):
         try:
             chance.choice(BY_VALUE)(chance, whole)
-        except (AttributeError, TypeError, IndexError):
-            break  # of what a former mutation left nothing is to be had
-    odd = Odd(json.dumps(whole, ensure_ascii=chance.random() < 0.8).encode("utf-8", "replace"))
+        except (AttributeError, TypeError, IndexError, RecursionError):
+            break  # what a former mutation left cannot be mutated so
+    in_ascii = chance.random() < 0.8
+    try:
+        text = json.dumps(whole, ensure_ascii=in_ascii)
+    except RecursionError:  # one deep value within another: deeper than this can be written
+        text = '{"x":' * 100_000
+    odd = Odd(text.encode("utf-8", "replace"))
     draw = chance.random()
     if draw < 0.2:
         odd = replace(odd, body=_bytes(chance, odd.body))

@@ -27,7 +27,7 @@ from runner.job import Job
 from runner.job.file import load_job
 from runner.pipeline import assemble
 from runner.serve import ServeOptions, Server
-from runner.types import Completion, Engine, Prompt, Sampling, Usage
+from runner.types import Completion, Engine, Notice, Prompt, Sampling, Usage
 from tests.jobs import DEMO_MODEL, KEY, ROOT, wait_until
 
 MODEL = str(DEMO_MODEL)
@@ -83,8 +83,12 @@ class Served:
 
     server: Server
     run_dir: Path
-    said: list[str]
+    notices: list[Notice]
     clients: list[OpenAI] = field(default_factory=list)
+
+    @property
+    def said(self) -> list[str]:
+        return list(map(str, self.notices))
 
     @property
     def url(self) -> str:
@@ -132,9 +136,9 @@ def serving(
 ) -> Iterator[Served]:
     """Serves a job in ``run`` beside it until the block is over."""
     use(patch, engine)
-    run_dir, said = job.parent / "run", list[str]()
+    run_dir, told = job.parent / "run", list[Notice]()
     loaded = load_job(job, overrides, served=True).job
-    server = Server(loaded, ServeOptions(run_dir, **{"port": 0, **options}), said.append)
+    server = Server(loaded, ServeOptions(run_dir, **{"port": 0, **options}), told.append)
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -146,7 +150,7 @@ def serving(
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     wait_until(lambda: server.ready or failed, 60.0)
-    served = Served(server, run_dir, said)
+    served = Served(server, run_dir, told)
     try:
         if not failed:
             yield served
@@ -190,8 +194,8 @@ def main() -> None:
     patch = pytest.MonkeyPatch()
     use(patch, Echo())
 
-    def say(text: str) -> None:
-        sys.stdout.write(text + "\n")
+    def say(notice: Notice) -> None:
+        sys.stdout.write(f"{notice}\n")
         sys.stdout.flush()
 
     options = ServeOptions(job.parent / "run", port=port)

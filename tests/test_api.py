@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from runner.errors import JobError, UsageError
+from runner.types import Notice
 from surelocal import Job, load_job, make_job, run
 from tests import jobs
 from tests.fakes import JOB
@@ -25,7 +26,7 @@ def job(tmp_path: Path) -> Path:
     return jobs.write_job(tmp_path, "http://127.0.0.1:1", ROWS, {"api_key_env": "NOBODY_HAS_IT"})
 
 
-def quiet(text: str) -> None:
+def quiet(notice: Notice) -> None:
     return None
 
 
@@ -81,7 +82,7 @@ def test_where_an_event_loop_runs(job: Path) -> None:
 
 
 @pytest.mark.process
-def test_importing_it_is_cheap() -> None:
+def test_importing_it_is_cheap(true_processes: None) -> None:
     heavy = "sorted({'torch', 'vllm', 'anthropic', 'openai', 'pyarrow'} & set(sys.modules))"
     told = subprocess.run(
         [sys.executable, "-c", f"import sys, runner; print({heavy})"],

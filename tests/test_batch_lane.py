@@ -18,6 +18,7 @@ from runner.job.file import load_job
 from runner.ledger import read_ledger
 from runner.pipeline.loop import Progress
 from runner.pipeline.run import escalate_run
+from runner.types import Notice
 from tests.jobs import (
     KEY,
     Ran,
@@ -83,12 +84,12 @@ def job(
 
 def collect(path: Path, *, wait: bool = True, give_up: Sequence[str] = ()) -> Ran:
     """`surelocal escalate RUN_DIR`, in a process that knows only the run directory."""
-    loaded, said, run_dir = load_job(path, ()).job, list[str](), path.parent / "run"
+    loaded, told, run_dir = load_job(path, ()).job, list[Notice](), path.parent / "run"
     output = run_dir / "results.jsonl"
     summary = escalate_run(
-        run_dir, loaded, output, Progress(), said.append, wait=wait, give_up=give_up
+        run_dir, loaded, output, Progress(), told.append, wait=wait, give_up=give_up
     )
-    return Ran(run_dir, summary, said, rows_of(run_dir))
+    return Ran(run_dir, summary, told, rows_of(run_dir))
 
 
 def made(api: StandIn) -> int:

@@ -30,7 +30,7 @@ from escalation.certify.calibration import (
 from escalation.certify.calibration_file import load, save
 from escalation.certify.labels import read_labels
 from escalation.certify.neighbour_support import Support
-from escalation.certify.score_fusion import PROBABILITY, Combiner, Platt, fit_combiner
+from escalation.certify.score_fusion import PROBABILITY, Platt, ScoreFusion, fit_combiner
 from runner.answering.scoring import SCORING
 from runner.engines.grammars import json_options
 from runner.errors import InputError, UsageError
@@ -163,7 +163,7 @@ def test_what_a_look_can_still_change_is_bounded(
     probability: float, seen: float, mean: float, first: float, second: float, shift: float
 ) -> None:
     names = ("agreement", "p_true", PROBABILITY)
-    combiner = Combiner(names, (first, second, 1.0), (mean, mean, 0.0), shift)
+    combiner = ScoreFusion(names, (first, second, 1.0), (mean, mean, 0.0), shift)
     partly = {PROBABILITY: probability, "agreement": 0.3}
     low, high = combiner.bounds(partly)
     for features in (partly, partly | {"p_true": seen}):

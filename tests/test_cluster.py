@@ -19,7 +19,7 @@ from runner.engines.process.reviving import Mortal
 from runner.errors import EngineDied, EngineError, JobError, RecordError, UsageError
 from runner.job import Cluster, Job, Local
 from runner.job.file import load_job
-from runner.types import Completion, Message, Prompt, Sampling
+from runner.types import Completion, Event, Message, Notice, Prompt, Sampling, notice
 from tests import jobs
 from tests.fakes import JOB, surelocal
 from tests.fakes import write_job as write_small
@@ -206,13 +206,16 @@ def test_where_there_is_no_room_for_a_successor_the_others_take_over() -> None:
             back.set()
         return world.start(thrift)
 
-    said: list[str] = []
-    engine = Pool(begin, 2, note="cluster: 2 replicas", pause_s=0)
+    told: list[Notice] = []
+    engine = Pool(begin, 2, first=[notice(Event.CLUSTER, "cluster: 2 replicas")], pause_s=0)
     wait_until(lambda: len(world.thrifts) == 2)
-    engine.hear(said.append)
+    engine.hear(told.append)
     found = asked(engine, marks(40))
     assert [one for one in found if isinstance(one, Exception)] == []
     assert back.wait(5)
+    said = list(map(str, told))
+    assert [one.event for one in told] == [Event.CLUSTER, Event.ENGINE_DIED, Event.REPLICA_WAITS]
+    assert told[1].fields["replica"] == told[2].fields["replica"]
     assert said[0] == "cluster: 2 replicas"
     assert "the engine died (its process was killed (SIGKILL)): it is started again" in said[1]
     assert said[2].split(": ", 1)[1] == (
@@ -229,12 +232,17 @@ def test_a_replica_that_cannot_be_started_is_given_up_and_the_others_go_on() -> 
             raise EngineError("vLLM cannot load m: no such device")
         return world.start(thrift)
 
-    said: list[str] = []
+    told: list[Notice] = []
     engine = Pool(begin, 2, pause_s=0)
-    engine.hear(said.append)
+    engine.hear(told.append)
     assert not any(isinstance(one, Exception) for one in asked(engine, marks(30)))
-    [words] = said
-    assert words.endswith("it is given up, the others go on (vLLM cannot load m: no such device)")
+    [one] = told
+    assert (one.event, one.fields["problem"]) == (
+        Event.REPLICA_GIVEN_UP, "vLLM cannot load m: no such device",
+    )  # fmt: skip
+    assert one.text.endswith(
+        "it is given up, the others go on (vLLM cannot load m: no such device)"
+    )
 
 
 def test_where_none_can_be_started_it_says_why() -> None:
@@ -340,9 +348,9 @@ def on_ray(fails: str = "") -> Pool:
 
 @pytest.mark.slow
 def test_actors_answer_die_and_come_again(ray: Any) -> None:
-    engine, said = on_ray(), list[str]()
+    engine, told = on_ray(), list[Notice]()
     wait_until(lambda: len(engine._ready()) == 2)
-    engine.hear(said.append)
+    engine.hear(told.append)
     texts = [str(n) for n in range(40)]
     texts[7], texts[20] = "refuse", "die"
     found = asked(engine, texts)
@@ -353,18 +361,19 @@ def test_actors_answer_die_and_come_again(ray: Any) -> None:
         text for n, text in enumerate(texts) if n not in (7, 20)
     ]
     assert {one.logprobs for one in found if not isinstance(one, Exception)} == {(-0.5,)}
-    assert said[0] == "cluster: 2 replicas of 1 CPU each, on 1 node"
-    assert all("ended with status 7" in text for text in said[1:])
+    assert str(told[0]) == "cluster: 2 replicas of 1 CPU each, on 1 node"
+    assert (told[0].fields["replicas"], told[0].fields["nodes"]) == (2, 1)
+    assert all("ended with status 7" in one.text for one in told[1:])
 
 
 @pytest.mark.slow
 def test_an_actor_that_is_killed_is_named_so(ray: Any) -> None:
-    engine, said = on_ray(), list[str]()
-    engine.hear(said.append)
+    engine, told = on_ray(), list[Notice]()
+    engine.hear(told.append)
     found = asked(engine, ["actor", "a", "b"])
     assert isinstance(found[0], RecordError)
     assert [one.text for one in found[1:]] == ["a", "b"]
-    assert any("the engine died (its actor is gone: " in text for text in said), said
+    assert any("the engine died (its actor is gone: " in text for text in map(str, told)), told
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from runner.job.file import load_job
 from runner.pipeline.preflight import check_job
 from runner.records.source import job_kinds, job_records
 from runner.templates.column_kinds import Kind, kind_mistakes
-from runner.types import Record, Route
+from runner.types import Event, Notice, Record, Route
 from tests.fakes import JOB
 from tests.jobs import DEMO_MODEL
 
@@ -231,9 +231,9 @@ def test_an_amount_with_a_decimal_comma_is_told_how_a_rule_reads_it(tmp_path: Pa
 # -- what stays --------------------------------------------------------------------------------
 
 
-def router(keep: str, said: list[str] | None = None, when: str = "true") -> Router:
+def router(keep: str, told: list[Notice] | None = None, when: str = "true") -> Router:
     keys = {"routes": [{"when": when, "to": "closed"}], "privacy": {"keep_local": keep}}
-    return Router(Job.model_validate({**JOB, **keys}), None if said is None else said.append)
+    return Router(Job.model_validate({**JOB, **keys}), None if told is None else told.append)
 
 
 VALUES = st.one_of(
@@ -263,13 +263,13 @@ def test_only_what_is_plainly_false_leaves(value: Any) -> None:
     ],
 )
 def test_what_cannot_be_told_stays_and_is_said_once(keep: str) -> None:
-    said: list[str] = []
-    looking = router(keep, said)
+    told: list[Notice] = []
+    looking = router(keep, told)
     for number in range(3):
         routed = looking.route(Record(number, str(number), {"x": None, "y": 1}, 2))
         assert (routed.route, routed.may_leave) == (Route.REVIEW, False)
-    assert len(said) <= 1
-    assert said or keep.startswith("not"), "of what holds plainly nothing is said"
+    assert [one.event for one in told] in ([], [Event.STAYS_LOCAL])
+    assert told or keep.startswith("not"), "of what holds plainly nothing is said"
 
 
 @pytest.mark.parametrize("keep", ["x is not none and x == 'EU'", "(x | default('')) == 'EU'"])
@@ -281,13 +281,14 @@ def test_a_null_leaves_where_the_expression_sees_to_it(keep: str) -> None:
 def test_a_text_that_is_nearly_the_one_compared_with_is_said_once(
     value: str, in_rule: bool
 ) -> None:
-    said: list[str] = []
+    told: list[Notice] = []
     test = "region == 'EU'"
-    looking = router(*(("false", said, test) if in_rule else (test, said)))
+    looking = router(*(("false", told, test) if in_rule else (test, told)))
     for number in range(3):
         looking.route(Record(number, str(number), {"region": value}, 2))
-    [sentence] = said
-    assert repr(value) in sentence and "`region|trim|upper == 'EU'`" in sentence
+    [one] = told
+    assert repr(value) in one.text and "`region|trim|upper == 'EU'`" in one.text
+    assert (one.event, one.fields["column"]) == (Event.NEARLY_EQUAL, "region")
 
 
 def test_a_rule_that_gives_the_text_false_is_that_records_error() -> None:

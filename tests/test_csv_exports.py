@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runner.errors import InputError
 from runner.records import column_names, likely_delimiter, read_records
-from runner.types import Record
+from runner.types import Event, Notice, Record
 from tests.fakes import surelocal
 
 NAMES = ["id", "message", "kind"]
@@ -32,9 +32,11 @@ def written(rows: list[list[str]], delimiter: str = ",", end: str = "\n") -> str
 
 
 def read(folder: Path, data: str | bytes, **how: Any) -> tuple[list[Record], list[str]]:
-    path, notes = folder / "r.csv", list[str]()
+    path, told = folder / "r.csv", list[Notice]()
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return list(read_records(path, "id", note=notes.append, **how)), notes
+    records = list(read_records(path, "id", say=told.append, **how))
+    assert {one.event for one in told} <= {Event.ROWS_LEFT_OUT}
+    return records, list(map(str, told))
 
 
 def values(records: list[Record]) -> list[tuple[str, ...]]:

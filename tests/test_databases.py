@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -445,6 +444,7 @@ def test_a_database_that_does_not_answer_is_said_to_be_waited_for(
 
 
 @pytest.mark.process
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the driver's cursor: nobody could close it
 def test_ctrl_c_ends_the_wait_for_a_database_at_once(tmp_path: Path, pg: Base) -> None:
     query = "SELECT pg_sleep(60)::text AS id ORDER BY id"
     loaded = load_job(job(tmp_path, pg, query)).job
@@ -460,8 +460,7 @@ def test_ctrl_c_ends_the_wait_for_a_database_at_once(tmp_path: Path, pg: Base) -
     assert time.monotonic() - began < 20
     wait = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     jobs.wait_until(lambda: not pg.ask(wait), 10)  # the server does not go on either
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        gc.collect()  # the driver's cursor, which nobody could close
+    gc.collect()  # here, and not in another test
 
 
 def test_a_locked_sqlite_file_is_waited_for_and_then_said(

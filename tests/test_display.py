@@ -18,7 +18,7 @@ from rich.console import Console
 from runner.observe import display
 from runner.observe.display import Display
 from runner.observe.meter import Counted, Meter
-from runner.types import DecidedBy, Outcome, Status
+from runner.types import DecidedBy, Event, Outcome, Status, notice
 from tests.fakes import write_job
 from tests.jobs import ROOT, wait_until
 from tests.scripted import Clock
@@ -52,7 +52,7 @@ def busy(clock: Clock) -> Meter:
     }  # fmt: skip
     progress.money = lambda: (Decimal("4.8124"), Decimal("5"))
     progress.saved_usd, progress.all_closed_usd = Decimal("1234.5"), Decimal("1534.5")
-    meter.heard(DIED)
+    meter.heard(notice(Event.ENGINE_DIED, DIED))
     return meter
 
 
@@ -153,13 +153,22 @@ def test_rates_are_of_the_last_half_minute() -> None:
     assert found.left_s == pytest.approx((10_000 - 1155) / 5)
 
 
+def test_a_restart_is_counted_by_its_event_and_not_by_its_words() -> None:
+    meter = Meter(Counted(), 9)
+    meter.heard(notice(Event.REPLICA_WAITS, "replica 2: the engine died 3 times in a row"))
+    assert meter.read().engine_restarts == 0
+    meter.heard(notice(Event.ENGINE_DIED, "whatever it is called"))
+    now = meter.read()
+    assert (now.engine_restarts, str(now.last_told)) == (1, "whatever it is called")
+
+
 def test_without_a_terminal_it_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "PLAIN_EVERY_S", 0.01)
     file = io.StringIO()
     shown = Display(Console(file=file, width=80), busy(Clock()), "crm-triage", "claude")
     with shown.watching():
         wait_until(lambda: file.getvalue().count("\n") > 2)
-        shown.say("no [key] here")
+        shown.say(notice(Event.NO_KEY, "no [key] here"))
     text = file.getvalue()
     assert "\x1b" not in text and "no [key] here\n" in text
     line = text.splitlines()[0]
@@ -176,12 +185,12 @@ def test_a_run_on_a_terminal_leaves_its_summary_and_what_others_wrote(tmp_path: 
         "from runner.observe import display\n"
         "from runner.pipeline import outcomes\n"
         "display.LIVE_EVERY_S = 0.02\n"
-        "breath = outcomes.Settling.by_template\n"
-        "def slow(self, record, *rest):\n"
-        "    if record.position == 100:\n"
+        "breath = outcomes.Outcomes.by_template\n"
+        "def slow(self, case):\n"
+        "    if case.record.position == 100:\n"
         "        os.write(2, b'a library says so\\n'); time.sleep(0.3)\n"
-        "    return breath(self, record, *rest)\n"
-        "outcomes.Settling.by_template = slow\n"
+        "    return breath(self, case)\n"
+        "outcomes.Outcomes.by_template = slow\n"
         "from runner.cli.main import main\n"
         "main(sys.argv[1:])\n"
     )

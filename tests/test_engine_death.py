@@ -15,7 +15,7 @@ from runner.engines.process.death import death, kernel_kills, lacks_memory
 from runner.engines.process.reviving import Reviving
 from runner.engines.vllm.memory import thrifty
 from runner.errors import EngineDied, EngineError, RunFailed
-from runner.types import Completion, Prompt, Sampling
+from runner.types import Completion, Notice, Prompt, Sampling
 from tests import jobs
 from tests.jobs import NO_KEY, Ran, query, run, use_engine
 from tests.scripted import LOCAL, VALUES, name_in
@@ -318,9 +318,11 @@ def test_an_engine_killed_while_it_loads_for_the_first_time() -> None:
             raise KILLED
 
     world.load = load
-    engine, said = world.engine(), list[str]()
-    engine.hear(said.append)
-    assert said == ["the engine died (its process was killed (SIGKILL)): it is started again"]
+    engine, told = world.engine(), list[Notice]()
+    engine.hear(told.append)
+    assert list(map(str, told)) == [
+        "the engine died (its process was killed (SIGKILL)): it is started again"
+    ]
     asyncio.run(engine.aclose())
 
 

@@ -17,7 +17,7 @@ from escalation.limits.local_guard import FIRST, MOST_BROKEN, WELL_AGAIN, WINDOW
 from runner.engines.self_test import engine_problem
 from runner.job.file import load_job
 from runner.ledger import open_ledger
-from runner.types import Completion, Constraint, Prompt, Sampling, Usage
+from runner.types import Completion, Constraint, Event, Level, Notice, Prompt, Sampling, Usage
 from tests import jobs
 from tests.fakes import completion, surelocal
 from tests.jobs import NO_KEY
@@ -87,6 +87,10 @@ def test_a_broken_local_model_stops_what_it_leaves_unsure(
     assert sent(api) <= FIRST + IN_FLIGHT and len(held(ran)) >= 90 - FIRST - IN_FLIGHT
     [words] = [line for line in ran.said if "no good" in line]
     assert fault in words and "escalation.guard: off" in words
+    [tripped] = ran.of(Event.GUARD_TRIPPED)
+    assert tripped.text == words and tripped.level is Level.WARNING
+    assert words.startswith(f"{tripped.fields['broken']} of the local model's last ")
+    assert tripped.fields["faults"] == {fault: tripped.fields["broken"]}
     for told in (ran.summary.stopped, surelocal("status", ran.run_dir).stdout):
         assert told is not None and "no good" in told
     if lane == "batch":
@@ -137,7 +141,7 @@ def test_it_looks_at_the_share_in_the_window(
     job = jobs.write_job(tmp_path / "job", "http://x", [])
     closed = load_job(job).job.escalation
     assert closed is not None
-    heard: list[str] = []
+    heard: list[Notice] = []
     with open_ledger(tmp_path / "run") as ledger:
         guard = Guard(ledger, closed, heard.append)
         tripped = False
@@ -250,6 +254,10 @@ def test_a_server_holds_it_back_and_says_so_to_whoever_asks(
                 assert served.post(body(f"sure {n} more")).is_success
             assert served.post(body("broken once more")).is_success
             assert any("good again" in line for line in served.said)
+        events = [(one.event, one.level) for one in served.notices if "guard" in one.event]
+        assert events == [
+            (Event.GUARD_TRIPPED, Level.WARNING), (Event.GUARD_RELEASED, Level.INFO),
+        ]  # fmt: skip
 
 
 # -- the self-test of a server ------------------------------------------------------------------

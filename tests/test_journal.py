@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from escalation.providers.protocol import received
 from escalation.providers.request_bytes import mark_of
+from escalation.send.courier_journal import entry_of
 from escalation.send.journal import check, close
 from runner.errors import RunDirError
+from runner.formats.foreign_json import MOST_DEPTH
 from runner.ledger import Egress, open_ledger
 from runner.types import Record
 from tests.jobs import records, run, start, wait_until, write_job
@@ -219,3 +222,14 @@ def test_a_killed_run_without_its_wal_pays_for_nothing_again(
         shutil.copy(path, run_dir)
     assert run(job).summary.unfinished == 0
     assert len(api.bill.requests()) == 40 and api.bill.billed_twice() == {}
+
+
+@pytest.mark.parametrize("deep", range(MOST_DEPTH - 3, MOST_DEPTH + 13))
+def test_a_reply_is_read_from_the_journal_as_it_was_read_live(deep: int) -> None:
+    body = '{"x": ' + "[" * (deep - 1) + "]" * (deep - 1) + "}"
+    live = received(body.encode(), None, None)
+    line = b'{"attempt": 7, "reply": {"verdict": "ok", "body": %s}}\n' % body.encode()
+    attempt, kept = entry_of(line)
+    assert attempt == 7 and kept is not None
+    assert (kept.verdict, kept.body) == (live.verdict, live.body)
+    assert live.verdict == ("ok" if deep <= MOST_DEPTH else "unknown")

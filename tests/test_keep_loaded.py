@@ -30,7 +30,7 @@ from runner.engines.process.warm_notes import end_stuck
 from runner.errors import EngineDied, JobError, UsageError
 from runner.job.file import load_job
 from runner.pipeline.load_engine import in_child
-from runner.types import Completion, Message, Prompt, Sampling
+from runner.types import Completion, Event, Message, Notice, Prompt, Sampling, notice
 from tests.fakes import surelocal
 from tests.jobs import NO_KEY, ROOT, start, wait_until, write_job
 
@@ -152,9 +152,9 @@ def test_another_name_is_another_engine() -> None:
 def test_a_second_run_at_the_same_time_loads_its_own() -> None:
     first = engine()
     second = Reviving(partial(in_child, Echo, None, keep()))
-    said: list[str] = []
-    second.hear(said.append)
-    assert said == [IN_USE]
+    told: list[Notice] = []
+    second.hear(told.append)
+    assert told == [notice(Event.WARNING, IN_USE)]
     own = int(answer(second, "b")[-1])
     assert own != first.pid
     assert answer(first, "a")[-1] == str(first.pid)
@@ -205,6 +205,7 @@ def test_one_that_is_stuck_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert only().pid == first.pid
 
 
+@pytest.mark.usefixtures("true_processes")  # it is known by its command line
 def test_one_that_is_stuck_is_shown_and_ended(place: Path) -> None:
     first, second = engine("one"), engine("two")
     close(first)

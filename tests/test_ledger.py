@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from runner.errors import RunDirError
 from runner.ledger import Egress, Ledger, open_ledger, read_ledger
+from runner.ledger.answers import Part
 from runner.ledger.money import from_pico, to_pico
 from runner.ledger.store import COMMIT_EVERY_ROWS, Known
 from runner.types import DecidedBy, Outcome, Record, Status
@@ -75,7 +77,7 @@ def test_rows_are_committed_in_groups_and_money_at_once(
 
     def seen() -> int:
         with read_ledger(tmp_path) as reader:
-            return int(reader.query("SELECT COUNT(*) FROM outcomes")[0][0])
+            return reader.next_position()
 
     for position in range(COMMIT_EVERY_ROWS - 1):
         ledger.put(waiting(position), "d", held=record(position))
@@ -135,14 +137,28 @@ def test_no_ledger_is_a_sentence(tmp_path: Path) -> None:
         assert list(ledger.outcomes()) == []
 
 
+def test_a_local_answer_in_review_is_part_of_what_was_answered_here(ledger: Ledger) -> None:
+    usd = Decimal("0.01")
+    for position, (status, by) in enumerate([
+        (Status.DONE, DecidedBy.LOCAL), (Status.REVIEW, None), (Status.DONE, DecidedBy.CLOSED),
+        (Status.WAITING, None),
+    ]):  # fmt: skip
+        outcome = Outcome(position, f"R-{position}", status, "x", by, "unsure", 0.5)
+        ledger.put(replace(outcome, closed_estimate=usd * (position + 1)), "d")
+    # One part for each answer to the two questions, or a reader would count one for both.
+    assert ledger.answers.parts() == [
+        Part(True, False, 2, usd * 3), Part(True, True, 2, usd * 7)
+    ]  # fmt: skip
+
+
 def test_waiting_causes(ledger: Ledger) -> None:
     for position in range(4):
         ledger.put(waiting(position), "d", held=record(position))
     assert [held.record.position for held in ledger.take_waiting(2)] == [0, 1]
     ledger.set_waits_for(0, "budget")
     ledger.explain_waiting("provider_busy")
-    sql = "SELECT waits_for FROM outcomes ORDER BY position"
-    assert [row[0] for row in ledger.query(sql)] == ["budget", *["provider_busy"] * 3]
+    causes = [ledger.reading.undone(position).waits_for for position in range(4)]
+    assert causes == ["budget", *["provider_busy"] * 3]
     ledger.ready_waiting()
     assert len(ledger.take_waiting(10)) == 4
 

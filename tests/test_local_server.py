@@ -20,7 +20,7 @@ from click.testing import Result
 from runner.engines.openai_server.engine import OpenAIServerEngine
 from runner.errors import EngineError, RecordError, SureLocalError, UsageError
 from runner.job import Local
-from runner.types import Completion, Constraint, Message, Prompt, Reason, Sampling
+from runner.types import Completion, Constraint, Message, Notice, Prompt, Reason, Sampling
 from tests import local_fuzz
 from tests.fakes import surelocal
 from tests.jobs import query, records, rows_of, wait_until, write_job
@@ -51,7 +51,7 @@ def well(request: dict[str, Any], logprob: Callable[[int], float] = lambda at: -
 
 def ends(server: RawServer, names: Sequence[str], **keys: Any) -> tuple[dict[str, End], list[str]]:
     """How each record's request ends, sixteen at once, and what the engine has said."""
-    said: list[str] = []
+    told: list[Notice] = []
     found: dict[str, End] = {}
     timeout_s = keys.pop("timeout_s", 5)
     at_once = keys.pop("at_once", 16)
@@ -59,7 +59,7 @@ def ends(server: RawServer, names: Sequence[str], **keys: Any) -> tuple[dict[str
     async def ask() -> None:
         local = Local(model="m", base_url=server.url, engine_args={"timeout_s": timeout_s}, **keys)
         engine, free = OpenAIServerEngine(local), asyncio.Semaphore(at_once)
-        engine.hear(said.append)
+        engine.hear(told.append)
 
         async def one(name: str) -> None:
             prompt = Prompt((Message("user", f"<{name}>"),), Constraint(labels=LABELS))
@@ -73,7 +73,7 @@ def ends(server: RawServer, names: Sequence[str], **keys: Any) -> tuple[dict[str
         await engine.aclose()
 
     asyncio.run(ask())
-    return found, said
+    return found, list(map(str, told))
 
 
 def assert_usable(completion: Completion) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from click.testing import Result
 from runner import events as logs
 from runner.cli.main import main
 from runner.observe import display_log
+from runner.types import Event, notice
 from tests import jobs
 from tests.fakes import surelocal, write_job
 from tests.jobs import KEY, ROOT, records, wait_until
@@ -29,11 +33,37 @@ JSON = "--log-format=json"
 RECORDS = "id,message\n" + "".join(f"{n},hello {n}\n" for n in range(5))
 
 
+ALWAYS = {"time", "level", "event", "message"}
+SOON = {"job", "run_dir"}
+"""Once they are known."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the documents say of an event."""
+
+    level: str
+    when: str
+    fields: set[str]
+
+
+@cache
+def documented() -> dict[str, Row]:
+    text = (ROOT / "docs" / "observability.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|(.*)\|$", text, re.M)
+    return {
+        name: Row(level, when, set(re.findall(r"`(\w+)`", more)))
+        for name, level, when, more in rows
+    }
+
+
 def events(stderr: str) -> list[dict[str, Any]]:
-    """Each line of it, which must be an event."""
+    """Each line of it, which must be an event, and have no field that is not documented."""
     found = [json.loads(line) for line in stderr.splitlines()]
     for one in found:
-        assert {"time", "level", "event", "message"} <= one.keys(), one
+        assert one.keys() >= ALWAYS, one
+        known = documented()[one["event"]].fields | ALWAYS | SOON
+        assert one["event"] == "finished" or one.keys() <= known, one.keys() - known
         moment = datetime.fromisoformat(one["time"])
         assert moment.tzinfo == UTC and one["time"].endswith("Z") and one["time"][-5] == "."
         assert one["level"] in ("debug", "info", "warning", "error", "critical")
@@ -113,7 +143,7 @@ def test_a_key_is_cut_out_wherever_it_stands(
     monkeypatch.setenv("SOME_API_KEY", KEY)
     monkeypatch.setenv("OTHER_TOKEN", f'{KEY}"and more')
     with logs.as_json():
-        logs.event("error", f"401: {KEY} is no key", reason=f"x {KEY}")
+        logs.tell(notice(Event.ERROR, f"401: {KEY} is no key", kind=f"x {KEY}"))
         sys.stderr.write(f'{KEY}"and more\n')
     text = capsys.readouterr().err
     assert KEY not in text and len(events(text)) == 2
@@ -250,7 +280,7 @@ def test_an_engines_death_is_an_event(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_library_user_hears_the_same_by_logging(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="surelocal"):
-        logs.event("progress", "half", records=5)
+        logs.tell(notice(Event.PROGRESS, "half", records=5))
     [record] = caplog.records
     assert (record.name, record.getMessage()) == ("surelocal", "half")
     assert record.__dict__["fields"] == {"records": 5}
@@ -270,6 +300,8 @@ def test_a_server_tells_of_each_request_by_figures_alone(
         served.post(body("unsure of the secret word"))
         served.post(b"the secret word")
     text = capsys.readouterr().err
+    assert [one.event for one in served.notices] == [Event.LOADING, Event.LISTENING]
+    assert served.notices[1].fields == {"url": f"{served.url}/v1", "asks_for_key": False}
     assert "secret word" not in text and "ann@" not in text
     first, second, third, fourth = named(events(text), "request")
     assert (first["status_code"], first["decided_by"], first["reason"]) == (

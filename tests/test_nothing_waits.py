@@ -24,6 +24,7 @@ from runner.formats.database import Database
 from runner.pipeline import assemble
 from runner.records.database import query_records
 from runner.serve.options import Limits
+from runner.types import Event, Level
 from tests import serving
 from tests.jobs import (
     KEY,
@@ -88,6 +89,8 @@ def test_a_stopped_courier_is_replaced_and_the_run_goes_on(tmp_path: Path) -> No
         (said,) = [s for s in ran.said if "a new one goes on" in s]
         assert "gave no sign of life for 4 s" in said
         assert "2 that it had sent count as spent" in said
+        [one] = ran.of(Event.COURIER_LOST)
+        assert (one.level, one.fields["lost"], one.fields["deaths"]) == (Level.WARNING, 2, 1)
         lost = {name for name, row in ran.rows.items() if row["status"] != "done"}
         assert lost == {"R-0", "R-1"} and {ran.rows[n]["reason"] for n in lost} == {"reply_lost"}
         assert states(ran.run_dir) == {"unknown": 2, "settled": 18}
@@ -113,6 +116,8 @@ def test_a_stopped_courier_of_a_killed_run_is_named_and_ended(tmp_path: Path) ->
         said = " ".join(ran.said)
         assert f"(process {pid}): waiting for them, for 4 s at most" in said
         assert f"process {pid} was to make a former run's paid calls, and is stuck" in said
+        found = [(one.event, one.fields["pid"]) for one in ran.notices]
+        assert found == [(Event.FORMER_CALLS, pid), (Event.COURIER_LOST, pid)]
         assert states(ran.run_dir) == {"unknown": 2, "settled": 2}
         assert len(api.bill.requests()) == 4
     assert api.bill.billed_twice() == {}
@@ -171,6 +176,8 @@ def test_an_api_that_never_answers_is_said_and_left_alone(
         assert 8 <= api.connections <= 14  # a first wave, then single probes
     (said,) = [s for s in ran.said if "did not answer a request within 1 s" in s]
     assert "counts as spent" in said and "raise `escalation.timeout_s`" in said
+    [one] = ran.of(Event.API_SILENT)
+    assert (one.level, one.fields["seconds"]) == (Level.WARNING, 1)
     assert states(ran.run_dir) == {"unknown": api.connections}
     assert ran.spent == sum_reserved(ran.run_dir) > 0
     assert set(ran.waits_for().values()) == {"provider_unreachable"}

@@ -18,6 +18,7 @@ from runner.observe.display import Display
 from runner.observe.meter import Counted, Meter
 from runner.plain import one_line, printable
 from runner.terminal import console
+from runner.types import Event, notice
 from tests.fakes import surelocal, write_job
 
 CODES = (
@@ -32,6 +33,8 @@ EVIL = "\x1b[31m\x1b]0;title\x07\x9b2J\u202e\r\nsurelocal: all is well\u2028[red
 @settings(deadline=None)
 @given(st.text() | st.text(st.sampled_from([*CODES, "a", "\n", "\t", "é", "\U0001f600"])))
 def test_no_code_gets_through_and_all_else_stays(text: str) -> None:
+    # Two halves side by side are one character wherever a text is read.
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     shown = printable(text)
     assert not SHOWN.search(shown) and not SHOWN.search(one_line(text))
     assert "\n" not in one_line(text)
@@ -117,7 +120,7 @@ def test_what_is_laid_out_takes_no_markup_and_no_code(monkeypatch: pytest.Monkey
     shown = console(file=file, force_terminal=True, width=100, color_system="truecolor")
     display = Display(shown, Meter(Counted(), 3), "job", f"model{EVIL}")
     with display.watching():
-        display.say(f"the provider says: {EVIL}")
+        display.say(notice(Event.WARNING, f"the provider says: {EVIL}"))
         shown.print(display.panel())
     got = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())  # what rich itself has written
     assert "[red]x[/red]" in got and not SHOWN.search(got.replace("\r", "").replace("\n", ""))

@@ -75,7 +75,7 @@ def test_a_former_run_directory_is_closed_without_a_word(tmp_path: Path) -> None
 
 def test_the_ledgers_own_files_while_it_is_open(tmp_path: Path, umask: int) -> None:
     with open_ledger(tmp_path / "run") as ledger:
-        ledger.set_meta("a", "b")
+        ledger.meta.stopped = "a full disk"
         names = {path.name for path in (tmp_path / "run").iterdir()}
         assert "ledger.sqlite-wal" in names and open_to_others(tmp_path / "run") == {}
 

@@ -210,9 +210,7 @@ def test_gzip(tmp_path: Path) -> None:
     packed = gzip.compress(rows.encode())
     assert len(read(tmp_path, packed, "r.csv.gz")) == 5000
     assert count_records(tmp_path / "r.csv.gz", "id") == 5000
-    assert "truncated within its compressed data" in refusal(
-        tmp_path, packed[:-2000], "r.csv.gz"
-    )
+    assert "truncated within its compressed data" in refusal(tmp_path, packed[:-2000], "r.csv.gz")
     broken = packed[:500] + b"\xff" * 50 + packed[550:]
     assert "cannot read the records file" in refusal(tmp_path, broken, "r.csv.gz")
     assert "is not gzipped; remove .gz from its name" in refusal(tmp_path, rows, "r.csv.gz")

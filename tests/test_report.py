@@ -161,7 +161,7 @@ def test_calls_and_spend_are_the_books(made: tuple[Path, Books]) -> None:
     facts = facts_of(audited)
     with read_ledger(audited) as ledger:
         total = sum((call.cost_usd for call in ledger.attempts.sent()), Decimal(0))
-    assert sum(cost for *_, cost in facts.calls.states) == total == billed
+    assert sum(state.usd for state in facts.calls.states) == total == billed
     assert facts.calls.spend[-1][1] == total == facts.summary.spent_usd
     assert [usd for _, usd in facts.calls.spend] == sorted(usd for _, usd in facts.calls.spend)
     assert facts.calls.count == requests

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.ledger import open_ledger, read_ledger
-from runner.pipeline.slowest import KEPT, Slowest, slowest
+from runner.pipeline.slowest import KEPT, Slowest
 from runner.types import Completion, Prompt, Sampling
 from tests import jobs, scripted
 from tests.fakes import run_rows, surelocal, write_job
@@ -45,7 +45,7 @@ def test_the_longest_of_many_are_kept_over_runs(tmp_path: Path) -> None:
         again.keep(ledger)
         Slowest().keep(ledger)
     with read_ledger(tmp_path) as ledger:
-        found = slowest(ledger)
+        found = ledger.meta.slowest
     expected = sorted(times.items(), key=lambda one: -one[1])[:KEPT]
     assert [position for position, _ in found] == [position for position, _ in expected]
     assert found[0][1] == 50.0
@@ -65,7 +65,7 @@ def test_the_report_shows_them_as_the_job_redacts(
     jobs.run(job, jobs.NO_KEY, limit=10)  # R-17 comes in another run than the others
     run_dir = jobs.run(job, jobs.NO_KEY).run_dir
     with read_ledger(run_dir) as ledger:
-        found = slowest(ledger)
+        found = ledger.meta.slowest
     assert [position for position, _ in found[:3]] == [17, 1, 3]
     for (_, seconds), least in zip(found, (0.2, 0.15, 0.1), strict=False):
         assert seconds >= least
@@ -84,6 +84,6 @@ def test_the_report_shows_them_as_the_job_redacts(
 def test_what_needed_no_model_has_no_time(tmp_path: Path) -> None:
     run_rows(write_job(tmp_path, "id,message\n1,a\n"))
     with read_ledger(tmp_path / "run") as ledger:
-        assert slowest(ledger) == []
+        assert ledger.meta.slowest == []
     assert surelocal("report", tmp_path / "run").exit_code == 0
     assert "Slowest here" not in (tmp_path / "run" / "report.html").read_text("utf-8")

@@ -335,7 +335,7 @@ def test_a_row_that_cannot_be_used_leaves_all_as_it_was(
         ("r.csv", "id,decision.intent,m\nR-1,lost_card,é\n".encode("latin-1"), "is not UTF-8"),
         ("r.csv", b'id,decision.intent\nR-1,"lost_card\n', "line 2: broken CSV quoting"),
         ("r.csv", b"id,decision.intent\nR-1,a,b\n", "line 2: 3 columns, but the header has 2"),
-        ("r.csv", b"id,decision.intent\n" + b"R-1,a,b\n" * 9, "line 2: 3 columns where"),
+        ("r.csv", b"id,decision.intent\n" + b"R-1,a,b\n" * 9, "line 2: 3 columns, but"),
         ("r.csv", "id\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("r.jsonl", b"R-1\n", "line 1: not JSON"),
         ("r.jsonl", b'{"id": "R-1", "decision": {}}', "`decision.intent` is empty"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import random
 import sqlite3
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.types import Completion, Usage
+from runner.types import Completion, Prompt, Sampling, Usage
 from tests.fakes import read_rows, surelocal, write_job
 from tests.jobs import DEMO_MODEL, Scripted, query, spent_usd, use_engine
 from tests.stand_in import StandIn
@@ -127,6 +128,35 @@ def test_a_doubled_row_that_is_deleted(tmp_path: Path, engine: Counting) -> None
         "re one", "re two again", "re three",
     ]  # fmt: skip
     assert engine.asked["two again"] == 1
+
+
+class Holding(Counting):
+    """Answers the first text only once it is asked about the last."""
+
+    def __init__(self, first: str, last: str) -> None:
+        super().__init__()
+        self._first, self._last = first, last
+        self._asked = asyncio.Event()
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        text = prompt.messages[-1].content
+        if text == self._last:
+            self._asked.set()
+        if text == self._first:
+            await self._asked.wait()
+        return await super().generate(prompt, sampling)
+
+
+def test_two_of_one_id_are_not_under_way_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Holding("one", "three")
+    use_engine(monkeypatch, engine)
+    rows = [("1", "one"), ("1", "two"), ("2", "three")]
+    results = give(local_job(tmp_path), rows, status=3)
+    assert [row["status"] for row in results] == ["done", "error", "done"]
+    assert "line 3: the id 1 is already another record's" in results[1]["error"]
+    assert engine.asked == {"one": 1, "three": 1}
 
 
 def test_rows_that_are_equal_in_all(tmp_path: Path, engine: Counting) -> None:

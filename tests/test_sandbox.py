@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runner.answering.prompts import Expression, Template, template_mistakes
 from runner.errors import RecordError
-from runner.templates import sandbox
+from runner.templates import allowance
 from runner.types import Record
 
 RECORD = Record(0, "a", {"message": "hi {{ 7 * 7 }} {% for x in y %}", "parts": [1, 2, 3]}, 1)
@@ -89,7 +89,7 @@ def bounded_memory() -> Iterator[None]:
 def test_a_bomb_is_stopped_in_validate_and_in_a_run(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
+    monkeypatch.setattr(allowance, "SECONDS", 0.2)
     began = time.process_time()
     with pytest.raises(RecordError, match=r"^prompt\.user was stopped: it .*; a template makes"):
         Template(text + "{{ message }}", "prompt.user").render(RECORD)

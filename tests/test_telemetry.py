@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from runner.observe import tracing as telemetry
 from runner.observe.tracing import Off, Spans
+from runner.types import Notice
 from tests.fakes import surelocal, write_job
 from tests.serving import MODEL, Echo, body, serving, write
 from tests.stand_in import StandIn
@@ -237,19 +238,19 @@ def test_the_usual_variables_switch_it_on(
 ) -> None:
     for name, given in variables.items():
         monkeypatch.setenv(name, given)
-    said: list[str] = []
-    tracing = telemetry.begin(said.append)
-    assert isinstance(tracing, Spans) == bool(on) and said == []
+    told: list[Notice] = []
+    tracing = telemetry.begin(told.append)
+    assert isinstance(tracing, Spans) == bool(on) and told == []
     tracing.close()
 
 
 def test_another_protocol_and_missing_packages_are_a_sentence_and_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: Collector
 ) -> None:
-    said: list[str] = []
+    told: list[Notice] = []
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    assert isinstance(telemetry.begin(said.append), Off)
-    assert said == [
+    assert isinstance(telemetry.begin(told.append), Off)
+    assert [str(one) for one in told] == [
         "OTEL_EXPORTER_OTLP_PROTOCOL is grpc, and surelocal speaks http/protobuf alone: no traces "
         "are sent"
     ]
@@ -267,6 +268,7 @@ def test_another_protocol_and_missing_packages_are_a_sentence_and_it_goes_on(
         one for one in map(json.loads, result.stderr.splitlines()) if one["level"] == "warning"
     ]
     assert "no traces are sent: opentelemetry-sdk is not installed" in warning["message"]
+    assert warning["event"] == told[0].event == "no_traces"
     assert "surelocal[otel]" in warning["message"] and collector.requests == []
 
 

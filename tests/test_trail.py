@@ -476,7 +476,7 @@ def test_verified_while_it_runs_and_after_a_kill(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_no_row_without_its_entry(tmp_path: Path) -> None:
     def fill(size: int) -> None:
         with open_ledger(tmp_path) as ledger:
-            ledger.query(f"PRAGMA max_page_count={size}")
+            ledger._db.execute(f"PRAGMA max_page_count={size}")
             try:
                 for n in range(20_000):
                     ledger.put(Outcome(n, f"R-{n}", Status.DONE, "x" * 90, DecidedBy.LOCAL), "d")

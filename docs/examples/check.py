@@ -1,4 +1,4 @@
-"""Holds a run's local answers against the truth, which the job never read.
+"""Compares a run's local answers with the truth, which the job never read.
 
 python check.py RESULTS.jsonl
 """

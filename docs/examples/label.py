@@ -1,8 +1,8 @@
-"""Plays the person who labels: fills the empty cells of a review file's column `decision`.
+"""Labels in place of a person: fills the empty cells of a review file's column `decision`.
 
     python label.py FILE.csv
 
-What is right stands in truth.csv beside this script, which no job reads.
+The right answers are in truth.csv beside this script, which no job reads.
 """
 
 from __future__ import annotations

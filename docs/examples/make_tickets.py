@@ -1,8 +1,8 @@
-"""Makes the tutorial's export and the truth about it from the demo's records: the same bytes again.
+"""Makes the tutorial's export and its truth from the demo's records, always with the same bytes.
 
     python docs/examples/make_tickets.py
 
-The questions are CLINC150's (see ../../configs/demo/clinc150/README.md), the customers invented.
+The questions are from CLINC150 (see ../../configs/demo/clinc150/README.md), the customers invented.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         {ours: record[theirs] for ours, theirs in COLUMNS.items()}
         for record in sorted(chosen, key=lambda record: record["ticket_id"])
     ]
-    # What an export breaks in: an empty cell here, a number given twice below.
+    # Faults of a typical export: an empty cell here, a duplicate number below.
     next(r for r in rows[40:] if r["Type"] == "message")["Customer message"] = ""
     asked = [row for row in rows if row["Type"] != "birthday"]
     _write("truth.csv", [_truth(row, truths[row["Ticket No"]]) for row in asked])

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from escalation.certify.score_fusion import (
     ALONE,
     PROBABILITY,
-    Combiner,
     Features,
     Platt,
+    ScoreFusion,
     fit_combiner,
     fit_platt,
 )
-from runner.job import mark
+from runner.job import id_digest
 from runner.types import WHOLE, Name
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Calibration:
     made: str
     training: int
     sample: Sequence[Certifying]
-    combiners: Mapping[Name, Combiner]
+    combiners: Mapping[Name, ScoreFusion]
     platt: Mapping[Name, Platt]
     support: Support | None
     error_raw: float
@@ -154,7 +154,7 @@ def _wrong(name: Name, one: Labelled) -> bool | None:
     return one.wrong if name is WHOLE else one.wrong_fields.get(name)
 
 
-def _combiner(name: Name, training: Sequence[Labelled]) -> Combiner:
+def _combiner(name: Name, training: Sequence[Labelled]) -> ScoreFusion:
     known = [
         (one.features[name], wrong)
         for one in training
@@ -167,7 +167,7 @@ def _combiner(name: Name, training: Sequence[Labelled]) -> Combiner:
 
 
 def _scored(
-    name: Name, labelled: Sequence[Labelled], combiner: Combiner
+    name: Name, labelled: Sequence[Labelled], combiner: ScoreFusion
 ) -> list[tuple[float, bool]]:
     return [
         (combiner(one.features[name]), wrong)
@@ -176,10 +176,10 @@ def _scored(
     ]
 
 
-def _certifying(one: Labelled, combiners: Mapping[Name, Combiner]) -> Certifying:
+def _certifying(one: Labelled, combiners: Mapping[Name, ScoreFusion]) -> Certifying:
     whole = one.features.get(WHOLE)
     score = combiners[WHOLE](whole) if whole else NO_ANSWER
-    name = mark(one.record_id)
+    name = id_digest(one.record_id)
     return Certifying(name, score, one.wrong, dict(one.wrong_fields), one.stratum, one.closed_wrong)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from escalation.certify.calibration import IDENTITY, Calibration, Certifying
 from escalation.certify.classes import apart, joined
 from escalation.certify.neighbour_support import Support
-from escalation.certify.score_fusion import Combiner, Platt
+from escalation.certify.score_fusion import Platt, ScoreFusion
 from runner.answering.scoring import SCORING
 from runner.errors import UsageError
 from runner.formats.foreign_json import parse
@@ -82,5 +82,5 @@ def _read(data: dict[str, Any]) -> Calibration:
 
 def _combiner(
     names: list[str], weights: list[float], means: list[float], intercept: float
-) -> Combiner:
-    return Combiner(tuple(names), tuple(weights), tuple(means), intercept)
+) -> ScoreFusion:
+    return ScoreFusion(tuple(names), tuple(weights), tuple(means), intercept)

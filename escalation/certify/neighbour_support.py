@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from escalation.certify.classes import apart, joined
-from runner.job import mark
+from runner.job import id_digest
 from runner.types import JSONValue, Name
 
 _HASHES = 1 << 18
@@ -70,7 +70,7 @@ class Support:
             n: [key(v[n]) if n in v else None for v in values] for n in sorted(names, key=str)
         }
         rows = normalize(counts).astype(np.float32).tocsr()
-        return cls(rows, idf.astype(np.float32), by_name, [mark(i) for i in ids])
+        return cls(rows, idf.astype(np.float32), by_name, [id_digest(i) for i in ids])
 
     def __len__(self) -> int:
         return int(self._rows.shape[0])
@@ -80,7 +80,7 @@ class Support:
     ) -> dict[Name, float]:
         """The support, in [0, 1], of each name's value for a record's prompt ``text``. A record
         among the references does not support itself."""
-        own = self._row_of.get(mark(record_id))
+        own = self._row_of.get(id_digest(record_id))
         row = _counts([text])
         weights = (1 + np.log(row.data)) * self._idf[row.indices]
         norm = float(np.linalg.norm(weights))

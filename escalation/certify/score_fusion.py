@@ -20,7 +20,7 @@ Features = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Combiner:
+class ScoreFusion:
     """σ(intercept + Σ weight × signal), with ``probability`` on its logit scale.
 
     ``means`` stand in for signals that were not taken.
@@ -50,7 +50,7 @@ class Combiner:
         return self.intercept + math.fsum(given)
 
 
-ALONE = Combiner((PROBABILITY,), (1.0,), (0.0,), 0.0)
+ALONE = ScoreFusion((PROBABILITY,), (1.0,), (0.0,), 0.0)
 """The unchanged probability: ranks answers without other signals, and needs no labels."""
 
 
@@ -66,7 +66,7 @@ class Platt:
         return sigmoid(self.slope * logit(score) + self.intercept)
 
 
-def fit_combiner(rows: Sequence[Features], wrong: Sequence[bool]) -> Combiner:
+def fit_combiner(rows: Sequence[Features], wrong: Sequence[bool]) -> ScoreFusion:
     """Fits a logistic regression on standardised signals. Returns `ALONE` if all labels are of one
     class or the fitted weight of the probability is not positive."""
     from sklearn.linear_model import LogisticRegression
@@ -89,7 +89,9 @@ def fit_combiner(rows: Sequence[Features], wrong: Sequence[bool]) -> Combiner:
     if weights[names.index(PROBABILITY)] <= 0:
         return ALONE
     shift = math.fsum(w * mean for w, mean in zip(weights, means, strict=True))
-    return Combiner(tuple(names), tuple(weights), tuple(means), float(model.intercept_[0]) - shift)
+    return ScoreFusion(
+        tuple(names), tuple(weights), tuple(means), float(model.intercept_[0]) - shift
+    )
 
 
 def fit_platt(pairs: Sequence[tuple[float, bool]]) -> Platt:

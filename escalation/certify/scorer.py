@@ -45,7 +45,7 @@ def with_looks(signals: Signals, looks: Signals) -> dict[Name, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Scorer:
     """Scores answers with a calibration. Without one, answers stay as the Checker returned them.
     ``support`` is the calibration's, or the one being calibrated with."""
 
@@ -59,7 +59,7 @@ class Judge:
             return signals_of(answer)
         return signals_of(answer, self.support.of_answer(text, values_of(answer), record_id))
 
-    def judged(self, answer: Answer, signals: Signals) -> Answer:
+    def scored(self, answer: Answer, signals: Signals) -> Answer:
         """The answer with its score, calibrated confidences and signals."""
         if self.calibration is None or not signals:
             return answer

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable
 from itertools import islice
 
 from runner.job import Escalation
 from runner.ledger import Ledger
 from runner.ledger.trail import OUTCOME
-from runner.types import Answer, Reason
+from runner.types import Answer, Event, Reason, Say, notice
 
 FIRST, WINDOW = 50, 100
 MOST_BROKEN, WELL_AGAIN = 0.5, 0.4
@@ -47,7 +46,7 @@ def fault_of(answer: Answer, threshold: float | None) -> str | None:
 class Guard:
     """The guard of one run. Calls ``say`` when it trips and when it releases."""
 
-    def __init__(self, ledger: Ledger, settings: Escalation, say: Callable[[str], None]) -> None:
+    def __init__(self, ledger: Ledger, settings: Escalation, say: Say) -> None:
         self._ledger = ledger
         self._on = settings.guard == "on"
         self._say = say
@@ -60,8 +59,7 @@ class Guard:
         """Why records are held back, and the fix; None if the guard has not tripped."""
         if not self.tripped:
             return None
-        window = self._window()
-        faults = Counter(fault for fault in window if fault is not None)
+        window, faults = self._window(), self._faults()
         named = ", ".join(f"{count} {fault}" for fault, count in faults.most_common())
         mend = _MENDS[faults.most_common(1)[0][0]]
         return (
@@ -82,7 +80,8 @@ class Guard:
         elif self.tripped and share <= WELL_AGAIN:
             self.tripped = self._said = False
             self._ledger.let_go(Reason.GUARDED)
-            self._say("the local model's answers are usable again: records held back are now sent")
+            again = "the local model's answers are usable again: records held back are now sent"
+            self._say(notice(Event.GUARD_RELEASED, again))
 
     def holds(self, reason: Reason) -> bool:
         """Whether a record to be sent for this reason is currently held back."""
@@ -102,12 +101,22 @@ class Guard:
     def _tell(self) -> None:
         if not self._said and self.problem is not None:
             self._said = True
-            self._say(self.problem)
+            answers, faults = len(self._window()), self._faults()
+            self._say(
+                notice(
+                    Event.GUARD_TRIPPED, self.problem,
+                    answers=answers, broken=faults.total(), faults=dict(faults),
+                )
+            )  # fmt: skip
 
     def _window(self) -> list[str | None]:
         """The last `WINDOW` answers or, while there are fewer, the last `FIRST`."""
         last = list(self._last)
         return last if len(last) == WINDOW else last[-FIRST:]
+
+    def _faults(self) -> Counter[str]:
+        """How many of these have which fault."""
+        return Counter(fault for fault in self._window() if fault is not None)
 
     def _share(self) -> float:
         """The share of faulty answers; 0 while there are fewer than `FIRST`."""

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from escalation.providers.protocol import Reply
 from runner.job.escalation import Escalation
-from runner.types import Reason
+from runner.types import Event, Reason, Say, notice
 
 
 class Trouble:
     """One sentence as each kind of trouble begins, one when it is over: a storm is no news."""
 
-    def __init__(self, settings: Escalation, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Escalation, say: Say) -> None:
         parts = urlsplit(settings.address)
         port = f":{parts.port}" if parts.port else ""
         self._who = f"{parts.hostname or settings.address}{port}"  # no login, no path
         self._settings = settings
         self._say = say
-        self._said: set[str] = set()
+        self._said: set[Event] = set()
 
     def heard(self, reply: Reply, *, storm: bool) -> None:
         """``storm``: so many overloads in a row that the provider is left alone for a while."""
         if reply.unreachable and reply.verdict == "unknown":
-            self._once("silent", self._silent())
+            self._once(Event.API_SILENT, self._silent(), seconds=self._settings.timeout_s)
         elif reply.unreachable:
-            self._once("unreachable", f"{self.words(reply)}; {self._going_on()}")
+            said = f"{self.words(reply)}; {self._going_on()}"
+            self._once(Event.API_UNREACHABLE, said, **self._facts(reply))
         elif storm and reply.overloaded:
-            self._once("overloaded", f"{self._who} is overloaded ({reply.problem}); "
-                       f"{self._going_on()}")  # fmt: skip
+            said = f"{self._who} is overloaded ({reply.problem}); {self._going_on()}"
+            self._once(Event.API_OVERLOADED, said, **self._facts(reply))
         elif reply.verdict in ("ok", "reject") and self._said:
             self._said.clear()
-            self._say(f"{self._who} answers again")
+            self._say(notice(Event.API_BACK, f"{self._who} answers again", host=self._who))
 
     def end(self, reply: Reply) -> tuple[Reason, str | None]:
         """Why sending stops, after all tries, and what was last heard."""
@@ -47,10 +48,13 @@ class Trouble:
             return f"{self._who} does not answer ({reply.problem})"
         return f"{self._who} cannot be reached ({reply.problem})"
 
-    def _once(self, kind: str, sentence: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            self._say(sentence)
+    def _once(self, event: Event, sentence: str, **fields: Any) -> None:
+        if event not in self._said:
+            self._said.add(event)
+            self._say(notice(event, sentence, host=self._who, **fields))
+
+    def _facts(self, reply: Reply) -> dict[str, Any]:
+        return {"problem": reply.problem, "retry_s": self._settings.retry_for_s}
 
     def _going_on(self) -> str:
         for_s = self._settings.retry_for_s

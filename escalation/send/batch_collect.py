@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import (
     AsyncRetrying,
@@ -21,13 +21,13 @@ from tenacity import (
 
 from escalation.providers.batch_protocol import LATEST_S, BatchApi, CallFailed, Lost, Remote
 from escalation.providers.protocol import Reply
-from escalation.send.batch_read import Reader
+from escalation.send.batch_read import Reader, in_words
 from escalation.send.batch_submit import BatchSender, Desk
 from escalation.send.lanes import Lanes
 from runner.errors import SureLocalError, UsageError
 from runner.formats.foreign_json import one_line
 from runner.ledger import Batch
-from runner.types import Reason
+from runner.types import Event, Level, Reason, notice
 
 TRIES = 3
 ABSENT = 2
@@ -93,8 +93,9 @@ class Collector:
         opened = self._ledger.batches.open()
         for batch in opened:
             if name in (batch.remote_id, str(batch.id)):
-                left = await self._reader.lose(batch, "its batch was given up")
-                self._desk.say(f"{_named(batch)}: given up, {left:,} requests count as paid")
+                left, usd = await self._reader.lose(batch, "its batch was given up")
+                said = f"given up, {left:,} requests count as paid"
+                self._say(batch, Event.BATCH_GIVEN_UP, said, lost=left, lost_usd=usd)
                 return
         listed = ", ".join(f"{batch.remote_id or batch.id}" for batch in opened)
         raise UsageError(
@@ -110,10 +111,13 @@ class Collector:
         if remote.problem is not None:
             reply = Reply("reject", problem=remote.problem)
             await self._sender.release(batch, reply, self._desk.again)
-            self._say(batch, f"the provider did none of it: {remote.problem}")
+            said = f"the provider did none of it: {remote.problem}"
+            self._say(batch, Event.BATCH_REFUSED, said, problem=remote.problem)
         elif remote.ended:
             prefix = self._sender.prefix(batch.id)
-            self._say(batch, await self._reader.bring(api, batch, remote, prefix))
+            ended = await self._reader.bring(api, batch, remote, prefix)
+            level = Level.WARNING if ended["lost"] or ended["halted"] else None
+            self._say(batch, Event.BATCH, in_words(ended), level, state="ended", **ended)
         else:
             await self._goes_on(api, batch, remote)
 
@@ -121,7 +125,8 @@ class Collector:
         if self._lanes.cut_off() and batch.id not in self._cancelled:
             await self._patiently(lambda: api.cancel(remote.id))
             self._cancelled.add(batch.id)
-            self._say(batch, "cancelled, what is left of it is asked live")
+            said = "cancelled, what is left of it is asked live"
+            self._say(batch, Event.BATCH, said, state="cancelled")
         if remote.odd is not None:
             raise _trouble(f"its status is {remote.odd or 'not said'}, which nobody knows")
         if time.time() - batch.begun_at > LATEST_S:
@@ -135,11 +140,14 @@ class Collector:
         waited = time.time() - batch.begun_at
         if found.id is not None:
             self._ledger.batches.sent(batch.id, found.id)
-            self._desk.say(f"batch {found.id}: found again, of {batch.requests:,} requests")
+            said = f"batch {found.id}: found again, of {batch.requests:,} requests"
+            facts = self._desk.facts(batch.id, found.id, batch.requests)
+            self._desk.say(notice(Event.BATCH, said, state="found", **facts))
         elif found.undecided is not None:
             raise _trouble(f"it cannot be told whether it was made: {found.undecided}")
         elif found.running:
-            self._say(batch, "whether it was made can be told once others of its time have ended")
+            said = "whether it was made can be told once others of its time have ended"
+            self._say(batch, Event.MONEY_UNCLEAR, said)
             if waited > LATEST_S:
                 raise _trouble("others of its time should have ended long ago")
         elif waited > self._settings.batch.listed_within_s:
@@ -154,21 +162,27 @@ class Collector:
         self._ledger.commit()
         now = time.monotonic()
         if now - self._troubled.setdefault(batch.id, now) <= self._desk.patience_s:
-            self._say(batch, f"{problem}; it will be asked about again")
+            said = f"{problem}; it will be asked about again"
+            self._say(batch, Event.BATCH_TROUBLE, said, problem=problem)
             return
         self._stuck.add(batch.id)
         self._say(
             batch,
+            Event.BATCH_STUCK,
             f"{problem}; it is not waited for any longer. A later `surelocal escalate RUN_DIR` "
             f"asks again; `--give-up {batch.remote_id or batch.id}` gives it up, so that what may "
             "be billed stays spent and its records go to review",
+            problem=problem,
         )
 
-    def _say(self, batch: Batch, text: str) -> None:
+    def _say(
+        self, batch: Batch, event: Event, text: str, level: Level | None = None, **fields: Any
+    ) -> None:
         """Each thing once, however often it is asked."""
         if self._said.get(batch.id) != text:
             self._said[batch.id] = text
-            self._desk.say(f"{_named(batch)}: {text}")
+            fields |= self._desk.facts(batch.id, batch.remote_id, batch.requests)
+            self._desk.say(notice(event, f"{_named(batch)}: {text}", level, **fields))
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """A call that may be made again, since it costs nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,6 +20,17 @@ from escalation.send.batch_submit import MOST_ASKED, Desk
 from runner.ledger import Batch
 
 COMMIT_EVERY = 200
+_ENDINGS = {
+    "ok": "answered", "retry": "again", "halt": "halted", "reject": "refused", "unknown": "lost",
+}  # fmt: skip
+_WORDS = {
+    "answered": "answered",
+    "again": "not done, to be sent again",
+    "halted": "not done, as the provider refuses them all",
+    "refused": "refused",
+    "lost": "lost",
+    "left": "not there yet",
+}
 LOST_AFTER_S = 24 * 3600.0
 """After so long what has no result is lost, however seldom it was asked for."""
 
@@ -41,8 +53,10 @@ class Reader:
         self._desk = desk
         self._ledger = desk.ledger
 
-    async def bring(self, api: BatchApi, batch: Batch, remote: Remote, prefix: str) -> str:
-        """Books what has come of a batch that has ended; what that is, in words."""
+    async def bring(
+        self, api: BatchApi, batch: Batch, remote: Remote, prefix: str
+    ) -> dict[str, int]:
+        """Books what has come of a batch that has ended; how many requests ended how."""
         opened = self._open(batch)
         try:
             await self._read(api, remote, prefix, opened)
@@ -56,16 +70,21 @@ class Reader:
                 self._ledger.batches.close(batch.id, "collected")
         finally:
             await self._done(batch, opened)
-        return _told(opened)
+        return {
+            **{ending: opened.brought[verdict] for verdict, ending in _ENDINGS.items()},
+            "left": len(opened.left),
+        }
 
-    async def lose(self, batch: Batch, problem: str) -> int:
-        """Books all that has no result as lost, which may be billed; how many these were."""
+    async def lose(self, batch: Batch, problem: str) -> tuple[int, Decimal]:
+        """Books all that has no result as lost, which may be billed; how many these were, and what
+        was set aside for them."""
         opened = self._open(batch)
+        usd = sum((reserved for _, reserved in opened.left.values()), Decimal(0))
         count = len(opened.left)
         self._book_all(Reply("unknown", problem=problem), opened)
         self._ledger.batches.close(batch.id, "given_up", problem)
         await self._done(batch, opened)
-        return count
+        return count, usd
 
     def _open(self, batch: Batch) -> _Open:
         rows = self._ledger.attempts.open_in(batch.id)
@@ -137,14 +156,7 @@ class Reader:
             await self._desk.day.settle_batch(batch.id, cost or Decimal(0))
 
 
-def _told(opened: _Open) -> str:
-    brought = opened.brought
-    parts = [
-        (brought["ok"], "answered"),
-        (brought["retry"], "not done, to be sent again"),
-        (brought["halt"], "not done, as the provider refuses them all"),
-        (brought["reject"], "refused"),
-        (brought["unknown"], "lost"),
-        (len(opened.left), "not there yet"),
-    ]
-    return ", ".join(f"{count:,} {what}" for count, what in parts if count) or "nothing new"
+def in_words(ended: Mapping[str, int]) -> str:
+    """What `Reader.bring` gives, for a person."""
+    parts = [f"{count:,} {_WORDS[ending]}" for ending, count in ended.items() if count]
+    return ", ".join(parts) or "nothing new"

@@ -30,10 +30,10 @@ from escalation.providers.protocol import Reply
 from escalation.providers.request_bytes import body_bytes
 from escalation.send.accounting import Booker
 from escalation.send.closed_side import ClosedSide
-from escalation.send.live import Asker
+from escalation.send.live import LiveSender
 from runner.ledger import Batch, Held, Intent, Ledger
 from runner.ledger.batches import new_mark
-from runner.types import Reason
+from runner.types import Event, Reason, Say, notice
 
 MOST_BYTES = 64_000_000
 """Of one batch: it is in memory as a whole."""
@@ -60,16 +60,23 @@ class Desk:
     ledger: Ledger
     closed: ClosedSide
     booker: Booker
-    asker: Asker
+    asker: LiveSender
     halt: Halt
     day: Day | None
-    say: Callable[[str], None]
+    say: Say
 
     @property
     def patience_s(self) -> float:
         """For how long what a provider must have may be missing."""
         batch = self.closed.settings.batch
         return max(batch.listed_within_s, MOST_ASKED * batch.poll_s)
+
+    def facts(self, number: int, remote_id: str | None, requests: int) -> dict[str, Any]:
+        """A batch, as each event of it has it. ``reserved_usd`` is what is set aside for those of
+        its requests that have no result."""
+        left = self.ledger.attempts.open_in(number)
+        reserved = sum((usd for _, _, usd in left), Decimal(0))
+        return {"batch": remote_id or str(number), "requests": requests, "reserved_usd": reserved}
 
     def again(self, position: int, reply: Reply) -> None:
         """What becomes of a record whose request was not done: it is sent again, but not for ever,
@@ -89,6 +96,7 @@ class Desk:
 
 class BatchSender:
     def __init__(self, desk: Desk, prepare: Prepare) -> None:
+        self._desk = desk
         self._ledger = desk.ledger
         self._settings = desk.closed.settings
         self._price = desk.closed.price.in_batch()
@@ -168,10 +176,10 @@ class BatchSender:
 
     def prefix(self, number: int) -> str:
         """Begins the names of a batch's parts, and of nobody else's."""
-        mark = self._ledger.meta("batches")
+        mark = self._ledger.meta.batch_mark
         if mark is None:
             mark = new_mark()
-            self._ledger.set_meta("batches", mark)
+            self._ledger.meta.batch_mark = mark
         return f"{mark}-{number}-"
 
     async def _create(self, api: BatchApi, number: int, parts: list[Part], prefix: str) -> None:
@@ -189,13 +197,17 @@ class BatchSender:
             reply = error.reply
         else:
             self._ledger.batches.sent(number, remote_id)
-            self._say(f"batch {remote_id}: {len(parts):,} requests sent")
+            said = f"batch {remote_id}: {len(parts):,} requests sent"
+            facts = self._desk.facts(number, remote_id, len(parts))
+            self._say(notice(Event.BATCH, said, state="sent", **facts))
             return
         if reply.verdict == "unknown":
-            self._say(
+            said = (
                 f"a batch of {len(parts):,} requests may have been made or not ({reply.problem}): "
                 "it will be looked for before anything of it is sent again"
             )
+            facts = self._desk.facts(number, None, len(parts))
+            self._say(notice(Event.MONEY_UNCLEAR, said, problem=reply.problem, **facts))
             return
         [batch] = [one for one in self._ledger.batches.open() if one.id == number]
         await self.release(batch, reply, lambda position, _: self._ledger.choose([position]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,3 +37,9 @@ class ClosedSide:
     spend_file: Path
     patience: Patience
     batches: Callable[[], BatchApi] | None = None
+
+    @property
+    def has_key(self) -> bool:
+        """Whether there is what it takes to send: a server of one's own may ask for no key."""
+        name = self.settings.api_key_env
+        return name is None or bool(os.environ.get(name))

@@ -7,7 +7,7 @@ a call's reply is lost; any other call goes to the new one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from escalation.send.courier_lock import until_free
 from escalation.send.courier_process import CourierProcess
 from runner.errors import RunFailed
 from runner.job import Escalation
+from runner.types import Event, Say, notice
 
 MOST_DEATHS = 3
 """So many in a row, with no reply between them, and no other is started."""
@@ -42,7 +43,7 @@ class Courier:
         run_dir: Path,
         escalation: Escalation,
         patience: Patience,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self._run_dir = run_dir
         self._timeout_s = escalation.timeout_s
@@ -78,10 +79,13 @@ class Courier:
             most = self._timeout_s + self._patience.slack_s + self._patience.end_s
             await within(most, asyncio.shield(self._keeper))
         except TimeoutError:
-            self._say(
-                f"the process that makes the paid calls did not end within {most:g} s, and was "
-                "ended; what it sent without a reply counts as spent"
+            problem = f"did not end within {most:g} s, and was ended"
+            said = (
+                f"the process that makes the paid calls {problem}; what it sent without a reply "
+                "counts as spent"
             )
+            pid = self._process.pid if self._process is not None else None
+            self._say(notice(Event.COURIER_LOST, said, pid=pid, problem=problem))
             if self._process is not None:
                 await self._process.kill()
         finally:
@@ -205,16 +209,17 @@ class Courier:
         what = f"the process that makes the paid calls ({process.pid}) {how}"
         if lost:
             what += f"; {lost} that it had sent count as spent, and their records go to a person"
+        facts = {"pid": process.pid, "problem": how, "lost": lost, "deaths": self._deaths}
         if self._closing:
-            self._say(what)
+            self._say(notice(Event.COURIER_LOST, what, **facts))
         elif self._deaths < MOST_DEATHS:
-            self._say(f"{what}; a new one goes on")
+            self._say(notice(Event.COURIER_LOST, f"{what}; a new one goes on", **facts))
         else:
             self._problem = (
                 f"the process that makes the paid calls {how}, {self._deaths} times in a row; see "
                 "to the machine's memory and disk, and run again to go on"
             )
-            self._say(what)
+            self._say(notice(Event.COURIER_GIVEN_UP, what, **facts))
 
     def _order(self, call: _Call) -> None:
         """Hands a call to the process, once; without one, the next gets it."""

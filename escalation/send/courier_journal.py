@@ -9,7 +9,7 @@ from escalation.providers.protocol import Reply
 from escalation.send.courier import JOURNAL, MOST_LINE_BYTES
 from runner.formats.foreign_json import MOST_DEPTH, Unreadable, count, one_line, parse
 
-AROUND = 10  # so deep a reply's body stands in a line
+AROUND = 2  # so deep a reply's body stands in a line: what is too deep live is so here
 LOST = Reply("unknown", problem="the reply was lost when the courier was killed")
 _ATTEMPT = re.compile(rb'\s*\{\s*"attempt"\s*:\s*(\d{1,18})\s*[,}]')
 

@@ -7,19 +7,17 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from runner.errors import RunFailed
+from runner.types import Event, Say, notice
 
 LOOK_S = 0.2
 TELL_S = 1.0
 
 
-async def until_free(
-    path: Path, patience_s: float, end_s: float, say: Callable[[str], None]
-) -> None:
+async def until_free(path: Path, patience_s: float, end_s: float, say: Say) -> None:
     """Waits for the courier of a former run, which goes by itself once its calls are over. One that
     is stopped or stuck, and stays longer than that can take, is ended.
 
@@ -29,17 +27,19 @@ async def until_free(
     if await _free_within(path, TELL_S):
         return
     pid = _holder(path)
-    say(
+    said = (
         f"the paid calls of a former run are still under way (process {pid}): waiting for them, "
         f"for {patience_s:,.0f} s at most"
     )
+    say(notice(Event.FORMER_CALLS, said, pid=pid, wait_s=patience_s))
     if await _free_within(path, patience_s):
         return
     if pid is not None and _is_courier(pid, path.parent):
-        say(
+        said = (
             f"process {pid} was to make a former run's paid calls, and is stuck: it is ended, and "
             "what it sent without a reply counts as spent"
         )
+        say(notice(Event.COURIER_LOST, said, pid=pid, problem="is stuck"))
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
         if await _free_within(path, end_s):

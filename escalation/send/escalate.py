@@ -30,10 +30,10 @@ from escalation.send.batch_collect import Collector
 from escalation.send.batch_submit import BatchSender, Desk
 from escalation.send.closed_side import ClosedSide, Sender
 from escalation.send.lanes import Lanes
-from escalation.send.live import Asker
+from escalation.send.live import LiveSender
 from runner.errors import RecordError, UsageError
 from runner.ledger import Held, Ledger
-from runner.types import Outcome, Reason
+from runner.types import Outcome, Reason, Say, unheard
 
 CUT_OFF_POLL_S = 10.0
 BROKE = (Reason.BUDGET, Reason.DAILY_BUDGET)
@@ -58,7 +58,7 @@ class Escalator:
         day: Day | None = None,
         *,
         wait: bool = False,
-        say: Callable[[str], None] = lambda text: None,
+        say: Say = unheard,
     ) -> None:
         self._ledger = ledger
         self._closed = closed
@@ -70,7 +70,7 @@ class Escalator:
         self._halt = Halt()
         self.guard = Guard(ledger, closed.settings, say)
         self._booker = Booker(ledger, closed, on_outcome, on_verdict)
-        self._asker = Asker(ledger, closed, self._booker, self._halt, day, say)
+        self._asker = LiveSender(ledger, closed, self._booker, self._halt, day, say)
         self._lanes = Lanes(closed.settings, ledger.trail.begun_at() or time.time())
         desk = Desk(ledger, closed, self._booker, self._asker, self._halt, day, say)
         self._batch_sender = BatchSender(desk, self._request)

@@ -24,7 +24,6 @@ from runner.ledger import Ledger
 from runner.private import opener
 
 PAID = "paid.json"
-MARK = "journal"
 _SHORT = 1 << 10  # bytes: a reply's line is no sign of a call that was sent
 _MOST_NAMED = 3
 _WAY_ON = (
@@ -41,7 +40,7 @@ def check(run_dir: Path, ledger: Ledger) -> None:
     """
     last = ledger.attempts.next_id() - 1
     paid = _read_paid(run_dir)
-    if paid is not None and paid["ledger"] != ledger.meta(MARK):
+    if paid is not None and paid["ledger"] != ledger.meta.journal_mark:
         raise RunDirError(
             f"{run_dir}: {PAID} tells of {paid['calls']:,} paid calls in another ledger than this "
             f"ledger.sqlite, which knows {last:,}: it was replaced, or begun anew{_WAY_ON}"
@@ -57,11 +56,11 @@ def check(run_dir: Path, ledger: Ledger) -> None:
 def _check_journal(run_dir: Path, ledger: Ledger, last: int) -> None:
     unknown, others = [], []
     for attempt, mark in _sent(run_dir / JOURNAL):
-        row = ledger.query("SELECT record_id, sha256 FROM attempts WHERE id=?", (attempt,))
-        if not row:
+        call = ledger.attempts.find(attempt)
+        if call is None:
             unknown.append(f"call {attempt}")
-        elif mark is not None and mark != row[0][1]:
-            others.append(f"call {attempt} (in the ledger: {row[0][0]})")
+        elif mark is not None and mark != call.egress.sha256:
+            others.append(f"call {attempt} (in the ledger: {call.record_id})")
     if unknown:
         raise RunDirError(
             f"{run_dir}: {JOURNAL} tells of {len(unknown):,} paid calls that ledger.sqlite does "
@@ -84,8 +83,8 @@ def close(run_dir: Path, ledger: Ledger) -> None:
     """All of the journal is in the ledger: it goes, and what stays says how far they came."""
     calls = ledger.attempts.next_id() - 1
     if calls:
-        mark = ledger.meta(MARK) or uuid.uuid4().hex
-        ledger.set_meta(MARK, mark)
+        mark = ledger.meta.journal_mark or uuid.uuid4().hex
+        ledger.meta.journal_mark = mark
         known = {"ledger": mark, "calls": calls}
         try:
             if _read_paid(run_dir) != known:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -32,7 +32,7 @@ from escalation.send.accounting import Booked, Booker
 from escalation.send.closed_side import ClosedSide, Sender
 from runner.errors import UsageError
 from runner.ledger import Held, Ledger
-from runner.types import Reason
+from runner.types import Reason, Say
 
 LATER_S = 0.2  # between two looks whether other runs' calls have left room under the day's cap
 
@@ -58,7 +58,7 @@ class _Turn:
     probe: bool
 
 
-class Asker:
+class LiveSender:
     """Asks for one record at a time; many may be asked for at once."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Asker:
         booker: Booker,
         halt: Halt,
         day: Day | None,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self._ledger = ledger
         self._closed = closed

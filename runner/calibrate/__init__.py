@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,20 +21,27 @@ from escalation.certify.calibration_file import save
 from escalation.certify.certificates import certified
 from escalation.certify.labels import Label, read_labels
 from escalation.certify.neighbour_support import FEWEST, Support
-from escalation.certify.scorer import Judge, values_of, with_looks
+from escalation.certify.scorer import Scorer, values_of, with_looks
 from escalation.certify.thresholds import fewest_labels
 from escalation.policy import Acceptance, strata_of, stratum
-from runner.answering.check import Checker, of_fields
-from runner.answering.extra_signals import looks_of
+from runner.answering.check import of_fields
+from runner.calibrate.asking import Asking
+from runner.calibrate.kept import Kept
 from runner.calibrate.sample import Drawn, draw_for_teacher, draw_labelled
-from runner.errors import RecordError, UsageError
+from runner.errors import UsageError
+from runner.interrupts import run_to_its_end
 from runner.job import Job
 from runner.pipeline import assemble
+from runner.pipeline.answer import LocalAnswer
+from runner.pipeline.progress import Progress
 from runner.records.source import job_digest
-from runner.types import Answer, Engine, Name, Prompt, Record
+from runner.types import Name, Record, Say
 
 Ask = Callable[[Sequence[Record]], Mapping[str, Label]]
 """Sends records to the closed model and gives its answers by record id, as labels."""
+
+Shown = Callable[[int], AbstractContextManager[tuple[Progress, Say]]]
+"""Shows, while it is open, how far the local model is with so many records."""
 
 Signals = dict[Name, dict[str, float]]
 
@@ -49,15 +56,17 @@ class Calibrated:
 
 
 def calibrate_job(
-    job: Job, output: Path, labels_path: Path | None, teacher: int, ask: Ask
+    job: Job, output: Path, labels_path: Path | None, teacher: int, ask: Ask, shown: Shown
 ) -> Calibrated:
-    """Runs the local model over the labelled records, fits, certifies, and saves.
+    """Runs the local model over the labelled records, fits, certifies, and saves. Cut short, the
+    same call goes on where it was.
 
     ``teacher``: how many records the closed model is asked about. Without people's labels its
     answers are the labels; with them they show how often it is wrong itself.
 
     Raises:
         UsageError: the labels cannot be used, or are too few for the target.
+        RunFailed: the engine gave out; what was answered is kept.
     """
     if job.confidence.target is None and job.confidence.policy != "budget":
         raise UsageError("the job names no error to certify; set `confidence.target_error`")
@@ -73,8 +82,11 @@ def calibrate_job(
         _enough(job, len(drawn.labelled))
         closed = dict(ask(drawn.sendable()[-teacher:])) if teacher else {}
         unused, source = len(labels) - len(drawn.labelled), PEOPLE
-    made = _Maker(job, drawn, labels, closed).make(source)
+    maker = _Maker(job, drawn, labels, closed)
+    kept = maker.ask(output, shown)
+    made = maker.make(source)
     save(made, output)
+    kept.remove()
     batch = made.batch[0] if made.batch is not None else None
     if job.confidence.target is None:
         return Calibrated(made, Trust(Acceptance(None), made), unused)
@@ -106,13 +118,6 @@ def _trains(job: Job) -> bool:
     return job.confidence.looks.any() or job.confidence.reference >= FEWEST
 
 
-@dataclass(slots=True)
-class _Seen:
-    record: Record
-    prompt: Prompt
-    answer: Answer
-
-
 class _Maker:
     """One calibration: all answers first, then what can only be said of them together."""
 
@@ -123,96 +128,70 @@ class _Maker:
         self._drawn = drawn
         self._labels = labels
         self._closed = closed
-        self._sampling = assemble.sampling(job)
-        self._looks = looks_of(job, self._sampling)
         self._strata = strata_of(job.confidence)
+        self._answers: Mapping[int, LocalAnswer] = {}
+
+    def ask(self, output: Path, shown: Shown) -> Kept:
+        """Asks the local model about all records drawn; where its answers are kept."""
+        job, labelled, others = self._job, self._drawn.labelled, self._drawn.others
+        if not self._drawn.whole:
+            others = others[: job.confidence.reference if _trains(job) else 0]
+        with (
+            shown(len(labelled) + len(others)) as (progress, say),
+            Kept(job, output, say) as kept,
+        ):
+            asking = Asking(assemble.local_half(job, None), kept, progress, say)
+            run_to_its_end(asking.ask(labelled, others), say)
+        self._answers = asking.answers
+        return kept
 
     def make(self, source: str) -> Calibration:
+        """Of what was answered."""
         job = self._job
-        seen, looked = asyncio.run(self._answers())
-        support = self._support(seen)
+        support = self._support()
         signals = {
-            position: self._signals(one, support, looked.get(position))
-            for position, one in seen.items()
+            record.position: self._signals(record, local, support)
+            for record in (*self._drawn.labelled, *self._drawn.others)
+            if (local := self._answers.get(record.position)) is not None
         }
         made = calibrate(
-            [self._labelled(record, seen, signals) for record in self._drawn.labelled],
+            [self._labelled(record, signals) for record in self._drawn.labelled],
             job=job.name,
             identity=job.identity(),
             source=source,
             made=datetime.now(UTC).date().isoformat(),
             support=support,
         )
-        if not self._drawn.whole or self._looks is not None:
+        if not self._drawn.whole or job.confidence.looks.any():
             return made
         rest = [*self._drawn.labelled[made.training :], *self._drawn.others]
         scores = [made.score(signals.get(record.position, {})) for record in rest]
         return replace(made, batch=(job_digest(job) or "", scores))
 
-    async def _answers(self) -> tuple[dict[int, _Seen], dict[int, Signals]]:
-        """By position: the answers of all records drawn, and the looks at the labelled ones."""
-        job, constraint = self._job, self._job.answer.constraint()
-        renderer = assemble.renderer(job)
-        checker = Checker(constraint)
-        engine: Engine = await asyncio.to_thread(assemble.engine, job)
-        free = asyncio.Semaphore(engine.window)
-        seen: dict[int, _Seen] = {}
-        looked: dict[int, Signals] = {}
-
-        async def one(record: Record, look: bool) -> None:
-            async with free:
-                try:
-                    prompt = renderer.render(record)
-                    completion = await engine.generate(prompt, prompt.sampling(self._sampling))
-                except RecordError:
-                    return
-                answer = checker.check(completion)
-                seen[record.position] = _Seen(record, prompt, answer)
-                if look and self._looks is not None and answer.valid:
-                    found = await self._looks.take(engine, record, prompt, answer)
-                    looked[record.position] = found
-
-        others = self._drawn.others
-        if not self._drawn.whole:
-            others = others[: job.confidence.reference if _trains(job) else 0]
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for record in self._drawn.labelled:
-                    tasks.create_task(one(record, True))
-                for record in others:
-                    tasks.create_task(one(record, False))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        finally:
-            await engine.aclose()
-        return seen, looked
-
-    def _support(self, seen: Mapping[int, _Seen]) -> Support | None:
+    def _support(self) -> Support | None:
         references = [
-            one
+            (record, local)
             for record in self._drawn.others
-            if (one := seen.get(record.position)) is not None and one.answer.valid
+            if (local := self._answers.get(record.position)) is not None and local.answer.valid
         ][: self._job.confidence.reference]
         if len(references) < FEWEST or not training_share(len(self._drawn.labelled)):
             return None
         return Support.of(
-            [one.record.id for one in references],
-            [one.prompt.messages[-1].content for one in references],
-            [values_of(one.answer) for one in references],
+            [record.id for record, _ in references],
+            [local.text for _, local in references],
+            [values_of(local.answer) for _, local in references],
         )
 
-    def _signals(self, one: _Seen, support: Support | None, looks: Signals | None) -> Signals:
-        judge = Judge(support=support)
-        signals = judge.signals(one.answer, one.prompt.messages[-1].content, one.record.id)
-        return with_looks(signals, looks) if looks else signals
+    def _signals(self, record: Record, local: LocalAnswer, support: Support | None) -> Signals:
+        signals = Scorer(support=support).signals(local.answer, local.text, record.id)
+        return with_looks(signals, local.found) if local.found else signals
 
-    def _labelled(
-        self, record: Record, seen: Mapping[int, _Seen], signals: Mapping[int, Signals]
-    ) -> Labelled:
+    def _labelled(self, record: Record, signals: Mapping[int, Signals]) -> Labelled:
         label, closed = self._labels.get(record.id), self._closed.get(record.id)
         own = signals.get(record.position, {})
         answered = own and label is not None
-        wrong = label.wrong_fields(seen[record.position].answer.value) if answered and label else {}
+        value = self._answers[record.position].answer.value if answered else None
+        wrong = label.wrong_fields(value) if answered and label else {}
         return Labelled(
             record_id=record.id,
             features=own,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import events
 from runner.terminal import console, echo
+from runner.types import Event, notice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from runner.observe.display_log import EventDisplay
     from runner.observe.meter import Counted
     from runner.status.summary import Summary
+    from runner.types import Say
 
 SOME_UNFINISHED = 3
 
@@ -42,6 +45,16 @@ def watched(
     batches = closed is not None and closed.lane == "batch"
     name = closed.model if closed is not None else None
     return Display(stderr(), meter, job.name, name, batches=batches), progress
+
+
+@contextmanager
+def showing(
+    job: Job, total: int | None, run_dir: Path | None = None
+) -> Iterator[tuple[Counted, Say]]:
+    """The same while the block is at work: its progress, and who says something to its user."""
+    display, progress = watched(job, total, run_dir)
+    with display.watching():
+        yield progress, display.say
 
 
 def stderr() -> Console:
@@ -68,7 +81,7 @@ def finish(
         done = f"{summary.records - summary.unfinished:,} of {summary.records:,} records are done"
         took = None if elapsed_s is None else round(elapsed_s, 3)
         facts = {"table": table, "seconds": took, "next": steps, "exit_status": status}
-        events.event("finished", done, **whole, **facts)
+        events.tell(notice(Event.FINISHED, done, **whole, **facts))
     else:
         _show(summary, output, elapsed_s, table)
         for step in steps:

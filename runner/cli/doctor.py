@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.cli import parameters
+from runner.cli.parameters import FILE
 from runner.terminal import console, echo
 
 if TYPE_CHECKING:
@@ -18,13 +20,12 @@ if TYPE_CHECKING:
     from runner.machine.doctor import Report
     from runner.machine.hardware import Machine
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _POSITIVE = click.IntRange(min=1)
 
 
 @click.command()
-@click.argument("job_file", metavar="[JOB.yaml]", type=_FILE, required=False)
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.argument("job_file", metavar="[JOB.yaml]", type=FILE, required=False)
+@parameters.overrides
 @click.option("--quick", is_flag=True, help="Without importing the engine, which takes seconds.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def doctor(job_file: Path | None, overrides: tuple[str, ...], quick: bool, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli import parameters
 from runner.cli.common import finish, watched
 from runner.cli.group import log_format
 from runner.errors import UsageError
@@ -15,11 +16,9 @@ from runner.errors import UsageError
 if TYPE_CHECKING:
     from runner.job import Job
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-
 
 @click.command()
-@click.argument("run_dir", type=_FOLDER)
+@parameters.run_dir
 @click.option("--budget", type=str, help="Another spending cap, in US dollars.")
 @click.option(
     "--guard", type=click.Choice(["on", "off"]), help="off: also what a broken local model left."
@@ -49,7 +48,7 @@ def escalate(
 
     with read_ledger(run_dir) as ledger:
         job = job_of(run_dir, ledger)
-        ((waiting,),) = ledger.query("SELECT COUNT(*) FROM present WHERE status='waiting'")
+        waiting = ledger.count_waiting()
     if budget is not None and job.escalation is not None:
         job = _with_budget(job, budget)
     if guard is not None and job.escalation is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from runner import events
 from runner.errors import JobError, SureLocalError
 from runner.plain import one_line
 from runner.terminal import echo
+from runner.types import Event, notice
 
 INTERRUPTED = 130
 FORMAT_VARIABLE = "SURELOCAL_LOG_FORMAT"
@@ -49,7 +49,7 @@ class Group(click.Group):
             status = 1
             events.LOGGER.exception(
                 "a mistake of surelocal's own: %s", error,
-                extra={"event": "error", "fields": {"exit_status": status}},
+                extra={"event": Event.ERROR, "fields": {"exit_status": status}},
             )  # fmt: skip
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -70,7 +70,7 @@ class Group(click.Group):
 
 def _failed(sentence: str, status: int, kind: str, **more: Any) -> None:
     if events.structured():
-        events.event("error", sentence, logging.ERROR, exit_status=status, kind=kind, **more)
+        events.tell(notice(Event.ERROR, sentence, exit_status=status, kind=kind, **more))
     else:
         for line in f"surelocal: {sentence}".split("\n"):  # its own: what it tells of is one line
             echo(line, err=True)

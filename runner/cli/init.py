@@ -7,15 +7,13 @@ from pathlib import Path
 
 import click
 
+from runner.cli.parameters import FILE, FOLDER
 from runner.terminal import echo
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=_FOLDER)
-@click.option("--records", type=_FILE, help="The file that the job is for.")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--records", type=FILE, help="The file that the job is for.")
 def init(folder: Path, records: Path | None) -> None:
     """Writes a new job to start from: with five records, or over a file of one's own."""
     from runner.starter import write_starter

@@ -10,25 +10,29 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.common import SOME_UNFINISHED, finish, watched
+from runner.cli import parameters
+from runner.cli.common import SOME_UNFINISHED, finish, showing, watched
 from runner.cli.doctor import doctor, models
 from runner.cli.engines import engines, keep_loaded
 from runner.cli.escalate import escalate
 from runner.cli.group import Group, log_format
 from runner.cli.init import init
+from runner.cli.parameters import FILE, FOLDER
 from runner.cli.quote import quote
 from runner.cli.report import report
 from runner.cli.review import review
 from runner.cli.serve import serve
 from runner.cli.status import status
 from runner.errors import UsageError
-from runner.events import event
+from runner.events import tell
 from runner.terminal import echo
+from runner.types import Event, notice
 
 if TYPE_CHECKING:
     from escalation.certify.labels import Label
@@ -36,10 +40,6 @@ if TYPE_CHECKING:
     from runner.job import Job
     from runner.job.file import JobFile
     from runner.types import Record
-
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,13 +51,13 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
-@click.option("--run-dir", type=_FOLDER, help="Where everything is kept; runs/NAME by default.")
-@click.option("--records", type=_FILE, help="Other records than the job's.")
-@click.option("-o", "--output", type=_FILE, help="Where the results go; the run directory.")
+@parameters.job_file
+@click.option("--run-dir", type=FOLDER, help="Where everything is kept; runs/NAME by default.")
+@click.option("--records", type=FILE, help="Other records than the job's.")
+@click.option("-o", "--output", type=FILE, help="Where the results go; the run directory.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N records.")
 @click.option("--new-records", is_flag=True, help="Go on, though most records are others now.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@parameters.overrides
 @click.option("--cluster", is_flag=True, help="The local half on all of a Ray cluster's GPUs.")
 @click.option("--raw", is_flag=True, help="In CSV, no guard against formulas.")
 @keep_loaded
@@ -101,8 +101,8 @@ def run(  # noqa: PLR0913
 
 
 @main.command()
-@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@parameters.job_file
+@parameters.overrides
 def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
     """Says every mistake in the job at once; needs no model."""
     file = _load(job_file, overrides, None)
@@ -117,12 +117,12 @@ def validate(job_file: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
-@click.option("--labels", type=_FILE, help="People's labels, by record id.")
+@parameters.job_file
+@click.option("--labels", type=FILE, help="People's labels, by record id.")
 @click.option("--teacher", type=click.IntRange(min=1), help="Ask the closed model about N records.")
-@click.option("--run-dir", type=_FOLDER, help="Where the teacher's answers go; runs/NAME.")
-@click.option("-o", "--output", type=_FILE, help="Where it is saved; the job's calibration.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.option("--run-dir", type=FOLDER, help="Where the teacher's answers go; runs/NAME.")
+@click.option("-o", "--output", type=FILE, help="Where it is saved; the job's calibration.")
+@parameters.overrides
 @click.option("--json", "as_json", is_flag=True, help="The certificates as JSON on stdout.")
 @log_format
 def calibrate(
@@ -145,19 +145,19 @@ def calibrate(
     folder = run_dir or Path("runs") / job.name
 
     def ask(records: Sequence[Record]) -> Mapping[str, Label]:
-        display, progress = watched(job, len(records), folder)
-        with display.watching():
-            return ask_teacher(job, folder, records, progress, display.say)
+        with showing(job, len(records), folder) as (progress, say):
+            return ask_teacher(job, folder, records, progress, say)
 
     path = output or job.calibration_path()
-    found = calibrate_job(job, path, labels, teacher or 0, ask)
+    found = calibrate_job(job, path, labels, teacher or 0, ask, partial(showing, job))
     _tell_calibration(found, job, path)
     stated = found.trusted.stated() or []
     if as_json:
         echo(json.dumps(stated))
     nothing = any(one["threshold"] is None and not one["all_closed"] for one in stated)
     status = SOME_UNFINISHED if nothing else 0
-    event("finished", "calibrated", certificates=stated, saved=path, exit_status=status)
+    facts = {"certificates": stated, "saved": path, "exit_status": status}
+    tell(notice(Event.FINISHED, "calibrated", **facts))
     if status:
         sys.exit(status)
 
@@ -183,8 +183,8 @@ def _tell_calibration(found: Calibrated, job: Job, path: Path) -> None:
 
 
 @main.command()
-@click.argument("run_dir", type=_FOLDER)
-@click.option("-o", "--output", type=_FILE, required=True, help=".jsonl, .csv or .parquet")
+@parameters.run_dir
+@click.option("-o", "--output", type=FILE, required=True, help=".jsonl, .csv or .parquet")
 @click.option("--raw", is_flag=True, help="In CSV, no guard against formulas.")
 def export(run_dir: Path, output: Path, raw: bool) -> None:
     """Writes the results again, in any format."""

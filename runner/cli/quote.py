@@ -7,22 +7,24 @@ from pathlib import Path
 
 import click
 
+from runner.cli import parameters
 from runner.cli.common import watched
 from runner.cli.group import log_format
-from runner.events import event
+from runner.cli.parameters import FILE
+from runner.events import tell
 from runner.terminal import console, echo
+from runner.types import Event, notice
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 PILOT = 300
 
 
 @click.command()
-@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
+@parameters.job_file
 @click.option("--pilot", metavar="N", type=click.IntRange(min=2), default=PILOT, show_default=True,
               help="Records to try.")  # fmt: skip
-@click.option("--labels", type=_FILE, help="People's labels, by record id: certifies by them.")
-@click.option("-o", "--output", type=_FILE, help="Also as a Markdown file to send.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@click.option("--labels", type=FILE, help="People's labels, by record id: certifies by them.")
+@click.option("-o", "--output", type=FILE, help="Also as a Markdown file to send.")
+@parameters.overrides
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout instead.")
 @log_format
 def quote(
@@ -50,7 +52,7 @@ def quote(
         write_markdown(found, output)
         echo(f"quote: {output}", err=True)
     whole = in_json(found)
-    event("finished", "quoted", quote=whole, exit_status=0)
+    tell(notice(Event.FINISHED, "quoted", quote=whole, exit_status=0))
     if as_json:
         echo(json.dumps(whole))
     else:

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import click
 
+from runner.cli import parameters
+from runner.cli.parameters import FILE
 from runner.terminal import echo
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("run_dir", type=_FOLDER)
-@click.option("-o", "--output", type=_FILE, help="RUN_DIR/report.html by default.")
+@parameters.run_dir
+@click.option("-o", "--output", type=FILE, help="RUN_DIR/report.html by default.")
 def report(run_dir: Path, output: Path | None) -> None:
     """Writes the run as one HTML page, which needs nothing else to be read."""
     from runner.report import write_report

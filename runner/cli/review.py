@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli import parameters
 from runner.cli.common import finish
+from runner.cli.parameters import FILE
 from runner.errors import UsageError
 from runner.terminal import echo
 
 if TYPE_CHECKING:
     from runner.job import Job
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _COUNT = click.IntRange(min=1)
 
 
@@ -27,8 +27,8 @@ def review() -> None:
 
 
 @review.command()
-@click.argument("run_dir", type=_FOLDER)
-@click.argument("file", type=_FILE)
+@parameters.run_dir
+@click.argument("file", type=FILE)
 @click.option("--audit", type=_COUNT, help="Instead: N accepted local answers at random, to check.")
 @click.option("--sample", type=_COUNT, help="Instead: N records at random, to label for calibrate.")
 @click.option("--seed", default="", help="Any text; another one draws another sample.")
@@ -56,8 +56,8 @@ def _next(run_dir: Path, file: Path, *, labels: bool) -> str:
 
 
 @review.command("import")
-@click.argument("run_dir", type=_FOLDER)
-@click.argument("file", type=_FILE)
+@parameters.run_dir
+@click.argument("file", type=FILE)
 @click.option("--by", help="Who decided; the login name.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 def import_(run_dir: Path, file: Path, by: str | None, as_json: bool) -> None:

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner import events
+from runner.cli import parameters
 from runner.cli.group import log_format
+from runner.cli.parameters import FOLDER
 from runner.errors import MissingExtra
 from runner.terminal import echo
 
 if TYPE_CHECKING:
     from runner.job import Job
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
-
 
 @click.command()
-@click.argument("job_file", metavar="JOB.yaml", type=_FILE)
-@click.option("--run-dir", type=_FOLDER, help="Where everything is kept; runs/NAME-served.")
+@parameters.job_file
+@click.option("--run-dir", type=FOLDER, help="Where everything is kept; runs/NAME-served.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need a key.")
 @click.option("--port", default=8088, show_default=True, type=click.IntRange(0, 65535),
               help="Where it listens; 0 takes a free one.")  # fmt: skip
@@ -36,7 +35,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--on-unsure", default="error", show_default=True,
               type=click.Choice(["error", "answer"]),
               help="For an answer that may not stand, unless a request says.")  # fmt: skip
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a job key.")
+@parameters.overrides
 @log_format
 def serve(job_file: Path, run_dir: Path | None, overrides: tuple[str, ...], **given: Any) -> None:
     """Serves the job as OpenAI's /v1/chat/completions; a request is a record."""
@@ -50,8 +49,7 @@ def serve(job_file: Path, run_dir: Path | None, overrides: tuple[str, ...], **gi
     folder = run_dir or Path("runs") / f"{job.name}-served"
     options = ServeOptions(folder, **given)
     events.bind(job=job.name, run_dir=folder)
-    said = events.say if events.structured() else partial(echo, err=True)
-    serve_job(job, options, said)
+    serve_job(job, options, events.tell if events.structured() else partial(echo, err=True))
     echo(f"stopped; `surelocal status {folder}` says what was answered", err=True)
 
 

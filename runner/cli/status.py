@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli import parameters
 from runner.errors import RunFailed, UsageError
 from runner.terminal import console, echo
 
 if TYPE_CHECKING:
     from runner.ledger import Ledger
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 _COLUMNS = ("time", "id", "provider", "model", "url", "bytes", "sha256", "state", "cost_usd")
 _HASH = re.compile(r"[0-9a-fA-F]{16,64}")
 
 
 @click.command()
-@click.argument("run_dir", type=_FOLDER)
+@parameters.run_dir
 @click.option("--egress", is_flag=True, help="Instead: every request that left the machine.")
 @click.option("--record", metavar="ID", help="Instead: the history of one record.")
 @click.option("--verify", is_flag=True, help="Instead: was anything changed since it was written?")
@@ -132,11 +132,11 @@ def _show_record(ledger: Ledger, record: str, as_json: bool) -> None:
 
 def _verify(ledger: Ledger, run_dir: Path, head: str | None, as_json: bool) -> None:
     from runner.pipeline.run import job_of
-    from runner.results import FILES, check_files
+    from runner.results import check_files
 
     proof = ledger.prove(head)
     problem, notes = proof.problem, ["no results file was written yet"]
-    if problem is None and ledger.meta(FILES) is not None:
+    if problem is None and ledger.meta.results is not None:
         files = check_files(ledger, job_of(run_dir, ledger))
         problem, notes = files.problem, files.notes
     if as_json:

@@ -51,7 +51,7 @@ def on_cluster(cluster: Cluster, local: Local, make: Make) -> Pool:
         return Pool(
             replicas.start,
             planned.replicas,
-            note=planned.words(),
+            first=[planned.told()],
             after=partial(disconnect, owned),
         )
     except BaseException:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.errors import UsageError
 from runner.job import Cluster, Local
+from runner.types import Event, Notice, notice
 
 # What one engine spreads over, in vLLM's arguments.
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
@@ -27,12 +28,13 @@ class Plan:
     cpus: float
     nodes: int
 
-    def words(self) -> str:
+    def told(self) -> Notice:
         each = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus:g} CPU"
-        return (
+        said = (
             f"cluster: {_count(self.replicas, 'replica')} of {each} each, on "
             f"{_count(self.nodes, 'node')}"
         )
+        return notice(Event.CLUSTER, said, **asdict(self))
 
 
 def plan(nodes: Sequence[Room], cluster: Cluster, local: Local) -> Plan:

@@ -13,13 +13,14 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from runner.engines.process.reviving import PAUSE_S, Mortal, Reviving, Say
+from runner.engines.process.reviving import PAUSE_S, Mortal, Reviving
 from runner.errors import EngineDied, EngineError, RunFailed, SureLocalError
+from runner.notices import Event, Notice, Say, UntilHeard, notice
 from runner.types import Completion, Prompt, Sampling
 
 FIRST_PATIENCE_S, PATIENCE_S = 300.0, 60.0
@@ -75,7 +76,7 @@ class Pool:
     Args:
         start: what starts one replica.
         replicas: so many.
-        note: what is said first.
+        first: what is told first.
         after: done when all are closed.
 
     Raises:
@@ -86,13 +87,12 @@ class Pool:
         self,
         start: Start,
         replicas: int,
-        note: str = "",
+        first: Sequence[Notice] = (),
         after: Callable[[], None] = lambda: None,
         pause_s: float = PAUSE_S,
     ) -> None:
         self._start, self._pause_s, self._after = start, pause_s, after
-        self._say: Say | None = None
-        self._unsaid = [note] if note else []
+        self._heard = UntilHeard(*first)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting: deque[tuple[asyncio.Future[None], asyncio.AbstractEventLoop]] = deque()
@@ -114,10 +114,7 @@ class Pool:
 
     def hear(self, say: Say) -> None:
         """Who is told of deaths from now on, and of those so far."""
-        with self._lock:
-            self._say, unsaid, self._unsaid = say, self._unsaid, []
-        for text in unsaid:
-            say(text)
+        self._heard.hear(say)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         task = asyncio.current_task()
@@ -258,7 +255,8 @@ class Pool:
         lane.leaving.add(task)
         task.add_done_callback(lane.leaving.discard)
         if lane.lacks_place:
-            self._tell(lane, f"{error}; the others go on, and it joins them when there is room")
+            said = f"{error}; the others go on, and it joins them when there is room"
+            self._tell(lane, notice(Event.REPLICA_WAITS, said, problem=str(error)))
             self._threads.append(self._bring_up(lane))
         else:
             self._give_up(lane, error)
@@ -267,16 +265,13 @@ class Pool:
     def _give_up(self, lane: _Lane, error: Exception) -> None:
         lane.over = error if isinstance(error, SureLocalError) else EngineError(repr(error))
         if not self._closing and not self._all_over():
-            self._tell(lane, f"it is given up, the others go on ({error})")
+            said = f"it is given up, the others go on ({error})"
+            self._tell(lane, notice(Event.REPLICA_GIVEN_UP, said, problem=str(error)))
 
-    def _tell(self, lane: _Lane, text: str) -> None:
-        text = f"replica {lane.number}: {text}"
-        with self._lock:
-            say = self._say
-            if say is None:
-                self._unsaid.append(text)
-        if say is not None:
-            say(text)
+    def _tell(self, lane: _Lane, told: Notice) -> None:
+        text = f"replica {lane.number}: {told}"
+        fields = {**told.fields, "replica": lane.number}
+        self._heard(replace(told, text=text, fields=fields))
 
 
 def _in(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:

@@ -174,7 +174,7 @@ class Database:
 
     def waited_for(self, doing: str) -> AbstractContextManager[None]:
         """Reports during a long wait what the database is doing."""
-        return waited_for(f"{self._key}: waiting for {self} to {doing}")
+        return waited_for(f"{self._key}: waiting for {self} to {doing}", str(self))
 
     @contextmanager
     def errors(self, kind: type[Exception], doing: str, mend: str = "") -> Iterator[None]:

@@ -12,15 +12,19 @@ from contextlib import contextmanager
 from runner import events
 from runner.interrupts import heard_while_blocked
 from runner.terminal import echo
+from runner.types import Event, Notice, notice
 
 SAY_AFTER_S, SAY_EVERY_S = 10.0, 60.0
 
 
 @contextmanager
-def waited_for(what: str) -> Iterator[None]:
-    """Prints a message from time to time until the block ends; ``what`` begins it."""
+def waited_for(what: str, url: str) -> Iterator[None]:
+    """Reports from time to time until the block ends. ``what`` begins the message; ``url``, without
+    a login, names the database."""
     answered = threading.Event()
-    telling = threading.Thread(target=_tell, args=(what, answered), name="database", daemon=True)
+    telling = threading.Thread(
+        target=_tell, args=(what, url, answered), name="database", daemon=True
+    )
     telling.start()
     try:
         with heard_while_blocked():
@@ -29,20 +33,21 @@ def waited_for(what: str) -> Iterator[None]:
         answered.set()
 
 
-def _tell(what: str, answered: threading.Event) -> None:
+def _tell(what: str, url: str, answered: threading.Event) -> None:
     waited, pause = 0.0, SAY_AFTER_S
     while not answered.wait(pause):
         waited, pause = waited + pause, SAY_EVERY_S
-        _say(
+        said = (
             f"{what}, for {waited:g} s without an answer: the query is slow, or another session "
             "holds a lock; the run continues once there is an answer. Ctrl-C stops it; finished "
             "work is kept, and the same command resumes"
         )
+        _say(notice(Event.DATABASE_SILENT, said, url=url, seconds=waited))
 
 
-def _say(sentence: str) -> None:
+def _say(notice: Notice) -> None:
     # Also works with a run's panel: output on stderr appears above it.
     if events.structured():
-        events.say(sentence)
+        events.tell(notice)
     else:
-        echo(sentence, err=True)
+        echo(notice, err=True)

@@ -184,8 +184,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def mark(record_id: str) -> str:
-    """The hash of a record's id that a calibration stores."""
+def id_digest(record_id: str) -> str:
+    """The hash of a record\'s id that a calibration stores."""
     return digest(record_id)[:16]
 
 

@@ -155,6 +155,10 @@ class Attempts:
         """A record's calls, in order."""
         return self._calls("position = ?", position)
 
+    def find(self, attempt: int) -> Call | None:
+        """The call of this id."""
+        return next(self._calls("id = ?", attempt), None)
+
     def _calls(self, which: str, *values: int) -> Iterator[Call]:
         rows = self._db.execute(
             "SELECT id, position, record_id, provider, model, url, bytes, sha256, state, "

@@ -5,9 +5,27 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from dataclasses import dataclass
 
 from runner.ledger.trail import AUDIT, Trail
 from runner.types import JSONValue, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """How many accepted answers were checked, and how many of these were wrong."""
+
+    checked: int
+    wrong: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``value``: what the judge says instead of the local answer, or as well."""
+
+    judge: str
+    value: JSONValue
+    wrong: bool
 
 
 class Audits:
@@ -39,3 +57,14 @@ class Audits:
         """(wrong, alarms) of each audited answer, in the order of the verdicts."""
         rows = self._db.execute("SELECT wrong, alarms FROM audits ORDER BY at, position")
         return [(bool(wrong), alarms) for wrong, alarms in rows]
+
+    def counts(self) -> Checks:
+        count, wrong = self._db.execute("SELECT COUNT(*), SUM(wrong) FROM audits").fetchone()
+        return Checks(count, wrong or 0)
+
+    def of(self, position: int) -> Verdict | None:
+        """The verdict on a record's local answer."""
+        row = self._db.execute(
+            "SELECT judge, other_value, wrong FROM audits WHERE position=?", (position,)
+        ).fetchone()
+        return Verdict(row[0], json.loads(row[1]), bool(row[2])) if row else None

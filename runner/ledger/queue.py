@@ -96,6 +96,11 @@ class Queue:
                 "UPDATE outcomes SET waits_for=NULL WHERE position=?", ((p,) for p in positions)
             )
 
+    def count_waiting(self) -> int:
+        """How many records of the file that was given last wait, for whatever it is."""
+        sql = "SELECT COUNT(*) FROM present WHERE status='waiting'"
+        return int(self._db.execute(sql).fetchone()[0])
+
     def ready(self, most: int) -> int:
         """How many records are ready to be taken, counted up to so many."""
         one = (

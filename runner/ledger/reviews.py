@@ -28,6 +28,15 @@ class Queued:
     closed: JSONValue
 
 
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A decision, who made it, and what they noted."""
+
+    who: str
+    value: JSONValue
+    note: str
+
+
 class Reviews:
     """The ``reviews`` table: every decision, the last one standing; nothing is ever taken out."""
 
@@ -51,6 +60,13 @@ class Reviews:
             (position,),
         ).fetchone()
         return (json.loads(row[0]), row[1]) if row else None
+
+    def at(self, row: int | str | None) -> Review | None:
+        """The decision that an entry of the trail speaks of, by that entry's ``ref``."""
+        found = self._db.execute(
+            "SELECT who, value, note FROM reviews WHERE rowid=?", (row,)
+        ).fetchone()
+        return Review(found[0], json.loads(found[1]), found[2]) if found else None
 
     def keep_closed(self, position: int, value: JSONValue) -> None:
         """Keeps the closed model's unusable answer for the person who decides instead of it."""

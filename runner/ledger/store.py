@@ -12,18 +12,22 @@ from typing import Any
 
 from runner.formats.json_text import compact, read_compact
 from runner.formats.typed_json import read, written
+from runner.ledger.answers import Answers
 from runner.ledger.attempts import Attempts
 from runner.ledger.audits import Audits
 from runner.ledger.batches import IN_BATCH, Batches
+from runner.ledger.bills import Bills
 from runner.ledger.columns import columns, read_reason, real, was
 from runner.ledger.kept import Held as Held
 from runner.ledger.kept import Known as Known
+from runner.ledger.meta import Meta
 from runner.ledger.money import from_pico
 from runner.ledger.places import Places
 from runner.ledger.proof import Proof, prove
 from runner.ledger.queue import Queue
+from runner.ledger.reading import Reading
 from runner.ledger.reviews import Reviews
-from runner.ledger.trail import META, OUTCOME, Trail
+from runner.ledger.trail import OUTCOME, Trail
 from runner.types import DecidedBy, Outcome, Reason, Record, Status
 
 # A commit writes every page of the index of ids that was touched, and ids come in no order: the
@@ -45,11 +49,15 @@ class Ledger(Queue):
         self._pending = 0
         self._committed_at = time.monotonic()
         self.trail = Trail(connection, where)
+        self.meta = Meta(connection, self.trail, self.commit)
         self.attempts = Attempts(connection, self.trail, self.commit)
         self.batches = Batches(connection, self.trail, self.attempts, self.commit)
         self.audits = Audits(connection, self.trail)
         self.reviews = Reviews(connection, self.trail)
-        self._former = self._last_position()
+        self.reading = Reading(connection)
+        self.answers = Answers(connection)
+        self.bills = Bills(connection)
+        self._former = self.next_position() - 1
         self.places = Places(connection, self.commit)
         self._page: dict[int, tuple[str, str, str, int, str | None]] = {}
         self._page_end = self._asked = 0
@@ -79,9 +87,10 @@ class Ledger(Queue):
         )
         return {row[0]: row[1:] for row in rows}
 
-    def _last_position(self) -> int:
+    def next_position(self) -> int:
+        """Behind all records that were ever recorded: 0 where none was."""
         (last,) = self._db.execute("SELECT MAX(position) FROM outcomes").fetchone()
-        return -1 if last is None else int(last)
+        return 0 if last is None else int(last) + 1
 
     def forget(self, position: int) -> None:
         """Takes an outcome back, so that its position can be recorded anew."""
@@ -218,25 +227,6 @@ class Ledger(Queue):
             )  # fmt: skip
 
     # -- the whole --------------------------------------------------------------------------
-
-    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Read-only sums and counts for status and summary."""
-        return self._db.execute(sql, values).fetchall()
-
-    def meta(self, key: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-        return row[0] if row else None
-
-    def set_meta(self, key: str, value: str) -> None:
-        with self.trail.writing():
-            changed = self._db.execute(
-                "INSERT INTO meta VALUES (?,?) ON CONFLICT (key) DO UPDATE SET "
-                "value=excluded.value WHERE value != excluded.value",
-                (key, value),
-            ).rowcount
-            if changed:
-                self.trail.add(META, None, (key, value), ref=key)
-        self.commit()
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:

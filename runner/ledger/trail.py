@@ -199,6 +199,18 @@ class Trail:
         row = self._db.execute("SELECT at FROM trail ORDER BY seq LIMIT 1").fetchone()
         return None if row is None else float(row[0])
 
+    def last_at(self) -> float | None:
+        """When the last entry was made, in seconds since 1970; None where none is."""
+        row = self._db.execute("SELECT at FROM trail ORDER BY seq DESC LIMIT 1").fetchone()
+        return None if row is None else float(row[0])
+
+    def last(self, kind: str) -> int:
+        """The number of the last entry of this kind; 0 where none is."""
+        row = self._db.execute(
+            "SELECT seq FROM trail WHERE kind=? ORDER BY seq DESC LIMIT 1", (kind,)
+        ).fetchone()
+        return row[0] if row else 0
+
     def _read_last(self) -> tuple[int, bytes]:
         row = self._db.execute("SELECT seq, hash FROM trail ORDER BY seq DESC LIMIT 1").fetchone()
         self._last = (row[0], row[1]) if row else (0, START)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -20,9 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.events import diverted, is_real_stderr
+from runner.formats.amounts import duration, usd
 from runner.observe.meter import Meter, Phase, Reading
 from runner.plain import one_line
 from runner.status.summary import Summary, lines
+from runner.types import Notice
 
 PLAIN_EVERY_S = 10.0
 LIVE_EVERY_S = 0.25
@@ -59,12 +60,11 @@ class Display:
         self._closed = closed
         self._batches = batches
 
-    def say(self, sentence: str) -> None:
+    def say(self, notice: Notice) -> None:
         """Says it above the panel, to stay, and keeps it in the panel while it is the last."""
-        sentence = one_line(sentence)
-        self._meter.heard(sentence)
+        self._meter.heard(notice)
         # No markup: the words of a provider or a path may hold brackets.
-        self._console.print(sentence, style="yellow", markup=False, soft_wrap=True)
+        self._console.print(one_line(notice.text), style="yellow", markup=False, soft_wrap=True)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -110,7 +110,7 @@ class Display:
         facts += [f"{name} {now.by[key]:,}" for key, (name, _) in _ENDS.items() if key in now.by]
         if now.spent_usd is not None:
             facts.append(f"spent ${now.spent_usd:.4f} of ${now.cap_usd:.2f}")
-        facts += [f"saved about {_usd(now.saved_usd)}"] if now.saved_usd else []
+        facts += [f"saved about {usd(now.saved_usd)}"] if now.saved_usd else []
         facts += [_restarts(now)] if now.engine_restarts else []
         return "  ".join(facts)
 
@@ -126,8 +126,8 @@ class Display:
         rows += self._money(now)
         if now.engine_restarts:
             rows.append(Text(_restarts(now), style="red"))
-        if now.last_warning:
-            rows.append(Text(now.last_warning, style="yellow"))
+        if now.last_told is not None:
+            rows.append(Text(one_line(now.last_told.text), style="yellow"))
         title = Text(self._name or "surelocal", style="bold")
         return Panel(
             Group(*rows), title=title, title_align="left", subtitle=Text(self._phase(now)),
@@ -173,7 +173,7 @@ class Display:
         if now.all_closed_usd:
             share = float(now.saved_usd / now.all_closed_usd)
             bar = ProgressBar(total=1, completed=share, complete_style="green")
-            words = f"about {_usd(now.saved_usd)} of {_usd(now.all_closed_usd)} all closed"
+            words = f"about {usd(now.saved_usd)} of {usd(now.all_closed_usd)} all closed"
             grid.add_row("saved", bar, words)
         return rows
 
@@ -224,18 +224,6 @@ def _shares(now: Reading, width: int) -> RenderableType:
     for (_, colour), count in zip(shown, cells, strict=True):
         bar.append("━" * count, colour)
     return bar
-
-
-def _usd(amount: Decimal) -> str:
-    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def show_summary(console: Console, summary: Summary, elapsed_s: float | None = None) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from runner import events
 from runner.observe.meter import Meter
+from runner.types import Event, Notice, notice
 
 EVERY_S = 10.0
 
@@ -20,15 +21,15 @@ class EventDisplay:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
-    def say(self, sentence: str) -> None:
-        self._meter.heard(sentence)
-        events.say(sentence)
+    def say(self, notice: Notice) -> None:
+        self._meter.heard(notice)
+        events.tell(notice)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         stop = threading.Event()
         thread = threading.Thread(target=self._tell, args=(stop,), name="progress", daemon=True)
-        events.event("started", "started", total=self._meter.total)
+        events.tell(notice(Event.STARTED, "started", total=self._meter.total))
         thread.start()
         try:
             yield
@@ -42,12 +43,13 @@ class EventDisplay:
             over = stop.wait(EVERY_S)
             fields = self.fields()
             of = f" of {fields['total']:,}" if fields["total"] else ""
-            events.event("progress", f"{fields['records']:,}{of} records", **fields)
+            said = f"{fields['records']:,}{of} records"
+            events.tell(notice(Event.PROGRESS, said, **fields))
 
     def fields(self) -> dict[str, Any]:
-        """`runner.observe.meter.Reading`'s, but for the sentence, which is an event of its own."""
-        found = asdict(self._meter.read())
-        del found["last_warning"]
+        """`runner.observe.meter.Reading`'s, but for what was told: that is an event of its own."""
+        found = asdict(replace(self._meter.read(), last_told=None))
+        del found["last_told"]
         for name, value in found.items():
             if isinstance(value, float):
                 found[name] = round(value, 3)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
-from runner.events import ENGINE_DIED, event_of
 from runner.pipeline.loop import Progress
-from runner.types import DecidedBy, Outcome, Status
+from runner.types import DecidedBy, Event, Notice, Outcome, Status
 
 WINDOW_S = 30.0
 """Rates are those of so many seconds past."""
@@ -69,7 +68,7 @@ class Reading:
     saved_usd: Decimal
     all_closed_usd: Decimal
     engine_restarts: int
-    last_warning: str | None
+    last_told: Notice | None
 
 
 @dataclass(slots=True)
@@ -81,7 +80,7 @@ class Meter:
     total: int | None
     clock: Callable[[], float] = time.monotonic
     restarts: int = 0
-    last_warning: str | None = None
+    last_told: Notice | None = None
     _began: float = field(init=False)
     _phase: tuple[Phase, float] = field(init=False)
     _past: deque[tuple[float, int, int]] = field(init=False)
@@ -92,11 +91,11 @@ class Meter:
         self._phase = (Phase.STARTING, self._began)
         self._past = deque([(self._began, 0, 0)])
 
-    def heard(self, sentence: str) -> None:
-        """Of what the run says to its user."""
+    def heard(self, notice: Notice) -> None:
+        """Of what the run tells its user."""
         with self._lock:
-            self.restarts += event_of(sentence) == ENGINE_DIED
-            self.last_warning = sentence
+            self.restarts += notice.event is Event.ENGINE_DIED
+            self.last_told = notice
 
     def read(self) -> Reading:
         p, now = self.progress, self.clock()
@@ -125,7 +124,7 @@ class Meter:
             saved_usd=p.saved_usd,
             all_closed_usd=max(p.all_closed_usd, p.saved_usd),
             engine_restarts=self.restarts,
-            last_warning=self.last_warning,
+            last_told=self.last_told,
         )
 
     def _phase_now(self, done: int, by: dict[str, int]) -> Phase:

@@ -5,26 +5,22 @@ No text of a record, a prompt or an answer is ever put into a span, nor an excep
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
+from escalation.policy import Routed
 from runner.errors import EngineError, MissingExtra, RecordError
-from runner.pipeline.certificate_monitor import Say
-from runner.pipeline.loop import Answering
+from runner.pipeline.answer import UNOBSERVED, Observer
 from runner.status.summary import Summary
-from runner.types import Completion, Engine, Prompt, Sampling
+from runner.types import Answer, Completion, Event, Sampling, Say, notice
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-T = TypeVar("T")
 Attributes = Mapping[str, Any]
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -44,12 +40,8 @@ class Tracing(Protocol):
         """A request's span, in the trace that its client's ``traceparent`` names."""
         ...
 
-    def answering(self, answering: Answering, model: str) -> Answering:
-        """The same, with a span around each route, generation and check."""
-        ...
-
-    def each(self, part: T, method: str, name: str) -> T:
-        """The same part, with a span around each call of one of its methods."""
+    def observer(self, model: str) -> Observer:
+        """What opens a span around each step of a record's way; ``model``: the local one's name."""
         ...
 
     def close(self) -> None: ...
@@ -64,11 +56,8 @@ class Off:
     def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def answering(self, answering: Answering, model: str) -> Answering:
-        return answering
-
-    def each(self, part: T, method: str, name: str) -> T:
-        return part
+    def observer(self, model: str) -> Observer:
+        return UNOBSERVED
 
     def close(self) -> None:
         return None
@@ -105,51 +94,30 @@ class Spans:
             name, record_exception=False, set_status_on_exception=False, **more
         )
 
-    def answering(self, answering: Answering, model: str) -> Answering:
-        def load(say: Say) -> Engine:
-            with self.span("load", gen_ai__request__model=model):
-                engine = answering.engine(say)
-            return _Traced(engine, model, self)
-
-        return replace(
-            answering,
-            router=self.each(answering.router, "route", "route", _routed),
-            checker=self.each(answering.checker, "check", "check", _checked),
-            engine=load,
-        )
-
-    def each(
-        self, part: T, method: str, name: str, found: Callable[[Any], Attributes] | None = None
-    ) -> T:
-        """``found`` makes attributes of what the method returns."""
-        plain = getattr(part, method)
-
-        @functools.wraps(plain)
-        def call(*arguments: Any, **named: Any) -> Any:
-            with self.span(name) as span:
-                result = plain(*arguments, **named)
-                if found is not None:
-                    span.set_attributes(found(result))
-                return result
-
-        same = copy.copy(part)
-        setattr(same, method, call)
-        return same
+    def observer(self, model: str) -> Observer:
+        return _Steps(self, model)
 
     def close(self) -> None:
         self._provider.shutdown()
 
 
-class _Traced:
-    """An engine of which each generation is a span."""
+class _Steps(Observer):
+    """A span around each step, with what it came to."""
 
-    def __init__(self, engine: Engine, model: str, spans: Spans) -> None:
-        self._engine = engine
-        self._model = model
+    def __init__(self, spans: Spans, model: str) -> None:
         self._spans = spans
-        self.window = engine.window
+        self._model = model
 
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
+    def load(self) -> AbstractContextManager[object]:
+        return self._spans.span("load", gen_ai__request__model=self._model)
+
+    @contextmanager
+    def route(self) -> Iterator[Callable[[Routed], None]]:
+        with self._spans.span("route") as span:
+            yield lambda routed: span.set_attributes(_routed(routed))
+
+    @contextmanager
+    def generate(self, sampling: Sampling) -> Iterator[Callable[[Completion], None]]:
         asked = {
             "gen_ai__operation__name": "chat",
             "gen_ai__provider__name": LOCAL,
@@ -159,22 +127,18 @@ class _Traced:
         }
         with self._spans.span("generate", **asked) as span:
             try:
-                completion = await self._engine.generate(prompt, sampling)
+                yield lambda completion: span.set_attributes(_generated(completion))
             except (RecordError, EngineError) as error:
                 span.set_attribute("error.type", type(error).__name__)
                 raise
-            span.set_attributes(
-                {
-                    "gen_ai.response.model": completion.model,
-                    "gen_ai.response.finish_reasons": [completion.finish_reason],
-                    "gen_ai.usage.input_tokens": completion.usage.input_tokens,
-                    "gen_ai.usage.output_tokens": completion.usage.output_tokens,
-                }
-            )
-            return completion
 
-    async def aclose(self) -> None:
-        await self._engine.aclose()
+    @contextmanager
+    def check(self) -> Iterator[Callable[[Answer], None]]:
+        with self._spans.span("check") as span:
+            yield lambda answer: span.set_attributes({"surelocal.valid": answer.valid})
+
+    def decide(self) -> AbstractContextManager[object]:
+        return self._spans.span("decide")
 
 
 def begin(say: Say) -> Tracing:
@@ -185,7 +149,8 @@ def begin(say: Say) -> Tracing:
     protocol = next((os.environ[name] for name in PROTOCOLS if os.environ.get(name)), SPOKEN)
     if protocol != SPOKEN:
         only = f"surelocal speaks {SPOKEN} alone"
-        say(f"{PROTOCOLS[1]} is {protocol}, and {only}: no traces are sent")
+        problem = f"{PROTOCOLS[1]} is {protocol}, and {only}"
+        say(notice(Event.NO_TRACES, f"{problem}: no traces are sent", problem=problem))
         return Off()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -193,7 +158,8 @@ def begin(say: Say) -> Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        say(f"no traces are sent: {MissingExtra('opentelemetry-sdk', 'otel')}")
+        problem = str(MissingExtra("opentelemetry-sdk", "otel"))
+        say(notice(Event.NO_TRACES, f"no traces are sent: {problem}", problem=problem))
         return Off()
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "surelocal"}
     provider = TracerProvider(resource=Resource.create(named))
@@ -232,10 +198,15 @@ def _asked() -> bool:
     return any(os.environ.get(name) for name in ENDPOINTS)
 
 
-def _routed(routed: Any) -> Attributes:
+def _routed(routed: Routed) -> Attributes:
     rule = {} if routed.rule is None else {"surelocal.rule": routed.rule}
     return {"surelocal.route": str(routed.route), **rule}
 
 
-def _checked(answer: Any) -> Attributes:
-    return {"surelocal.valid": bool(answer.valid)}
+def _generated(completion: Completion) -> Attributes:
+    return {
+        "gen_ai.response.model": completion.model,
+        "gen_ai.response.finish_reasons": [completion.finish_reason],
+        "gen_ai.usage.input_tokens": completion.usage.input_tokens,
+        "gen_ai.usage.output_tokens": completion.usage.output_tokens,
+    }

@@ -1,1 +1,1 @@
-"""The way of a record: run, preflight, assemble, load the engine, loop, outcomes."""
+"""The way of a record: run, preflight, assemble, both halves, loop, decide, answer, outcomes."""

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from decimal import Decimal
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escalation.certify.accepted import Trust
-from escalation.certify.scorer import Judge
+from escalation.certify.scorer import Scorer
 from escalation.policy import Acceptance, Router, Rule
 from escalation.providers.chosen import batches_of, provider_of
 from escalation.providers.patience import Patience
 from escalation.providers.prices import price_of
-from escalation.providers.request_bytes import body_bytes
 from escalation.redact import Redactor
 from escalation.send.closed_side import ClosedSide
 from runner.answering.check import Checker
@@ -26,16 +23,17 @@ from runner.answering.prompts import Expression, Renderer, renderer_of
 from runner.errors import UsageError
 from runner.formats.foreign_json import parse
 from runner.job import Job
-from runner.pipeline.certificate_monitor import Auditing, Say, Watch
+from runner.pipeline.answer import UNOBSERVED, LocalHalf, Observer
+from runner.pipeline.certificate_monitor import Auditing, CertificateMonitor
+from runner.pipeline.closed_cost import ClosedCost
+from runner.pipeline.decide import Rules
 from runner.pipeline.load_engine import await_server, load
 from runner.pipeline.load_engine import engine_name as engine_name
 from runner.pipeline.load_engine import local_model as local_model
 from runner.pipeline.load_engine import model_mistake as model_mistake
-from runner.pipeline.loop import Answering
 from runner.pipeline.outcomes import Stakes
-from runner.records import Note
 from runner.records.source import job_digest, job_records
-from runner.types import Engine, Message, Prompt, Record, Sampling
+from runner.types import Engine, Message, Prompt, Record, Sampling, Say, unheard
 
 if TYPE_CHECKING:
     from escalation.certify.calibration import Calibration
@@ -47,9 +45,9 @@ PATIENCE = Patience()
 _VLLMS_OWN = ("frequency_penalty", "presence_penalty", "stop")
 
 
-def records(job: Job, limit: int | None = None, note: Note = lambda text: None) -> Iterator[Record]:
-    """The job's records, lazily; at most ``limit``. ``note``: see `job_records`."""
-    return job_records(job, limit, note)
+def records(job: Job, limit: int | None = None, say: Say = unheard) -> Iterator[Record]:
+    """The job's records, lazily; at most ``limit``. ``say``: see `job_records`."""
+    return job_records(job, limit, say)
 
 
 def sampling(job: Job) -> Sampling:
@@ -176,11 +174,13 @@ def _batch_digest(job: Job, calibration: Calibration) -> str | None:
     return None if calibration.batch is None else job_digest(job)
 
 
-def watch(job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool) -> Watch:
-    """The run's watch over its certificates; ``audits``: something can be sent to check them."""
+def monitor(
+    job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool
+) -> CertificateMonitor:
+    """Watches the run's certificates; ``audits``: something can be sent to check them."""
     rule, calibration = job.confidence, trusted.calibration
     if calibration is None or not rule.certifies or rule.target is None:
-        return Watch(ledger, trusted.rule, say=say)
+        return CertificateMonitor(ledger, trusted.rule, say=say)
     from escalation.certify.certificates import certified
 
     def tighter() -> Rule:
@@ -194,31 +194,40 @@ def watch(job: Job, trusted: Trust, ledger: Ledger, say: Say, *, audits: bool) -
         tighter=tighter if rule.audit.on_alarm == "tighten" else None,
         usual={} if rule.looks.any() else {one.mark: one.score for one in calibration.sample},
     )
-    return Watch(ledger, trusted.rule, auditing, say)
+    return CertificateMonitor(ledger, trusted.rule, auditing, say)
 
 
-def answering(
-    job: Job,
-    closed: ClosedSide | None,
-    calibration: Calibration | None,
-    say: Say | None = None,
-) -> Answering:
+def local_half(
+    job: Job, calibration: Calibration | None, observer: Observer = UNOBSERVED
+) -> LocalHalf:
+    """What answers the job's records; no model is loaded yet."""
     given = sampling(job)
-    stakes = job.confidence.stakes
-    return Answering(
-        router=Router(job, say),
+    return LocalHalf(
         renderer=renderer(job),
         checker=Checker(job.answer.constraint()),
         sampling=given,
-        judge=Judge(calibration, calibration.support if calibration is not None else None),
+        scorer=Scorer(calibration, calibration.support if calibration is not None else None),
         looks=looks_of(job, given),
+        load_engine=partial(_heard_engine, job),
+        observer=observer,
+    )
+
+
+def rules(
+    job: Job, closed: ClosedSide | None, monitor: CertificateMonitor, say: Say | None = None
+) -> Rules:
+    """What the job decides by. ``say`` hears of records that an expression may have been meant
+    otherwise for."""
+    stakes = job.confidence.stakes
+    return Rules(
+        router=Router(job, say),
+        monitor=monitor,
+        cost=ClosedCost(renderer(job), closed.price if closed is not None else None),
+        can_escalate=closed is not None,
+        too_long=job.local.too_long,
         division=Stakes(Expression(stakes, "confidence.stakes") if stakes else None)
         if job.confidence.policy == "budget"
         else None,
-        estimate=_estimate(closed),
-        engine=lambda say: _heard_engine(job, say),
-        can_escalate=closed is not None,
-        too_long=job.local.too_long,
     )
 
 
@@ -237,32 +246,3 @@ def renderer(job: Job) -> Renderer:
         local.engine == "auto" and not local.base_url and not importlib.util.find_spec("vllm")
     )
     return renderer_of(job, beyond=_VLLMS_OWN if lacks else ())
-
-
-# An answer's length where no local answer shows it: a short JSON object.
-TYPICAL_OUTPUT_TOKENS = 24
-# Of a request, besides the texts and the constraint: keys, roles, the model's name.
-AROUND_BYTES = 250
-
-
-def _estimate(closed: ClosedSide | None) -> Callable[[Prompt, int], Decimal]:
-    if closed is None:
-        return lambda prompt, output_tokens: Decimal(0)
-    # Not by building requests: that takes the provider's SDK, seconds before the first record.
-    sizes: dict[int, int] = {}
-    priced = lru_cache(4096)(closed.price.estimate)  # records are of few lengths
-
-    def estimate(prompt: Prompt, output_tokens: int) -> Decimal:
-        around = sizes.get(id(prompt.constraint))
-        if around is None:
-            around = len(body_bytes(asdict(prompt.constraint))) + AROUND_BYTES
-            sizes[id(prompt.constraint)] = around
-        for message in prompt.messages:
-            around += _bytes(message.content)
-        return priced(around, output_tokens or TYPICAL_OUTPUT_TOKENS)
-
-    return estimate
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

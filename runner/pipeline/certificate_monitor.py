@@ -1,8 +1,7 @@
-"""A run's watch over its own certificate: the audit's sample, its alarm, and what follows."""
+"""A run watches its own certificate: the audit's sample, its alarm, and what follows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,16 +9,15 @@ from escalation.certify.audit import Audit, chosen
 from escalation.certify.calibration import NO_ANSWER
 from escalation.certify.shift import ShiftTest
 from escalation.policy import Acceptance, Rule
-from runner.job import mark
+from runner.job import id_digest
 from runner.ledger import Ledger
-from runner.types import Answer, Reason, Record
-
-Say = Callable[[str], None]
+from runner.ledger.meta import Audited
+from runner.types import Answer, Event, Reason, Record, Say, notice, unheard
 
 
 @dataclass(frozen=True, slots=True)
 class Auditing:
-    """What there is to watch over.
+    """What the audit watches.
 
     ``rate`` and ``seed`` draw the accepted records that are audited. ``tighter`` makes the rule
     after a first alarm; None where an alarm ends all accepting. ``usual``: the certifying sample's
@@ -39,7 +37,7 @@ class Auditing:
         return Audit(self.target_error, delta)
 
 
-class Watch:
+class CertificateMonitor:
     """``rule`` is what is accepted now. Verdicts of former runs are replayed from the ledger;
     ``say`` hears of alarms, and whoever else tells the run's user something uses it too."""
 
@@ -48,7 +46,7 @@ class Watch:
         ledger: Ledger,
         rule: Rule,
         auditing: Auditing | None = None,
-        say: Say = lambda text: None,
+        say: Say = unheard,
     ) -> None:
         self.rule: Rule = rule
         self._ledger = ledger
@@ -58,7 +56,7 @@ class Watch:
         self._shift: ShiftTest | None = None
         if auditing is not None and auditing.usual:
             self._shift = ShiftTest(list(auditing.usual.values()), auditing.delta)
-        self.say: Say = lambda text: None
+        self.say: Say = unheard
         for wrong, alarms in ledger.audits.verdicts():
             self.verdict(wrong, alarms)
         self.say = say
@@ -72,16 +70,17 @@ class Watch:
         """Hears of every local answer, accepted or not, for the test of shift."""
         if self._shift is None or self._auditing is None or self._shift.alarm:
             return
-        if mark(record.id) in self._auditing.usual:
+        if id_digest(record.id) in self._auditing.usual:
             return  # a record of the sample has been counted
         self._shift.observe(NO_ANSWER if answer.score is None else answer.score, record.id)
         if self._shift.alarm:
-            self._ledger.set_meta("shift", "alarm")
-            self.say(
+            self._ledger.meta.shift_alarm = True
+            said = (
                 "the records from here on do not look like those that were labelled (a sorted file "
                 "does that too): the certificate may not hold for them; if they are new traffic, "
                 "label a sample of it and calibrate again"
             )
+            self.say(notice(Event.SHIFT_ALARM, said))
 
     @property
     def alarms(self) -> int:
@@ -99,26 +98,28 @@ class Watch:
             self._respond(self._audit)
 
     def _respond(self, audit: Audit) -> None:
+        least = audit.lower_bound
         found = (
-            f"{audit.wrong:,} of {audit.checked:,} audited answers were wrong, at some time at "
-            f"least {audit.lower_bound:.1%} of all"
+            f"audit: {audit.wrong:,} of {audit.checked:,} audited answers were wrong, at some time "
+            f"at least {least:.1%} of all: the certified error no longer holds"
         )
+        facts = {"audited": audit.checked, "wrong": audit.wrong, "error_at_least": round(least, 6)}
         given = self._auditing
         assert given is not None
         tighter = given.tighter() if given.tighter is not None and self._alarms == 1 else None
         if tighter is None:
             self.rule = Acceptance(None, self.rule.escalate, Reason.ALARM)
             self._audit = None  # nothing is accepted any more that it could speak of
-            self.say(f"audit: {found}: the certified error no longer holds; accepting no more")
+            said, accepting = f"{found}; accepting no more", "nothing"
         else:
             self.rule = tighter
             self._audit = given.begin()
-            self.say(f"audit: {found}: the certified error no longer holds; accepting less")
+            said, accepting = f"{found}; accepting less", "less"
+        self.say(notice(Event.AUDIT_ALARM, said, accepting=accepting, alarms=self._alarms, **facts))
 
-    def stated(self) -> str:
-        """For the ledger: what was audited so far, as JSON; "" where nothing is."""
-        verdicts = self._ledger.audits.verdicts()
-        if self._auditing is None or not (self._auditing.rate or verdicts):
-            return ""
-        wrong = sum(wrong for wrong, _ in verdicts)
-        return json.dumps({"checked": len(verdicts), "wrong": wrong, "alarms": self.alarms})
+    def stated(self) -> Audited | None:
+        """For the ledger: what was audited so far; None where nothing is."""
+        found = self._ledger.audits.counts()
+        if self._auditing is None or not (self._auditing.rate or found.checked):
+            return None
+        return Audited(found.checked, found.wrong, self.alarms)

@@ -27,7 +27,7 @@ from runner.engines.vllm.setup import on_cpu, prepare
 from runner.errors import MissingExtra, SureLocalError, UsageError
 from runner.job import Job, Local
 from runner.records.source import job_records
-from runner.types import Engine, Route
+from runner.types import Engine, Route, Say
 
 _PEEK = 64
 # Of ``local``, what each request brings along, or nothing that is loaded depends on.
@@ -76,7 +76,7 @@ def load(job: Job) -> Engine:
     return Reviving(start, abandon=end_loading)
 
 
-def await_server(job: Job, say: Callable[[str], None]) -> None:
+def await_server(job: Job, say: Say) -> None:
     """Waits for the job's server, if it has one that is there and does not answer yet; ``say``
     hears of it.
 

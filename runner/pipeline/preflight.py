@@ -73,7 +73,7 @@ def check_thoroughly(file: JobFile) -> str:
 def first_look(job: Job) -> list[str]:
     """What is no mistake of the job's, and yet good to know: of its first records."""
     looking = Looking()
-    deque(looking.through(assemble.records(job, LOOKED_AT, looking.note)), maxlen=0)
+    deque(looking.through(assemble.records(job, LOOKED_AT, looking.say)), maxlen=0)
     return looking.told()
 
 

@@ -6,7 +6,6 @@ made again from the ledger. Running again goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +16,17 @@ from escalation.policy import Acceptance
 from runner.errors import RunDirError, UsageError
 from runner.formats.urls import has_login
 from runner.interrupts import run_to_its_end
-from runner.job import Job, digest
+from runner.job import Job
 from runner.ledger import Ledger, open_ledger
+from runner.ledger.meta import Looks, Pace
 from runner.pipeline import assemble
-from runner.pipeline.both_halves import LocalHalf, Say, Stay, both_halves, has_key
-from runner.pipeline.certificate_monitor import Watch
-from runner.pipeline.loop import DIGEST_LENGTH, Progress
+from runner.pipeline.both_halves import Stay, Work, both_halves
+from runner.pipeline.certificate_monitor import CertificateMonitor
+from runner.pipeline.decide import digest_of
+from runner.pipeline.loop import Progress
 from runner.results import deliver
 from runner.status.summary import Summary, summarise
-from runner.types import Message, Outcome, Prompt, Reason, Record, Status
-
-LOGIN = "login"
-"""Under which the ledger has that the closed model's address had a login, which it has not."""
+from runner.types import Event, Message, Outcome, Prompt, Reason, Record, Say, Status, notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
     job = request.job
     closed = assemble.closed_side(job)
     trusted = assemble.trust(job)
-    if closed is not None and has_key(closed):
+    if closed is not None and closed.has_key:
         # A schema that the API cannot take is said now, not after a night's local work.
         closed.provider.request(Prompt((Message("user", ""),), job.answer.constraint()))
     assemble.local_model(job)
@@ -61,16 +59,14 @@ def run_job(request: RunRequest, progress: Progress, say: Say) -> Summary:
         own(ledger, job, request.run_dir)
         _compare(ledger, request, say)
         records = assemble.records(job, request.limit, say)
-        ledger.set_meta("certificate", json.dumps(trusted.stated()))
-        audits = closed is not None and has_key(closed)
-        half = LocalHalf(
-            assemble.answering(job, closed, trusted.calibration, say),
-            assemble.watch(job, trusted, ledger, say, audits=audits),
-            records,
-        )
-        run_to_its_end(both_halves(ledger, half, request.run_dir, closed, progress, say), say)
+        ledger.meta.certificate = trusted.stated()
+        audits = closed is not None and closed.has_key
+        monitor = assemble.monitor(job, trusted, ledger, say, audits=audits)
+        half = assemble.local_half(job, trusted.calibration)
+        work = Work(half, assemble.rules(job, closed, monitor, say), records)
+        run_to_its_end(both_halves(ledger, work, request.run_dir, closed, progress, say), say)
         _keep_sums(ledger, progress, began)
-        ledger.set_meta("audit", half.watch.stated())
+        ledger.meta.audit = monitor.stated()
         deliver(ledger, job, request.output)
         return summarise(ledger)
 
@@ -81,11 +77,12 @@ def _compare(ledger: Ledger, request: RunRequest, say: Say) -> None:
     Raises:
         RunDirError: most of them are others, and nobody said that they are to be.
     """
-    change = ledger.places.take(lambda: assemble.records(request.job), _mark)
+    change = ledger.places.take(lambda: assemble.records(request.job), _digest)
     if change is None:
         return
     if change.new or change.changed or change.gone:
-        say(str(change))
+        facts = {"known": change.known, "new": change.new, "changed": change.changed}
+        say(notice(Event.RECORDS_CHANGED, str(change), gone=change.gone, **facts))
     if not request.new_records:
         change.check(request.run_dir)
     ledger.places.keep()
@@ -112,24 +109,23 @@ def escalate_run(
     closed = assemble.closed_side(job)
     if closed is None:
         raise RunDirError(f"the job of {run_dir} has no `escalation`: there is nowhere to send to")
-    if not has_key(closed) and not give_up:
+    if not closed.has_key and not give_up:
         raise RunDirError(
             f"nothing was sent: there is no API key; put one into {closed.settings.api_key_env}"
         )
     with open_ledger(run_dir, create=False) as ledger:
-        if ledger.meta(LOGIN) and not has_login(closed.settings.base_url):
+        if ledger.meta.login and not has_login(closed.settings.base_url):
             raise RunDirError(
                 "nothing was sent: `escalation.base_url` was given with a login, which is written "
                 "down nowhere; run the job again with its own file and this --run-dir: that sends "
                 "what waits, too"
             )
         keep(ledger, job)
-        watch = _watch_of(job, ledger, say)
-        half = LocalHalf(assemble.answering(job, closed, None), watch, iter(()))
-        stay = Stay(wait, tuple(give_up))
-        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say, stay), say)
-        if stated := watch.stated():
-            ledger.set_meta("audit", stated)
+        monitor, stay = _monitor_of(job, ledger, say), Stay(wait, tuple(give_up))
+        work = Work(assemble.local_half(job, None), assemble.rules(job, closed, monitor), iter(()))
+        run_to_its_end(both_halves(ledger, work, run_dir, closed, progress, say, stay), say)
+        if stated := monitor.stated():
+            ledger.meta.audit = stated
         deliver(ledger, job, output)
         return summarise(ledger)
 
@@ -145,26 +141,27 @@ def ask_teacher(
         RunDirError: the run directory has decided some of these records already.
     """
     closed = assemble.closed_side(live(job))
-    if closed is None or not has_key(closed):
+    if closed is None or not closed.has_key:
         what = "no API key" if closed is not None else "no `escalation`"
         raise UsageError(f"--teacher: there is {what}, so there is no closed model to ask")
-    answering = assemble.answering(job, closed, None)
+    half = assemble.local_half(job, None)
     with open_ledger(run_dir) as ledger:
         own(ledger, job, run_dir)
+        rules = assemble.rules(job, closed, CertificateMonitor(ledger, Acceptance(None)))
         records = list(ledger.places.numbered(records))
         for record in _unasked(ledger, records, run_dir):
-            prompt = answering.renderer.render(record)
+            prompt = half.renderer.render(record)
             outcome = Outcome(
                 record.position, record.id, Status.WAITING, reason=Reason.TEACHER,
-                closed_estimate=answering.estimate(prompt, 0),
+                closed_estimate=rules.cost.of_prompt(prompt),
             )  # fmt: skip
-            ledger.put(outcome, _mark(record), held=record)
+            ledger.put(outcome, _digest(record), held=record)
         ledger.commit()
-        half = LocalHalf(answering, Watch(ledger, Acceptance(None)), iter(()))
-        run_to_its_end(both_halves(ledger, half, run_dir, closed, progress, say), say)
+        work = Work(half, rules, iter(()))
+        run_to_its_end(both_halves(ledger, work, run_dir, closed, progress, say), say)
         wanted = {record.position for record in records}
         outcomes = [o for o in ledger.outcomes() if o.position in wanted]
-        stopped = ledger.meta("stopped") or "the cap, most likely"
+        stopped = ledger.meta.stopped or "the cap, most likely"
     waiting = sum(outcome.status is Status.WAITING for outcome in outcomes)
     if waiting:
         raise UsageError(
@@ -187,18 +184,18 @@ def _unasked(ledger: Ledger, records: Sequence[Record], run_dir: Path) -> list[R
     """The sampled records that the teacher was not asked about yet."""
     unasked = []
     for record in records:
-        known = ledger.known(record.position)
+        known, same = ledger.known(record.position), (record.id, _digest(record))
         if known is None:
             unasked.append(record)
-        elif (known.record_id, known.digest) != (record.id, _mark(record)) or not known.by_teacher:
+        elif (known.record_id, known.digest) != same or not known.by_teacher:
             raise _sampled_too_late(run_dir, known.record_id)
     if unasked and not _undecided(ledger):
         raise _sampled_too_late(run_dir, "other records")
     return unasked
 
 
-def _mark(record: Record) -> str:
-    return digest(dict(record.given))[:DIGEST_LENGTH]
+def _digest(record: Record) -> str:
+    return digest_of(record.given)
 
 
 def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:
@@ -208,41 +205,41 @@ def _sampled_too_late(run_dir: Path, what: str) -> RunDirError:
     )
 
 
-def _watch_of(job: Job, ledger: Ledger, say: Say) -> Watch:
+def _monitor_of(job: Job, ledger: Ledger, say: Say) -> CertificateMonitor:
     """For audits that come back after the run; nothing more is accepted here."""
     try:
         trusted = assemble.trust(job)
     except UsageError:  # its calibration is gone, or another's by now: the run had its own
-        return Watch(ledger, Acceptance(None))
-    return assemble.watch(job, trusted, ledger, say, audits=False)
+        return CertificateMonitor(ledger, Acceptance(None))
+    return assemble.monitor(job, trusted, ledger, say, audits=False)
 
 
 def _keep_sums(ledger: Ledger, progress: Progress, began: float) -> None:
     """Adds this run's further looks, and its pace (records, seconds, generated tokens, seconds
     since the model was there), to what former ones took."""
     now = time.monotonic()
-    looks = (progress.looked, progress.looks_changed, progress.looks_s)
+    looks = Looks(progress.looked, progress.looks_changed, progress.looks_s)
     generating = now - (progress.generating_since or now)
     fresh = progress.seen - progress.resumed
-    pace = (fresh, now - began, progress.generated_tokens, generating)
-    for key, new in (("looks", looks), ("pace", pace)):
-        if new[0]:
-            known = json.loads(ledger.meta(key) or "null") or [0] * len(new)
-            ledger.set_meta(key, json.dumps([a + b for a, b in zip(known, new, strict=True)]))
+    pace = Pace(fresh, now - began, progress.generated_tokens, generating)
+    if looks.looked:
+        ledger.meta.looks = (ledger.meta.looks or Looks()) + looks
+    if pace.records:
+        ledger.meta.pace = (ledger.meta.pace or Pace()) + pace
 
 
 def job_of(run_dir: Path, ledger: Ledger) -> Job:
     """The job that a run directory was begun with."""
-    text = ledger.meta("job")
-    if text is None:
+    written = ledger.meta.job
+    if written is None:
         raise RunDirError(f"{run_dir} holds no job yet: its first run never came that far")
-    return Job.model_validate(json.loads(text))
+    return Job.model_validate(written)
 
 
 def own(ledger: Ledger, job: Job, run_dir: Path) -> None:
     """Claims a new run directory for the job, or refuses one that is another job's."""
     identity = job.identity()
-    known = json.loads(ledger.meta("identity") or "null")
+    known = ledger.meta.identity
     if known is not None and known != identity:
         differs = [name for name in identity if identity[name] != known.get(name)]
     else:
@@ -255,7 +252,7 @@ def own(ledger: Ledger, job: Job, run_dir: Path) -> None:
             f"{run_dir} was begun with another job: {', '.join(f'`{d}`' for d in differs)} "
             "differ; put the job back as it was, or take a new --run-dir"
         )
-    ledger.set_meta("identity", json.dumps(identity))
+    ledger.meta.identity = identity
     keep(ledger, job)
 
 
@@ -265,15 +262,13 @@ def _undecided(ledger: Ledger) -> bool:
         Reason.TEACHER, Reason.CLOSED_INVALID, Reason.REPLY_LOST, Reason.REJECTED, Reason.REDACTION,
         Reason.RECORD_TOO_DEAR,
     )  # fmt: skip
-    places = ",".join("?" * len(reasons))
-    decided = f"SELECT 1 FROM outcomes WHERE reason NOT IN ({places}) LIMIT 1"
-    return not ledger.query(decided, reasons)
+    return ledger.reading.has_only(reasons)
 
 
 def keep(ledger: Ledger, job: Job) -> None:
     """Writes the job down, for `job_of` and for the summary."""
     closed = job.escalation
-    login = "escalation.base_url" if closed is not None and has_login(closed.base_url) else ""
-    if login or ledger.meta(LOGIN):
-        ledger.set_meta(LOGIN, login)
-    ledger.set_meta("job", json.dumps(job.written(), ensure_ascii=False))
+    login = "escalation.base_url" if closed is not None and has_login(closed.base_url) else None
+    if login or ledger.meta.login:
+        ledger.meta.login = login
+    ledger.meta.job = job.written()

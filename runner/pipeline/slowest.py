@@ -7,12 +7,10 @@ a full batch much of that is waiting for a turn, and an engine that was started 
 from __future__ import annotations
 
 import heapq
-import json
 
 from runner.ledger import Ledger
 
 KEPT = 20
-META = "slowest"
 
 
 class Slowest:
@@ -35,13 +33,6 @@ class Slowest:
         """Adds them to those of former runs. A record that was done again has its latest time."""
         if not self._heap:
             return
-        times = {**dict(slowest(ledger)), **{place: seconds for seconds, place in self._heap}}
+        times = {**dict(ledger.meta.slowest), **{place: seconds for seconds, place in self._heap}}
         longest = sorted(times.items(), key=lambda one: (-one[1], one[0]))[:KEPT]
-        rounded = [[position, round(seconds, 4)] for position, seconds in longest]
-        ledger.set_meta(META, json.dumps(rounded))
-
-
-def slowest(ledger: Ledger) -> list[tuple[int, float]]:
-    """(position, seconds), the longest first."""
-    kept = json.loads(ledger.meta(META) or "[]")
-    return [(int(position), float(seconds)) for position, seconds in kept]
+        ledger.meta.slowest = [(position, round(seconds, 4)) for position, seconds in longest]

@@ -4,6 +4,7 @@ long it would take here, and which error could be certified. Nothing is ever sen
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,6 @@ from runner.calibrate import calibrate_job
 from runner.errors import UsageError
 from runner.job import Job
 from runner.pipeline import assemble
-from runner.pipeline.certificate_monitor import Say
 from runner.pipeline.loop import Progress
 from runner.quote.certifying import Curve, curve_of
 from runner.quote.counts import Counted, counted
@@ -24,6 +24,7 @@ from runner.quote.drawing import draw
 from runner.quote.money import Caching, Way, caching, ways
 from runner.quote.pace import Time, time_of
 from runner.quote.pilot import run_pilot
+from runner.types import Event, Say, notice
 
 __all__ = ["Quote", "quote_job"]
 
@@ -88,10 +89,14 @@ def _calibrated(job: Job, labels: Path, path: Path, say: Say) -> Job:
             "quote pays for none; make the calibration with `surelocal calibrate --labels FILE "
             "--teacher N`, which the quote then uses"
         )
-    say("calibrating by the labels first: the local model answers these records too")
+    first = "calibrating by the labels first: the local model answers these records too"
+    say(notice(Event.CALIBRATING, first))
     update = {"calibration": path, "target_error": _ANY_TARGET, "threshold": None}
     aimed = job.confidence.model_copy(update=update | {"policy": "error"})
-    calibrate_job(job.model_copy(update={"confidence": aimed}), path, labels, 0, lambda records: {})
+    job_at_it = job.model_copy(update={"confidence": aimed})
+    # Not in the pilot's own progress, which counts the pilot's records.
+    shown = nullcontext((Progress(), say))
+    calibrate_job(job_at_it, path, labels, 0, lambda records: {}, lambda number: shown)
     confidence = job.confidence.model_copy(update={"calibration": path})
     return job.model_copy(update={"confidence": confidence})
 

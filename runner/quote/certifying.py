@@ -18,7 +18,7 @@ from escalation.certify.binomial import fewest_labels, labels_enough
 from escalation.certify.calibration import Calibration, training_share
 from escalation.certify.certificates import certified
 from escalation.certify.neighbour_support import FEWEST
-from escalation.certify.scorer import Judge
+from escalation.certify.scorer import Scorer
 from escalation.policy import Rule, decide
 from runner.job import Job
 from runner.job.confidence import Confidence
@@ -98,12 +98,12 @@ def _aiming_at(rule: Confidence, target: float) -> Confidence:
 
 def _judged(job: Job, seen: Sequence[Seen], calibration: Calibration) -> list[Seen]:
     """With scores by the calibration: a run with a bare threshold has none of it."""
-    judge, renderer = Judge(calibration, calibration.support), assemble.renderer(job)
+    scorer, renderer = Scorer(calibration, calibration.support), assemble.renderer(job)
     found = []
     for one in seen:
         if one.answer is not None and one.record is not None and not one.answer.calibrated:
             text = renderer.render(one.record).messages[-1].content
-            one = replace(one, answer=rescored(one, judge, text))
+            one = replace(one, answer=rescored(one, scorer, text))
         found.append(one)
     return found
 

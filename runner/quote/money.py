@@ -1,6 +1,6 @@
 """What the whole would cost: everything by the closed model, or only what is escalated.
 
-A record's cost is the estimate that a run makes of it (`runner.pipeline.loop.Answering.estimate`):
+A record's cost is the estimate that a run makes of it (`runner.pipeline.closed_cost.ClosedCost`):
 bytes / 4 tokens, nothing cached. Beside it stands the same with what all requests share read from
 the provider's cache, where that is long enough to be kept. Intervals are over the draw of the
 pilot: how far those bytes are from the provider's tokens nobody knows before a bill.
@@ -16,7 +16,7 @@ from escalation.providers.prices import BYTES_A_TOKEN, cache_minimum
 from escalation.providers.request_bytes import body_bytes
 from escalation.send.closed_side import ClosedSide
 from runner.errors import RecordError
-from runner.pipeline.assemble import AROUND_BYTES
+from runner.pipeline.closed_cost import AROUND_BYTES
 from runner.quote.intervals import Range, sum_over
 from runner.quote.pilot import Seen
 from runner.types import Record, Usage

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from runner.ledger.meta import Pace
 from runner.quote.intervals import count_in
 from runner.quote.pilot import Pilot
-from runner.report.pace import Pace
 
 # A rule of thumb: the first answers wait for kernels and grammars to be made, and the last ones do
 # not fill the batch. With the demo's 200 and 300 records it was 1.3 to 1.7.

@@ -7,27 +7,28 @@ client of the closed model is made, key or not.
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
 from escalation.certify.accepted import Trust
 from escalation.certify.audit import chosen
-from escalation.certify.scorer import Judge
-from escalation.policy import Router, Rule
+from escalation.certify.scorer import Scorer
+from escalation.policy import Router
 from escalation.send.local_fallback import Division
 from runner.job import Job
-from runner.ledger import CHOOSING, Ledger, open_ledger
+from runner.ledger import Ledger, open_ledger
 from runner.pipeline import assemble
-from runner.pipeline.certificate_monitor import Say, Watch
-from runner.pipeline.loop import Answering, Pipeline, Progress
+from runner.pipeline.answer import LocalAnswer, Observer
+from runner.pipeline.certificate_monitor import CertificateMonitor
+from runner.pipeline.loop import Pipeline, Progress
 from runner.quote.drawing import Drawn
-from runner.types import Answer, DecidedBy, Engine, Outcome, Record, Status
+from runner.types import Answer, DecidedBy, Outcome, Record, Say, Status
 
 Why = Literal["", "rule", "confidence", "audit"]
 """What sends a record to the closed model; "" where nothing does."""
@@ -64,44 +65,23 @@ class Pilot:
         return sum(one.answer is not None for one in self.seen)
 
 
-@dataclass(slots=True)
-class _Clock:
-    began: float = field(default_factory=time.monotonic)
-    loading_s: float = 0.0
-    window: int = 1
+class _Heard(Observer):
+    """Keeps every local answer, and how long the engine took to be there."""
 
-    def loading(self, answering: Answering) -> Answering:
-        """The same, with the time of loading its engine taken."""
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.loading_s = 0.0
+        self.answers: dict[int, tuple[Record, Answer]] = {}
 
-        def load(say: Say) -> Engine:
-            began = time.monotonic()
-            engine = answering.engine(say)
-            self.began = time.monotonic()
-            self.loading_s = self.began - began
-            self.window = engine.window
-            return engine
+    @contextmanager
+    def load(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.began = time.monotonic()
+        self.loading_s = self.began - began
 
-        return replace(answering, engine=load)
-
-
-class _Listening(Watch):
-    """Keeps every local answer, and the audit's choice, which a run would send as well."""
-
-    def __init__(self, ledger: Ledger, rule: Rule, job: Job, say: Say) -> None:
-        super().__init__(ledger, rule, say=say)
-        sends = job.escalation is not None and job.confidence.certifies
-        self._rate = job.confidence.audit.rate if sends else 0.0
-        self._seed = job.identity()["prompt"]
-        self.heard: dict[int, tuple[Record, Answer]] = {}
-        self.audited: set[int] = set()
-
-    def saw(self, record: Record, answer: Answer) -> None:
-        self.heard[record.position] = (record, answer)
-
-    def chosen(self, record: Record) -> bool:
-        if chosen(record.id, self._rate, self._seed):
-            self.audited.add(record.position)
-        return False
+    def answered(self, record: Record, local: LocalAnswer) -> None:
+        self.answers[record.position] = (record, local.answer)
 
 
 def run_pilot(job: Job, drawn: Drawn, trusted: Trust, progress: Progress, say: Say) -> Pilot:
@@ -112,22 +92,21 @@ def run_pilot(job: Job, drawn: Drawn, trusted: Trust, progress: Progress, say: S
         RunFailed: the engine gave out.
     """
     assemble.local_model(job)
-    clock = _Clock()
-    answering = assemble.answering(job, assemble.closed_side(job), trusted.calibration)
+    heard = _Heard()
+    half = assemble.local_half(job, trusted.calibration, heard)
     with (
         tempfile.TemporaryDirectory(prefix="surelocal-quote-") as folder,
         open_ledger(Path(folder)) as ledger,
     ):
-        watch = _Listening(ledger, trusted.rule, job, say)
-        pipeline = Pipeline(ledger, clock.loading(answering), watch, progress)
+        monitor = CertificateMonitor(ledger, trusted.rule, say=say)
+        rules = assemble.rules(job, assemble.closed_side(job), monitor)
+        pipeline = Pipeline(ledger, half, rules, progress)
         asyncio.run(pipeline.run(iter(drawn.records), None, None))
-        ended = time.monotonic()
-        if answering.division is not None:
+        pilot_s = time.monotonic() - heard.began
+        if rules.division is not None:
             _divide(ledger, job, len(drawn.records) / drawn.size)
-        seen = _seen(ledger, job, watch)
-    return Pilot(
-        seen, drawn.size, clock.loading_s, ended - clock.began, clock.window, answering.can_escalate
-    )
+        seen = _seen(ledger, job, heard)
+    return Pilot(seen, drawn.size, heard.loading_s, pilot_s, half.window, rules.can_escalate)
 
 
 def _divide(ledger: Ledger, job: Job, share: float) -> None:
@@ -147,39 +126,33 @@ def _ready(ledger: Ledger) -> Decimal:
     return sum(ready, Decimal(0))
 
 
-def _seen(ledger: Ledger, job: Job, watch: _Listening) -> list[Seen]:
-    router, notes = Router(job), _scores(ledger)
-    rows = ledger.query("SELECT position FROM outcomes WHERE waits_for=?", (CHOOSING,))
-    unchosen = {position for (position,) in rows}
+def _seen(ledger: Ledger, job: Job, heard: _Heard) -> list[Seen]:
+    router, audited = Router(job), _audited(job)
+    unchosen = {position for position, *_ in ledger.choosing()}
     found = []
     for outcome in ledger.outcomes():
         position = outcome.position
-        why = _why(outcome, watch, unchosen)
-        heard = watch.heard.get(position)
-        if heard is None or outcome.status is Status.ERROR:
+        if position not in heard.answers or outcome.status is Status.ERROR:
+            why: Why = "rule" if outcome.status is Status.WAITING else ""
             found.append(Seen(_end(outcome, why), why, outcome.closed_estimate))
             continue
-        record, answer = heard
-        if position in notes:  # further looks may have changed it
-            answer = replace(answer, score=notes[position])
-        end = "local" if position in unchosen else _end(outcome, why)
+        record, answer = heard.answers[position]
         may_leave = router.route(record).may_leave
+        why = ""
+        if outcome.status is Status.WAITING and position not in unchosen:
+            why = "confidence"
+        elif outcome.decided_by is DecidedBy.LOCAL and may_leave and audited(record):
+            why = "audit"
+        end = "local" if position in unchosen else _end(outcome, why)
         found.append(Seen(end, why, outcome.closed_estimate, answer, record, may_leave))
     return found
 
 
-def _scores(ledger: Ledger) -> Mapping[int, float]:
-    """The calibrated scores that the decisions were made by."""
-    rows = ledger.query("SELECT position, note FROM trail WHERE kind='outcome'")
-    notes = ((position, json.loads(note)) for position, note in rows if note)
-    return {position: note["score"] for position, note in notes if note.get("score") is not None}
-
-
-def _why(outcome: Outcome, watch: _Listening, unchosen: set[int]) -> Why:
-    position = outcome.position
-    if outcome.status is Status.WAITING and position not in unchosen:
-        return "confidence" if position in watch.heard else "rule"
-    return "audit" if position in watch.audited else ""
+def _audited(job: Job) -> Callable[[Record], bool]:
+    """Whether a run would have the closed model check an accepted answer that may leave."""
+    sends = job.escalation is not None and job.confidence.certifies
+    rate, seed = job.confidence.audit.rate if sends else 0.0, job.identity()["prompt"]
+    return lambda record: chosen(record.id, rate, seed)
 
 
 def _end(outcome: Outcome, why: Why) -> Literal["local", "template", "closed", "review", "error"]:
@@ -192,7 +165,7 @@ def _end(outcome: Outcome, why: Why) -> Literal["local", "template", "closed", "
     return "template" if outcome.decided_by is DecidedBy.TEMPLATE else "local"
 
 
-def rescored(seen: Seen, judge: Judge, text: str) -> Answer:
+def rescored(seen: Seen, scorer: Scorer, text: str) -> Answer:
     """The local answer as another calibration judges it. ``text``: its prompt's last message."""
     assert seen.answer is not None and seen.record is not None
-    return judge.judged(seen.answer, judge.signals(seen.answer, text, seen.record.id))
+    return scorer.scored(seen.answer, scorer.signals(seen.answer, text, seen.record.id))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from escalation.providers.prices import price_date
-from runner.observe.display import duration
+from runner.formats.amounts import duration, usd
 from runner.quote import Quote
 from runner.quote.certifying import Curve, Point
 from runner.quote.intervals import Range
@@ -86,10 +86,10 @@ def _money_notes(quote: Quote) -> Iterator[str]:
     cap = closed.budget_usd
     if Decimal(str(hybrid.plain.high)) > cap:
         yield (
-            f"The job's cap is {usd(float(cap))}: what would go beyond it is not sent and waits; "
+            f"The job's cap is {usd(cap)}: what would go beyond it is not sent and waits; "
             "the hybrid is quoted without the cap."
             if quote.job.confidence.policy != "budget"
-            else f"The job spends its budget of {usd(float(cap))} and no more."
+            else f"The job spends its budget of {usd(cap)} and no more."
         )
     if closed.max_usd_per_record is not None:
         yield "What may cost more than `max_usd_per_record` is priced as if it were sent."
@@ -103,7 +103,7 @@ def _time(quote: Quote) -> Section:
         ("the local half of all records", f"{duration(time.low)} – {duration(time.high)}"),
     ]
     if time.gpu_usd is not None:
-        low, high = (usd(float(cost)) for cost in time.gpu_usd)
+        low, high = map(usd, time.gpu_usd)
         rows.append(("this machine, for that time", f"{low} – {high}"))
     notes = ["No record of the pilot reached the local model: none was loaded."]
     if time.records_a_second is not None:
@@ -195,7 +195,3 @@ def _share(found: Range, of: int) -> str:
     value, low = min(1.0, found.value / of), min(1.0, found.low / of)
     digits = 0 if low >= 0.1 else 1
     return f"{value:.1%} ({100 * low:.{digits}f}–{100 * top:.{digits}f})"
-
-
-def usd(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.4f}"

@@ -15,15 +15,14 @@ from pathlib import Path
 
 from runner.errors import InputError
 from runner.formats.openai_request import NAMES
-from runner.records.csv_file import Note, csv_header, csv_records
+from runner.records.csv_file import csv_header, csv_records
 from runner.records.jsonl_file import jsonl_records
 from runner.records.openai_batch import batch_records
 from runner.records.parquet_file import parquet_columns, parquet_count, parquet_records
 from runner.records.text_file import open_text
-from runner.types import Record
+from runner.types import Record, Say, unheard
 
 __all__ = [
-    "Note",
     "column_names",
     "count_records",
     "file_format",
@@ -70,9 +69,9 @@ def read_records(
     *,
     fmt: str = "auto",
     delimiter: str = ",",
-    note: Note = lambda text: None,
+    say: Say = unheard,
 ) -> Iterator[Record]:
-    """Yields every record of the file in order; ``note`` is called about anything that was skipped
+    """Yields every record of the file in order; ``say`` is called about anything that was skipped
     or read differently than written.
 
     Raises:
@@ -90,7 +89,7 @@ def read_records(
             elif kind == "openai_batch":
                 yield from batch_records(path, file)
             else:
-                yield from csv_records(path, file, id_column, _delimiter(path, delimiter), note)
+                yield from csv_records(path, file, id_column, _delimiter(path, delimiter), say)
 
 
 def column_names(

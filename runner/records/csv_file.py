@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,8 @@ from pathlib import Path
 from runner.errors import InputError
 from runner.records.csv_lines import BOM, LikeRecords, Lines, Row, alike, rows
 from runner.records.rows import check_header, make_record, unwritable
-from runner.types import Record
+from runner.types import Event, Record, Say, notice
 
-Note = Callable[[str], None]
-"""Called with a message about input that was not read as written, once for each kind."""
 MOST_ABOVE = 50
 """The number of rows searched for the header."""
 _SEP = re.compile(r'^\ufeff?"?sep=(.)"?\1*[\r\n]*$', re.IGNORECASE)
@@ -61,18 +59,21 @@ def csv_header(
 
 
 def csv_records(
-    path: Path, file: Iterable[str], id_column: str, delimiter: str, note: Note
+    path: Path, file: Iterable[str], id_column: str, delimiter: str, say: Say
 ) -> Iterator[Record]:
-    """One `Record` per row. All values are text: ``00123`` stays ``00123``."""
+    """One `Record` per row. All values are text: ``00123`` stays ``00123``. ``say`` is called about
+    input that was not read as written, once for each kind."""
     lines = Lines(file)
     if (named := _named_delimiter(lines)) is not None:
-        note(f"{path}: its first line, `sep=`, names the delimiter and is not a record")
+        said = f"{path}: its first line, `sep=`, names the delimiter and is not a record"
+        say(notice(Event.ROWS_LEFT_OUT, said, line=1))
         delimiter = named
     header = _header_with(path, lines, delimiter, id_column)
     if header.above:
-        note(f"{path}: the header is in line {header.line}; the lines above it are skipped")
+        said = f"{path}: the header is in line {header.line}; the lines above it are skipped"
+        say(notice(Event.ROWS_LEFT_OUT, said, line=1, rows=header.above))
     like = LikeRecords(len(header.names), header.names.index(id_column))
-    reading = _Reading(header.names, id_column, note)
+    reading = _Reading(header.names, id_column, say)
     position = 0
     for row in rows(lines, delimiter, like):
         found = reading.fields(row)
@@ -150,13 +151,13 @@ def _names(row: Row) -> list[str]:
 class _Reading:
     """Turns rows into fields; a repeated header applies to the rows below it."""
 
-    def __init__(self, names: list[str], id_column: str, note: Note) -> None:
+    def __init__(self, names: list[str], id_column: str, say: Say) -> None:
         self._names = names
         self._known = {name.casefold(): name for name in names}
         self._exact = len(self._known) < len(names)  # some differ only in case
         self._last_id = ""
         self._id = id_column
-        self._note = note
+        self._say = say
         self._noted: set[str] = set()
         self._foreign: int | None = None
 
@@ -164,7 +165,7 @@ class _Reading:
         """(fields, problem), or None for a row that is not a record."""
         cells, names = row.cells, self._names
         if row.problem is None and not any(map(str.strip, cells)):
-            self._say("empty", f"line {row.line} has only empty cells; such rows are skipped")
+            self._once("empty", f"line {row.line} has only empty cells; such rows are skipped", row)
             return None
         named = cells[0].strip(_SPACE).casefold() in self._known or self._id in cells
         if row.problem is None and named and self._another_header(row):
@@ -197,7 +198,7 @@ class _Reading:
         known = sum(name in self._names for name in again)
         if sorted(again) == sorted(self._names):
             self._names, self._foreign = again, None
-            self._say("header", f"line {row.line} repeats the header and is not a record")
+            self._once("header", f"line {row.line} repeats the header and is not a record", row)
             return True
         if known >= 2 and known * 2 >= len(again):
             self._foreign = row.line
@@ -210,10 +211,10 @@ class _Reading:
         self._last_id = before if ends else own
         return ends
 
-    def _say(self, kind: str, text: str) -> None:
+    def _once(self, kind: str, text: str, row: Row) -> None:
         if kind not in self._noted:
             self._noted.add(kind)
-            self._note(text)
+            self._say(notice(Event.ROWS_LEFT_OUT, text, line=row.line))
 
 
 def _told(cells: list[str], columns: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from runner.types import Record
+from runner.types import Notice, Record
 
 LOOKED_AT = 1000
 
@@ -18,9 +18,9 @@ class Looking:
         self._seen = self._bad = 0
         self._first = ""
 
-    def note(self, text: str) -> None:
+    def say(self, notice: Notice) -> None:
         """Adds a reader's note about input that was skipped or read differently than written."""
-        self._notes.append(text)
+        self._notes.append(notice.text)
 
     def through(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in islice(records, LOOKED_AT):

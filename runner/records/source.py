@@ -12,17 +12,15 @@ from typing import Any
 from runner.formats.database import Database
 from runner.formats.typed_cells import with_types
 from runner.job import Job, digest
-from runner.records import Note, column_names, count_records, file_format, read_records
+from runner.records import column_names, count_records, file_format, read_records
 from runner.records.database import query_columns, query_records
 from runner.records.parquet_file import parquet_texts
 from runner.templates.column_kinds import OF_TYPE, Kind
-from runner.types import Record
+from runner.types import Record, Say, unheard
 
 
-def job_records(
-    job: Job, limit: int | None = None, note: Note = lambda text: None
-) -> Iterator[Record]:
-    """Yields the records, at most ``limit``, and closes the source after the last. ``note`` is
+def job_records(job: Job, limit: int | None = None, say: Say = unheard) -> Iterator[Record]:
+    """Yields the records, at most ``limit``, and closes the source after the last. ``say`` is
     called about anything that was skipped or read differently than written.
 
     Raises:
@@ -32,7 +30,7 @@ def job_records(
     if source.query is not None:
         rows = query_records(_database(job), source.query, source.id)
     else:
-        rows = read_records(job.records_path(), source.id, note=note, **_how(job))
+        rows = read_records(job.records_path(), source.id, say=say, **_how(job))
     with closing(rows):  # type: ignore[type-var]
         first = islice(rows, limit)
         yield from (with_types(row, source.types) for row in first) if source.types else first

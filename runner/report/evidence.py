@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class Evidence:
 
 
 def evidence(ledger: Ledger, job: Job) -> Evidence:
-    certificates = json.loads(ledger.meta("certificate") or "null") or []
+    certificates = ledger.meta.certificate or []
     calibration, missing = _calibration(ledger, job)
     given = job.confidence.threshold
     thresholds = {"": given} if given is not None else {}
@@ -80,7 +79,7 @@ def evidence(ledger: Ledger, job: Job) -> Evidence:
     if calibration is not None:
         labels = _labels(calibration, certificates)
         thresholds = _as_confidences(calibration, certificates)
-    return Evidence(labels, missing, _checked(ledger), thresholds, certificates)
+    return Evidence(labels, missing, _binned(ledger.answers.checked()), thresholds, certificates)
 
 
 def _calibration(ledger: Ledger, job: Job) -> tuple[Calibration | None, str | None]:
@@ -89,7 +88,7 @@ def _calibration(ledger: Ledger, job: Job) -> tuple[Calibration | None, str | No
         return None, "The job names a threshold and no error, so it was never calibrated."
     if job.confidence.policy == "budget" and not job.calibration_path().is_file():
         return None, "The job was never calibrated."
-    identity = json.loads(ledger.meta("identity") or "{}")
+    identity = ledger.meta.identity or {}
     try:
         calibration = load(job.calibration_path(), identity)
     except UsageError as error:
@@ -158,25 +157,3 @@ def _as_confidences(
         for one in certificates
         if one["threshold"] is not None
     }
-
-
-def _checked(ledger: Ledger) -> list[Bin]:
-    """Audited answers, and those not accepted that a person has decided on since: what the model
-    had said of these, only the trail still knows. Of two checks of one answer the audit counts."""
-    pairs = ledger.query(
-        "SELECT o.confidence, a.wrong FROM audits a JOIN outcomes o USING (position) "
-        "WHERE o.confidence IS NOT NULL"
-    )
-    # A few thousand at most: as many as people have decided.
-    rows = ledger.query(
-        "SELECT o.confidence, t.note, r.value, t.position FROM trail t "
-        "JOIN outcomes o USING (position) JOIN reviews r USING (position) "
-        "WHERE t.kind = 'outcome' AND t.note LIKE '%\"answer\":%' AND o.confidence IS NOT NULL "
-        "AND t.position NOT IN (SELECT position FROM audits) ORDER BY r.rowid"
-    )
-    decided = {}
-    for confidence, note, value, position in rows:
-        said = json.loads(note)
-        if said.get("answer") is not None:
-            decided[position] = (confidence, said["answer"] != json.loads(value))
-    return _binned([*((c, bool(w)) for c, w in pairs), *decided.values()])

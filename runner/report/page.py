@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from escalation.certify.calibration import PEOPLE
 from escalation.providers.prices import price_date
+from runner.formats.amounts import duration, usd
 from runner.plain import printable
 from runner.report import plots
 from runner.report.evidence import Labels
@@ -69,7 +71,7 @@ def render(facts: Facts) -> str:
         "reason": in_words,
         "cause": lambda name: CAUSES.get(name, str(name).replace("_", " ")),
         "state": lambda name: _STATES.get(name, name),
-        "duration": duration,
+        "duration": partial(duration, finely=True),
         "day": day,
         "coded": coded,
         "dated": dated,
@@ -155,15 +157,6 @@ def _drawn(facts: Facts) -> Iterable[tuple[str, str]]:
         yield "spend", plots.spend(facts.calls, facts.summary.cap_usd)
 
 
-def usd(amount: Decimal) -> str:
-    """To the cent from ten cents up; below, to two digits that say something, or 0."""
-    if not amount:
-        return "$0"
-    if abs(amount) >= Decimal("0.1"):
-        return f"${amount:,.2f}"
-    return f"${amount:.4f}" if amount >= Decimal("0.00005") else "< $0.0001"
-
-
 def day(at: str) -> str:
     """2026-11-22T05:08:20Z → 2026-11-22 05:08 UTC."""
     return f"{at[:10]} {at[11:16]} UTC"
@@ -186,11 +179,3 @@ def coded(text: str) -> Markup:
     """What stands between backticks, as code."""
     pieces = enumerate(printable(text).split("`"))
     return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else p for n, p in pieces)
-
-
-def duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

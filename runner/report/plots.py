@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from runner.ledger.answers import Confidences
 from runner.report.calls import Calls
-from runner.report.counts import BINS, Confidences
 from runner.report.drawing import ACCENT, BAD, INK, MUTED, OTHER, figure
 from runner.report.evidence import Bin, Evidence, Labels
 
@@ -90,8 +90,9 @@ def histogram(found: Confidences, thresholds: Sequence[float], called: str) -> s
     from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Axes) -> None:
-        width = 1 / BINS
-        middles = [(n + 0.5) * width for n in range(BINS)]
+        bins = len(found.kept)
+        width = 1 / bins
+        middles = [(n + 0.5) * width for n in range(bins)]
         axes.bar(middles, found.others, width * 0.9, color=OTHER)
         axes.bar(middles, found.kept, width * 0.9, bottom=found.others, color=ACCENT)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.08)  # room for a word above the bars

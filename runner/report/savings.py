@@ -9,14 +9,9 @@ from escalation.providers.prices import price_of
 from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Ledger
-from runner.ledger.money import from_pico
+from runner.ledger.meta import Pace
 from runner.report.evidence import Labels
-from runner.report.pace import Pace
 from runner.status.summary import ENOUGH_BILLS, Summary
-from runner.types import Reason
-
-# Answered locally, though without a confidence.
-_UNSCORED = (Reason.INVALID, Reason.NO_CONFIDENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ def ways(
     wrong = _Wrong(labels)
     ours = summary.spent_usd + summary.waiting_estimate_usd
     waits = ", and what waits" if summary.waiting_estimate_usd else ""
-    audits = ", audits included" if ledger.query("SELECT 1 FROM audits LIMIT 1") else ""
+    audits = ", audits included" if ledger.audits.counts().checked else ""
     found = [
         Way("This run", f"spent{waits}{audits}", ours, gpu, wrong.ours, ours=True),
         *_all_closed(ledger, job, summary, nothing, wrong.none),
@@ -102,31 +97,22 @@ def _all_closed(
 
 def _live_over_paid(ledger: Ledger, batch: Decimal) -> Decimal:
     """What the bills, from which the summary learns its estimates, would have been live."""
-    rows = ledger.query(
-        "SELECT batch IS NOT NULL, COUNT(*), SUM(cost) FROM attempts "
-        "WHERE state = 'settled' GROUP BY 1"
-    )
-    paid = sum(cost for *_, cost in rows)
-    if sum(count for _, count, _ in rows) < ENOUGH_BILLS or not paid or not batch:
+    lanes = ledger.bills.by_lane()
+    paid = sum((lane.usd for lane in lanes), Decimal(0))
+    if sum(lane.calls for lane in lanes) < ENOUGH_BILLS or not paid or not batch:
         return Decimal(1)
-    live = sum((Decimal(cost) / (batch if lot else 1) for lot, _, cost in rows), Decimal(0))
-    return live / Decimal(paid)
+    live = sum((lane.usd / (batch if lane.batched else 1) for lane in lanes), Decimal(0))
+    return live / paid
 
 
 def _local_part(ledger: Ledger, summary: Summary) -> tuple[Decimal, float, Decimal]:
     """What the closed model would cost for all that was answered locally, which share of these was
     sent or waits to be, and what it costs for the rest that goes to it (by rule)."""
-    marks = ",".join("?" * len(_UNSCORED))
-    answered = f"(confidence IS NOT NULL OR decided_by = 'local' OR reason IN ({marks}))"
-    rows = ledger.query(
-        f"SELECT {answered}, decided_by = 'closed' OR status = 'waiting', COUNT(*), "
-        "SUM(closed_estimate) FROM present GROUP BY 1, 2",
-        _UNSCORED,
-    )
-    total = sum(estimate for *_, estimate in rows)
-    learned = summary.all_closed_usd / from_pico(total) if total else Decimal(1)
-    count = sum(n for local, _, n, _ in rows if local)
-    sent = sum(n for local, goes, n, _ in rows if local and goes)
-    money = {(bool(local), bool(goes)): from_pico(e) * learned for local, goes, _, e in rows}
+    parts = ledger.answers.parts()
+    total = sum((part.estimated_usd for part in parts), Decimal(0))
+    learned = summary.all_closed_usd / total if total else Decimal(1)
+    count = sum(part.records for part in parts if part.local)
+    sent = sum(part.records for part in parts if part.local and part.sent)
+    money = {(part.local, part.sent): part.estimated_usd * learned for part in parts}
     local = money.get((True, True), Decimal(0)) + money.get((True, False), Decimal(0))
     return local, sent / count if count else 0.0, money.get((False, True), Decimal(0))

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.formats.typed_json import read
 from runner.ledger import Ledger
 from runner.report.texts import Texts
-from runner.types import Record
 
 FEWEST = 30
 MOST = 800
@@ -70,16 +68,7 @@ def _words(matrix: Any, among: Any, names: Any) -> list[str]:
 
 
 def _texts(ledger: Ledger, texts: Texts) -> Iterator[str]:
-    rule = "o.status IN ('waiting', 'review') AND o.confidence IS NOT NULL"
-    ((count,),) = ledger.query(f"SELECT COUNT(*) FROM present o WHERE {rule}")
-    if count < FEWEST:
-        return
-    rows = ledger.query(
-        "SELECT o.position, o.record_id, h.line, h.fields FROM present o "
-        f"JOIN held h USING (position) WHERE {rule} AND o.position % ? = 0 LIMIT ?",
-        (-(-count // MOST), MOST),
-    )
-    for position, name, line, fields in rows:
-        shown = texts.shown(Record(position, name, read(fields), line))
+    for record in ledger.answers.unsettled(MOST):
+        shown = texts.shown(record)
         if shown.text is not None:
             yield _PLACEHOLDER.sub(" ", shown.text)

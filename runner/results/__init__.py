@@ -8,7 +8,6 @@ from runner.job import Job
 from runner.job.records import BATCH
 from runner.ledger import Ledger
 from runner.records import file_format
-from runner.results.kept import FILES as FILES
 from runner.results.kept import Checked, Noting, check
 from runner.results.openai_batch import batch_lines
 from runner.results.rows import COLUMNS as COLUMNS

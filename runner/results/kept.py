@@ -7,18 +7,17 @@ the former file is as good. A file that has what the ledger would write now is a
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from runner.ledger import Ledger
+from runner.ledger.meta import ResultsFile
+from runner.ledger.trail import OUTCOME
 
-FILES = "results"
 Write = Callable[[Path, str, bool], object]
 """Writes the results anew: into this file, in this format, raw or not."""
 
@@ -44,44 +43,36 @@ class Noting:
         """Notes what is about to take the file's place."""
         self.ledger.commit()  # so that the trail has all that is in it
         folder = self.ledger.folder
-        files = {n: f for n, f in noted(self.ledger).items() if _place(folder, n).exists()}
-        name = _name(folder, self.path)
-        former = files.pop(name, {}).get("sha256")
-        new = {"sha256": _hash(whole), "after": _last_change(self.ledger), "format": self.fmt}
-        replaces = {} if former in (None, new["sha256"]) else {"former": former}
+        noted = self.ledger.meta.results or {}
+        files = {n: file for n, file in noted.items() if _place(folder, n).exists()}
+        name, new = _name(folder, self.path), _hash(whole)
+        known = files.pop(name, None)
+        former = known.sha256 if known is not None and known.sha256 != new else None
         # Last, as the one that must be there.
-        self._note({**files, name: {**new, "raw": self.raw, **replaces}})
+        files[name] = ResultsFile(new, self.ledger.trail.last(OUTCOME), self.fmt, self.raw, former)
+        self.ledger.meta.results = files
 
     def done(self) -> None:
         """It is there."""
-        files = noted(self.ledger)
+        files = self.ledger.meta.results or {}
         name = _name(self.ledger.folder, self.path)
-        if name in files and files[name].pop("former", None):
-            self._note(files)
-
-    def _note(self, files: dict[str, Any]) -> None:
-        self.ledger.set_meta(FILES, json.dumps(files, ensure_ascii=False))
-
-
-def noted(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """Where a results file is, in the run directory or from the root → what was noted of it."""
-    found: dict[str, dict[str, Any]] = json.loads(ledger.meta(FILES) or "{}")
-    return found
+        if name in files and files[name].former:
+            self.ledger.meta.results = {**files, name: replace(files[name], former=None)}
 
 
 def check(ledger: Ledger, write: Write) -> Checked:
     """Whether the results files are as they were written."""
     before, checked = None, Checked(None, [])
-    while (files := noted(ledger)) != before:  # a run may have written one meanwhile
+    while (files := ledger.meta.results or {}) != before:  # a run may have written one meanwhile
         before, checked = files, _check(ledger, files, write)
         if checked.problem is None:
             break
     return checked
 
 
-def _check(ledger: Ledger, files: dict[str, dict[str, Any]], write: Write) -> Checked:
+def _check(ledger: Ledger, files: dict[str, ResultsFile], write: Write) -> Checked:
     notes: list[str] = []
-    last = _last_change(ledger)
+    last = ledger.trail.last(OUTCOME)
     for number, (name, known) in enumerate(files.items(), start=1):
         path = _place(ledger.folder, name)
         try:
@@ -91,20 +82,20 @@ def _check(ledger: Ledger, files: dict[str, dict[str, Any]], write: Write) -> Ch
                 continue  # of a former run, with another name
             why = f"cannot be read ({error.strerror}); run again, and it is written anew"
             return Checked(f"the results file {path} {why}", notes)
-        if has == known["sha256"] and known["after"] == last:
+        if has == known.sha256 and known.after == last:
             continue
-        if has in (known["sha256"], known.get("former")):
+        if has in (known.sha256, known.former):
             notes.append(f"{path} was written before the last change; run again, and it has all")
         elif (line := _differs(path, known, write)) is not None:
             return Checked(f"the results file {path} was changed{line}", notes)
     return Checked(None, notes)
 
 
-def _differs(path: Path, known: dict[str, Any], write: Write) -> str | None:
+def _differs(path: Path, known: ResultsFile, write: Write) -> str | None:
     """Where the file is not what the ledger would write now; None where it is."""
     with tempfile.TemporaryDirectory() as folder:
         right = Path(folder) / path.name
-        write(right, known["format"], known["raw"])
+        write(right, known.format, known.raw)
         if _hash(right) == _hash(path):
             return None
         if path.suffix == ".parquet":
@@ -116,12 +107,6 @@ def _differs(path: Path, known: dict[str, Any], write: Write) -> str | None:
                     what = "was put in" if own is None else "was taken out" if not other else what
                     return f": line {number:,} {what}"
     return ""
-
-
-def _last_change(ledger: Ledger) -> int:
-    """The last entry that speaks of an outcome."""
-    rows = ledger.query("SELECT seq FROM trail WHERE kind='outcome' ORDER BY seq DESC LIMIT 1")
-    return int(rows[0][0]) if rows else 0
 
 
 def _name(folder: Path, path: Path) -> str:

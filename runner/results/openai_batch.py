@@ -16,6 +16,8 @@ from runner.errors import UsageError
 from runner.job import Job
 from runner.job.records import BATCH
 from runner.ledger import Ledger
+from runner.ledger.bills import NO_TOKENS, Tokens
+from runner.ledger.trail import OUTCOME
 from runner.records.source import job_records
 from runner.results.rows import row
 from runner.types import DecidedBy, Outcome, Status
@@ -37,13 +39,13 @@ def batch_lines(ledger: Ledger, job: Job) -> Iterator[dict[str, Any]]:
     for outcome in ledger.outcomes():
         usage = None
         if outcome.decided_by is DecidedBy.CLOSED:
-            usage = paid_tokens(ledger, outcome.position)
+            usage = ledger.bills.answer_tokens(outcome.position)
         elif outcome.decided_by is DecidedBy.LOCAL:
             usage = tokens(outcome.position)
-        yield _line(outcome, usage or (0, 0, 0), models(outcome.position))
+        yield _line(outcome, usage or NO_TOKENS, models(outcome.position))
 
 
-def _line(outcome: Outcome, usage: tuple[int, int, int], asked: str | None) -> dict[str, Any]:
+def _line(outcome: Outcome, usage: Tokens, asked: str | None) -> dict[str, Any]:
     mark = hashlib.sha256(f"{outcome.position} {outcome.record_id}".encode()).hexdigest()[:32]
     done = outcome.status is Status.DONE
     response, error = None, None
@@ -64,9 +66,8 @@ def _line(outcome: Outcome, usage: tuple[int, int, int], asked: str | None) -> d
     }
 
 
-def chat_completion(outcome: Outcome, name: str, usage: tuple[int, int, int]) -> dict[str, Any]:
-    """The answer as the API's ``chat.completion``. ``usage``: the prompt's tokens, how many of
-    them were cached, and the answer's."""
+def chat_completion(outcome: Outcome, name: str, usage: Tokens) -> dict[str, Any]:
+    """The answer as the API's ``chat.completion``."""
     value, (prompt, cached, made) = outcome.value, usage
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return {
@@ -105,25 +106,11 @@ def _models(ledger: Ledger, job: Job) -> Iterator[tuple[int, str]]:
         return
 
 
-def _tokens(ledger: Ledger) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """(position, prompt's, cached and answer's tokens) of every local answer."""
-    for position, note in ledger.trail.notes("outcome"):
+def _tokens(ledger: Ledger) -> Iterator[tuple[int, Tokens]]:
+    """(position, tokens) of every local answer."""
+    for position, note in ledger.trail.notes(OUTCOME):
         if counted := json.loads(note).get("tokens"):
-            yield position, (counted[0], 0, counted[1])
-
-
-def paid_tokens(ledger: Ledger, position: int) -> tuple[int, int, int] | None:
-    """``usage`` of the call that a record was answered by; its prompt includes what was cached."""
-    found = ledger.query(
-        "SELECT usage FROM attempts WHERE position=? AND state='settled' ORDER BY id DESC LIMIT 1",
-        (position,),
-    )
-    usage = json.loads(found[0][0] or "null") if found else None
-    if usage is None:
-        return None
-    read = usage["cache_read"]
-    prompt = usage["input_tokens"] + usage["cache_write_5m"] + usage["cache_write_1h"] + read
-    return prompt, read, usage["output_tokens"]
+            yield position, Tokens(counted[0], 0, counted[1])
 
 
 def _by_position(stream: Iterator[tuple[int, T]], sorted_anew: bool) -> Callable[[int], T | None]:

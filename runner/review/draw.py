@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,8 +13,6 @@ from runner.errors import RecordError, RunDirError, UsageError
 from runner.job import Job, digest
 from runner.ledger import Ledger
 from runner.types import Record, Route, Status
-
-_DRAWN = "drawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +39,8 @@ class Draw:
                 "no record reaches the local model"
             )  # fmt: skip
             raise UsageError(f"there is nothing to draw a sample from: {what}")
-        known = drawn(ledger) | {record.position for record in found}
-        ledger.set_meta(_DRAWN, json.dumps(sorted(known)))
+        known = ledger.meta.drawn | {record.position for record in found}
+        ledger.meta.drawn = known
         return found
 
     def _of_accepted(self, ledger: Ledger, job: Job, records: Iterable[Record]) -> list[Record]:
@@ -63,7 +60,7 @@ class Draw:
 
     def _place(self, ledger: Ledger) -> Place:
         # Nobody who writes the records should be able to foresee which are drawn.
-        job = json.loads(ledger.meta("identity") or "{}").get("prompt", "")
+        job = (ledger.meta.identity or {}).get("prompt", "")
         return Place(f"review {self.seed} {job}")
 
 
@@ -75,11 +72,6 @@ class Place:
 
     def __call__(self, record_id: str) -> float:
         return uniform(record_id, self.seed)
-
-
-def drawn(ledger: Ledger) -> set[int]:
-    """The positions of all records that were ever drawn at random."""
-    return set(json.loads(ledger.meta(_DRAWN) or "[]"))
 
 
 def _local(

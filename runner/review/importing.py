@@ -18,11 +18,10 @@ from escalation.policy import Acceptance
 from runner.errors import InputError
 from runner.job import Job
 from runner.ledger import Ledger, open_ledger
-from runner.pipeline.certificate_monitor import Auditing, Watch
+from runner.pipeline.certificate_monitor import Auditing, CertificateMonitor
 from runner.records import column_names, likely_delimiter, read_records
 from runner.results import deliver
 from runner.review.deciding import Decisions
-from runner.review.draw import drawn
 from runner.review.exporting import review_format
 from runner.status.summary import Summary, summarise
 from runner.types import DecidedBy, JSONValue, Outcome, Reason, Record, Status
@@ -68,22 +67,24 @@ def import_reviews(
         InputError: some rows cannot be used, the first few named; nothing of the file was.
     """
     with open_ledger(run_dir, create=False) as ledger:
-        sample = drawn(ledger)
+        sample = ledger.meta.drawn
         decisions, undecided = _read(ledger, sample, job, path)
-        alarms = _watch(ledger, job).alarms
+        alarms = _monitor(ledger, job).alarms
         # The running audit must not hear of verdicts in an order that depends on them.
         decisions.sort(key=lambda decision: decision.outcome.position)
         counts = Counter(_book(ledger, one, who, sample) for one in decisions)
         ledger.commit()
-        watch = _watch(ledger, job)
-        if ledger.audits.verdicts() and (stated := watch.stated()):
-            ledger.set_meta("audit", stated)
+        monitor = _monitor(ledger, job)
+        if ledger.audits.counts().checked and (stated := monitor.stated()):
+            ledger.meta.audit = stated
         deliver(ledger, job, output)
-        alarm = _alarm(ledger, watch) if watch.alarms > alarms else None
+        alarm = _alarm(ledger, monitor) if monitor.alarms > alarms else None
         return Imported(dict(counts), undecided, alarm), summarise(ledger)
 
 
-def _read(ledger: Ledger, sample: set[int], job: Job, path: Path) -> tuple[list[_Decision], int]:
+def _read(
+    ledger: Ledger, sample: frozenset[int], job: Job, path: Path
+) -> tuple[list[_Decision], int]:
     """The decided rows, all of them sound, and how many rows are not decided yet."""
     kind = review_format(path)
     reading = Decisions(job.answer.constraint(), cells=kind == "csv")
@@ -146,7 +147,7 @@ def _rows(path: Path) -> Iterator[Record]:
 
 
 def _decision(
-    ledger: Ledger, sample: set[int], row: Record, reading: Decisions
+    ledger: Ledger, sample: frozenset[int], row: Record, reading: Decisions
 ) -> _Decision | None:
     if row.problem is not None:
         raise ValueError(row.problem.removeprefix(f"line {row.line}: "))
@@ -180,7 +181,7 @@ def _may_decide(outcome: Outcome) -> None:
     )
 
 
-def _book(ledger: Ledger, one: _Decision, who: str, sample: set[int]) -> str:
+def _book(ledger: Ledger, one: _Decision, who: str, sample: frozenset[int]) -> str:
     """Records a decision; returns which of `BOOKED` it is."""
     before, value = one.outcome, one.value
     if ledger.reviews.last(before.position) == (value, one.note):
@@ -217,17 +218,17 @@ def _audit(ledger: Ledger, before: Outcome, value: JSONValue, who: str) -> None:
     ledger.audits.add(record, known[0], value, who, known[1])
 
 
-def _watch(ledger: Ledger, job: Job) -> Watch:
+def _monitor(ledger: Ledger, job: Job) -> CertificateMonitor:
     """The audit as the verdicts so far leave it; nothing is accepted by it."""
     rule = job.confidence
     if not rule.certifies or rule.target is None:
-        return Watch(ledger, Acceptance(None))
+        return CertificateMonitor(ledger, Acceptance(None))
     tighter = (lambda: TIGHTER) if rule.audit.on_alarm == "tighten" else None
     auditing = Auditing(rule.target, rule.delta, 1.0, "", tighter, {})
-    return Watch(ledger, Acceptance(None), auditing)
+    return CertificateMonitor(ledger, Acceptance(None), auditing)
 
 
-def _alarm(ledger: Ledger, watch: Watch) -> str:
-    verdicts = [wrong for wrong, _ in ledger.audits.verdicts()]
-    less = "less" if watch.rule is TIGHTER else "nothing any more"
-    return ALARM.format(wrong=sum(verdicts), checked=len(verdicts), less=less)
+def _alarm(ledger: Ledger, monitor: CertificateMonitor) -> str:
+    found = ledger.audits.counts()
+    less = "less" if monitor.rule is TIGHTER else "nothing any more"
+    return ALARM.format(wrong=found.wrong, checked=found.checked, less=less)

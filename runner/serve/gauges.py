@@ -1,4 +1,4 @@
-"""What the server's ledger, budget, watch and queues say at a moment, for Prometheus."""
+"""What the server's ledger, budget, certificate and queues say at a moment, for Prometheus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from runner.ledger import Ledger
-from runner.pipeline.certificate_monitor import Watch
+from runner.pipeline.certificate_monitor import CertificateMonitor
 from runner.serve.metrics import Look
 from runner.serve.serving import Serving
 
@@ -14,7 +14,7 @@ Key = tuple[str, str, str, str]
 """As `runner.serve.metrics.Metrics` takes them."""
 
 
-def gauges(ledger: Ledger, serving: Serving, watch: Watch) -> Mapping[Key, Look]:
+def gauges(ledger: Ledger, serving: Serving, monitor: CertificateMonitor) -> Mapping[Key, Look]:
     """By name, help, label and its value."""
     audits = "Accepted answers that were checked by the closed model or a person."
     wrong = "Of these, those that were wrong."
@@ -22,13 +22,13 @@ def gauges(ledger: Ledger, serving: Serving, watch: Watch) -> Mapping[Key, Look]
         _key("spent_usd", "Spent, or possibly spent, in this run directory, in US dollars."): (
             lambda: float(ledger.attempts.committed_usd())
         ),
-        _key("audited", audits): lambda: _count(ledger, "1"),
-        _key("audited_wrong", wrong): lambda: _count(ledger, "wrong"),
+        _key("audited", audits): lambda: float(ledger.audits.counts().checked),
+        _key("audited_wrong", wrong): lambda: float(ledger.audits.counts().wrong),
         _key("audit_alarms", "Alarms of the running audit: the certified error no longer holds."): (
-            lambda: watch.alarms
+            lambda: monitor.alarms
         ),
         _key("shift_alarm", "1 once the records no longer look like the labelled ones."): (
-            lambda: float(ledger.meta("shift") == "alarm")
+            lambda: float(ledger.meta.shift_alarm)
         ),
         _key("local_window", "How many requests the local model takes at once."): (
             lambda: serving.window
@@ -49,8 +49,3 @@ def gauges(ledger: Ledger, serving: Serving, watch: Watch) -> Mapping[Key, Look]
 
 def _key(name: str, says: str) -> Key:
     return name, says, "", ""
-
-
-def _count(ledger: Ledger, what: str) -> float:
-    ((found,),) = ledger.query(f"SELECT SUM({what}) FROM audits")
-    return float(found or 0)

@@ -18,8 +18,8 @@ from typing import Any
 from runner.answering.prompts import Renderer, renderer_of
 from runner.errors import RecordError, UsageError
 from runner.formats.openai_request import MOST_USD, NAMES, URL, answer_of, fields_of
-from runner.job import Job, digest
-from runner.pipeline.loop import DIGEST_LENGTH
+from runner.job import Job
+from runner.pipeline.decide import digest_of
 from runner.serve.options import OnUnsure
 from runner.types import Message, Record
 
@@ -79,7 +79,7 @@ class Intake:
         on_unsure = self._unsure(body.get(ON_UNSURE) or headers.get("x-surelocal-on-unsure"))
         most = _most(body.get(MOST_USD, headers.get("x-surelocal-max-escalation-usd")))
         fields = self._fields(name, body, most)
-        mark = digest(fields)[:DIGEST_LENGTH]
+        mark = digest_of(fields)
         return Asked(name, named, fields, mark, on_unsure, stream, usage)
 
     def _unsure(self, given: object) -> OnUnsure:

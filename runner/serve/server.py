@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 
 import uvicorn
 
 from escalation.send.closed_side import ClosedSide
-from escalation.send.courier_client import Courier
-from escalation.send.escalate import Escalator
-from escalation.send.session import day_cap
+from escalation.send.session import PaidSession
 from runner.errors import RunDirError, SureLocalError, UsageError
-from runner.events import ENGINE_DIED, event_of
 from runner.interrupts import end_at_once
 from runner.job import Job
 from runner.job.records import BATCH, REQUESTS, Records
@@ -31,11 +26,10 @@ from runner.ledger import Ledger, open_ledger
 from runner.observe.tracing import Off, Tracing
 from runner.observe.tracing import begin as begin_tracing
 from runner.pipeline import assemble
-from runner.pipeline.both_halves import has_key, settle_open_calls, take_up
-from runner.pipeline.certificate_monitor import Say, Watch
-from runner.pipeline.loop import Answering
+from runner.pipeline.answer import LocalHalf
+from runner.pipeline.certificate_monitor import CertificateMonitor
+from runner.pipeline.decide import Rules
 from runner.pipeline.run import keep, live, own
-from runner.serve.answered import Sending
 from runner.serve.app import Desk, make_app
 from runner.serve.connections import limited
 from runner.serve.gauges import gauges
@@ -45,9 +39,8 @@ from runner.serve.metrics import Metrics
 from runner.serve.options import ServeOptions
 from runner.serve.routing import ServedRouter
 from runner.serve.serving import Serving
-from runner.types import Message, Outcome, Prompt
+from runner.types import Event, Message, Notice, Outcome, Prompt, Say, notice
 
-SERVED = "served"
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, or they ask on a closed one
 
@@ -87,32 +80,34 @@ class Server:
         """Raises what `serve_job` raises."""
         trusted = assemble.trust(self._job, traffic=True)
         closed = assemble.closed_side(self._served)
-        audits = closed is not None and has_key(closed)
+        audits = closed is not None and closed.has_key
         if closed is not None and audits:
             closed.provider.request(Prompt((Message("user", ""),), self._job.answer.constraint()))
         assemble.local_model(self._job)
         with _bound(self._options) as listening, open_ledger(self._options.run_dir) as ledger:
             self.port = listening.getsockname()[1]
             self._claim(ledger)
-            ledger.set_meta("certificate", json.dumps(trusted.stated()))
-            watch = assemble.watch(self._job, trusted, ledger, self._heard, audits=audits)
-            answering = assemble.answering(self._served, closed, trusted.calibration)
-            answering = answering_requests(answering, self._served)
+            ledger.meta.certificate = trusted.stated()
+            monitor = assemble.monitor(self._job, trusted, ledger, self._heard, audits=audits)
+            rules = assemble.rules(self._served, closed, monitor)
+            # By rules that a request may lack fields for.
+            rules = replace(rules, router=ServedRouter(self._served))
             self._tracing = begin_tracing(self._say)
-            answering = self._tracing.answering(answering, self._job.local.model)
+            observer = self._tracing.observer(self._job.local.model)
+            half = assemble.local_half(self._served, trusted.calibration, observer)
             try:
-                asyncio.run(self._both_halves(ledger, answering, watch, closed, listening))
+                asyncio.run(self._both_halves(ledger, half, rules, closed, listening))
             finally:
                 self._tracing.close()
-            ledger.set_meta("audit", watch.stated())
+            ledger.meta.audit = monitor.stated()
         if self._failed is not None:
             raise self._failed
 
-    def _heard(self, sentence: str) -> None:
+    def _heard(self, notice: Notice) -> None:
         """Counts the engine's deaths, those while it is loaded too."""
-        if event_of(sentence) == ENGINE_DIED:
+        if notice.event is Event.ENGINE_DIED:
             self._deaths += 1
-        self._say(sentence)
+        self._say(notice)
 
     def stop(self) -> None:
         """Takes nothing new, finishes what was begun, and ends."""
@@ -123,58 +118,55 @@ class Server:
     def _claim(self, ledger: Ledger) -> None:
         """Makes the run directory this job's, as a served one."""
         run_dir = self._options.run_dir
-        if ledger.meta(SERVED) is None and ledger.query("SELECT 1 FROM outcomes LIMIT 1"):
+        if not ledger.meta.served and ledger.next_position():
             raise RunDirError(
                 f"{run_dir} holds a batch's records, and requests would stand among them; give "
                 "the server another --run-dir"
             )
         own(ledger, self._job, run_dir)
         keep(ledger, self._served)
-        ledger.set_meta(SERVED, "yes")
+        ledger.meta.served = True
 
     async def _both_halves(
         self,
         ledger: Ledger,
-        answering: Answering,
-        watch: Watch,
+        half: LocalHalf,
+        rules: Rules,
         closed: ClosedSide | None,
         listening: socket.socket,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         if closed is None:
-            serving = Serving(ledger, answering, watch, None, self._tracing)
-            await self._listen(serving, ledger, watch, listening)
+            serving = Serving(ledger, half, rules, None, self._tracing)
+            await self._listen(serving, ledger, rules.monitor, listening)
             return
-        run_dir = self._options.run_dir
-        day = day_cap(closed, ledger, run_dir)
-        courier = Courier(run_dir, closed.settings, closed.patience, self._say)
-        escalator = Escalator(ledger, closed, _nobody, watch.verdict, day, say=self._say)
-        await take_up(ledger, escalator, run_dir, courier)
-        sends = has_key(closed)
-        if not sends:
-            self._say(
-                f"no key in {closed.settings.api_key_env}: nothing will be sent; what would go to "
-                f"{closed.settings.model} is answered with an error"
-            )
-        try:
-            async with courier if sends else nullcontext() as sender:
-                sending = Sending(escalator, sender, closed.settings)
-                serving = Serving(ledger, answering, watch, sending, self._tracing)
-                await self._listen(serving, ledger, watch, listening)
-        finally:
-            await settle_open_calls(ledger, escalator, run_dir, courier)
-            ledger.set_meta("stopped", escalator.problem or escalator.guard.problem or "")
+        settled = (_nobody, rules.monitor.verdict)
+        session = PaidSession(ledger, closed, self._options.run_dir, self._say, *settled)
+        async with session.open():
+            if not closed.has_key:
+                variable, model = closed.settings.api_key_env, closed.settings.model
+                said = (
+                    f"no key in {variable}: nothing will be sent; what would go to {model} is "
+                    "answered with an error"
+                )
+                self._say(notice(Event.NO_KEY, said, variable=variable, model=model))
+            serving = Serving(ledger, half, rules, session, self._tracing)
+            await self._listen(serving, ledger, rules.monitor, listening)
 
     async def _listen(
-        self, serving: Serving, ledger: Ledger, watch: Watch, listening: socket.socket
+        self,
+        serving: Serving,
+        ledger: Ledger,
+        monitor: CertificateMonitor,
+        listening: socket.socket,
     ) -> None:
         options = self._options
         try:
-            self._say("loading the model")
+            self._say(notice(Event.LOADING, "loading the model"))
             await serving.load()
             intake = Intake(self._job, options.on_unsure)
             reasons = (rule.reason for rule in self._job.routes if rule.reason)
-            metrics = Metrics(reasons, gauges(ledger, serving, watch), lambda: self._deaths)
+            metrics = Metrics(reasons, gauges(ledger, serving, monitor), lambda: self._deaths)
             serving.heard = metrics.settled
             desk = Desk(serving, intake, options, metrics, self._fatal)
             app = make_app(desk, Guard(self._key, options.host))
@@ -194,10 +186,12 @@ class Server:
             self._failed = error
             self.stop()
 
-    def _welcome(self) -> str:
+    def _welcome(self) -> Notice:
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         who = "with its API key" if self._key else "without a key, for this machine alone"
-        return f"{self._job.name} at http://{host}:{self.port}/v1 ({who}); Ctrl-C ends it"
+        url = f"http://{host}:{self.port}/v1"
+        said = f"{self._job.name} at {url} ({who}); Ctrl-C ends it"
+        return notice(Event.LISTENING, said, url=url, asks_for_key=bool(self._key))
 
 
 class _Http(uvicorn.Server):
@@ -235,7 +229,8 @@ class _Http(uvicorn.Server):
         self._signals += 1
         if self._signals > 1:
             end_at_once(signum, self._say)
-        self._say("stopping once what was begun is answered; a second signal ends it at once")
+        said = "stopping once what was begun is answered; a second signal ends it at once"
+        self._say(notice(Event.STOPPING, said))
         self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -253,11 +248,6 @@ def as_served(job: Job, timeout_s: float) -> Job:
         patience = min(closed.retry_for_s, timeout_s)
         changes["escalation"] = closed.model_copy(update={"retry_for_s": patience})
     return job.model_copy(update=changes)
-
-
-def answering_requests(answering: Answering, job: Job) -> Answering:
-    """The same, by rules that a request may lack fields for."""
-    return replace(answering, router=ServedRouter(job))
 
 
 @contextlib.contextmanager

@@ -13,24 +13,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from escalation.limits.budget import Budget
-from escalation.policy import Acceptance
 from escalation.send.closed_side import Sender
 from escalation.send.escalate import Escalator
 from escalation.send.local_fallback import STANDS, local_outcome
+from escalation.send.session import PaidSession
 from runner.ledger import Ledger
-from runner.observe.tracing import Off, Tracing
-from runner.pipeline.certificate_monitor import Watch
-from runner.pipeline.loop import Answering, Pipeline, Progress
-from runner.serve.answered import Answered, Sending, Took, answered_as, paid_since
+from runner.observe.tracing import Tracing
+from runner.pipeline.answer import LocalHalf
+from runner.pipeline.decide import Decider, Rules
+from runner.pipeline.slowest import Slowest
+from runner.serve.answered import Answered, Took, answered_as, paid_since
 from runner.serve.intake import Asked
-from runner.types import (
-    Answer,
-    Engine,
-    Prompt,
-    Reason,
-    Record,
-    Status,
-)
+from runner.types import Event, Reason, Status, notice
 
 Gone = Callable[[], Awaitable[bool]]
 """Whether the client that asked has gone."""
@@ -50,33 +44,35 @@ class Taken(Exception):
     """The record's id is another request's."""
 
 
-class Serving(Pipeline):
-    """The pipeline for requests. Begin with `load`. ``heard`` is told of each settled request;
-    ``queued`` is how many wait for the local model and for the closed one."""
+class Serving:
+    """Brings requests to their outcomes. Begin with `load`. ``heard`` is told of each settled
+    request; ``queued`` is how many wait for the local model and for the closed one."""
 
     def __init__(
         self,
         ledger: Ledger,
-        answering: Answering,
-        watch: Watch,
-        sending: Sending | None,
-        tracing: Tracing | None = None,
+        half: LocalHalf,
+        rules: Rules,
+        session: PaidSession | None,
+        tracing: Tracing,
     ) -> None:
-        guard = sending.escalator.guard if sending is not None else None
-        super().__init__(ledger, answering, watch, Progress(), guard)
-        self._sending = sending
-        self._turns = asyncio.Semaphore(sending.settings.concurrency if sending else 1)
+        self._ledger = ledger
+        self._half = half
+        self._monitor = rules.monitor
+        self._session = session
+        self._turns = asyncio.Semaphore(session.closed.settings.concurrency if session else 1)
         self._stopped_at: float | None = None
         self._stopping = False
         self._under_way: dict[str, tuple[str, asyncio.Task[Answered]]] = {}
         self._commit: asyncio.Task[None] | None = None
         self._took: dict[int, Took] = {}
-        self.tracing = tracing or Off()
-        self._settling = self.tracing.each(self._settling, "answered", "decide")
+        self._slowest = Slowest()
+        self.tracing = tracing
+        guard = session.escalator.guard if session is not None else None
+        self._decider = Decider(ledger, half, rules, guard)
         self.heard: Callable[[Answered], None] = lambda answered: None
         self.queued = {"local": 0, "closed": 0}
-        ((last,),) = ledger.query("SELECT MAX(position) FROM outcomes")
-        self._next = 0 if last is None else last + 1
+        self._next = ledger.next_position()
 
     async def load(self) -> None:
         """Loads the engine.
@@ -84,16 +80,16 @@ class Serving(Pipeline):
         Raises:
             UsageError, EngineError: it cannot be used.
         """
-        self._engine = await self._load()
-        self._slots = asyncio.Semaphore(self._engine.window)
+        await self._half.load(self._monitor.say)
+        self._slots = asyncio.Semaphore(self._half.window)
 
     def stop(self) -> None:
         """Nothing more is sent: requests that wait for their turn are answered at once, and those
         whose calls are under way when these have ended."""
-        if self._stopping or self._sending is None:
+        if self._stopping or self._session is None:
             return
         self._stopping = True
-        self._sending.escalator.stop()
+        self._session.escalator.stop()
         for _ in range(self.queued["closed"]):
             self._turns.release()
 
@@ -105,39 +101,41 @@ class Serving(Pipeline):
             await asyncio.wait([task for _, task in self._under_way.values()], timeout=left)
             await asyncio.sleep(0)
         if self._under_way:
-            self._watch.say(
-                f"{len(self._under_way):,} requests were not settled within {within_s:g} s, and "
-                "are given up; the server does them when they are asked again"
+            left = len(self._under_way)
+            said = (
+                f"{left:,} requests were not settled within {within_s:g} s, and are given up; the "
+                "server does them when they are asked again"
             )
+            facts = {"requests": left, "seconds": within_s}
+            self._monitor.say(notice(Event.REQUESTS_GIVEN_UP, said, **facts))
             left_over = [task for _, task in self._under_way.values()]
             for task in left_over:
                 task.cancel()
             await asyncio.wait(left_over, timeout=1.0)
-        self.progress.slowest.keep(self._ledger)
-        if self._engine is not None:
-            await self._engine.aclose()
+        self._slowest.keep(self._ledger)
+        await self._half.aclose()
 
     @property
     def window(self) -> int:
-        return self._engine.window if self._engine is not None else 0
+        return self._half.window
 
     @property
     def budget(self) -> Callable[[], Budget] | None:
         """Looks at the budget, where there is one."""
-        sending = self._sending
-        return None if sending is None else lambda: sending.escalator.budget
+        session = self._session
+        return None if session is None else lambda: session.escalator.budget
 
     @property
     def calibrated(self) -> bool:
         """Whether confidences are probabilities of being right."""
-        return self._do.judge.calibration is not None
+        return self._half.scorer.calibration is not None
 
     @property
     def stopped(self) -> Reason | None:
         """Why nothing is sent, where that is so."""
-        if self._sending is None:
+        if self._session is None:
             return None
-        return Reason.NO_KEY if self._sending.sender is None else self._sending.escalator.stopped
+        return Reason.NO_KEY if self._session.sender is None else self._session.escalator.stopped
 
     async def answer(self, asked: Asked, gone: Gone) -> Answered:
         """The answer, settled. Cut short, the work goes on and is settled all the same.
@@ -183,32 +181,36 @@ class Serving(Pipeline):
         """Where a former request of this name was recorded. One that was in error is done anew."""
         if not asked.named:
             return None
-        found = self._ledger.query(
-            "SELECT position, digest, status FROM outcomes WHERE record_id=? LIMIT 1", (asked.id,)
-        )
-        for position, mark, status in found:
-            if status == Status.ERROR:
-                self._ledger.forget(position)
-                return None
-            if mark != asked.mark:
-                raise Taken(asked.id)
-            return int(position)
-        return None
+        former = self._ledger.reading.former(asked.id)
+        if former is None:
+            return None
+        if former.status is Status.ERROR:
+            self._ledger.forget(former.position)
+            return None
+        if former.digest != asked.mark:
+            raise Taken(asked.id)
+        return former.position
 
     async def _decide(self, asked: Asked, position: int, gone: Gone) -> None:
-        record = asked.record(position)
-        routed = self._without_model(record, asked.mark)
-        if routed is None:
+        case = self._decider.without_model(asked.record(position), asked.mark)
+        if case is None:
             return
         with self._queue("local"):
             await self._slots.acquire()
-        if not asked.named and await gone():
+        try:
+            if not asked.named and await gone():
+                raise ClientGone
+            self._decider.begin(case)
+            began = time.monotonic()
+            local = await self._decider.with_model(case)
+        finally:
             self._slots.release()
-            raise ClientGone
-        self._flying[record.id] = position
-        began = time.monotonic()
-        await self._with_model(record, asked.mark, routed, self._slots)
-        self._took[position].local_s = time.monotonic() - began
+        took = self._took[position]
+        took.local_s = time.monotonic() - began
+        if local is not None:
+            # The trail has them too, and would be read from its start to its end.
+            took.local_tokens = (local.answer.input_tokens, local.answer.output_tokens)
+            self._slowest.saw(position, local.seconds)
 
     @contextmanager
     def _queue(self, model: str) -> Iterator[None]:
@@ -221,10 +223,10 @@ class Serving(Pipeline):
     async def _ask(self, asked: Asked, position: int, gone: Gone) -> None:
         """Sends the record to the closed model, if it waits for that and may be sent."""
         held = self._ledger.held(position)
-        if held is None or self._sending is None:
+        if held is None or self._session is None:
             return
-        sending = self._sending
-        if sending.sender is None or self._stopping:
+        session = self._session
+        if session.sender is None or self._stopping:
             reason = Reason.STOPPED if self._stopping else Reason.NO_KEY
             self._ledger.set_waits_for(position, reason)
         else:
@@ -234,8 +236,8 @@ class Serving(Pipeline):
                 if not asked.named and await gone():
                     self._ledger.set_waits_for(position, CLIENT_GONE)
                 else:
-                    self._try_again(sending.escalator)
-                    await self._escalate(sending, sending.sender, position)
+                    self._try_again(session.escalator)
+                    await self._escalate(session, session.sender, position)
             finally:
                 self._turns.release()
         held = self._ledger.held(position)
@@ -243,29 +245,21 @@ class Serving(Pipeline):
             paid = self._ledger.attempts.paid_usd(position)
             self._ledger.change(local_outcome(held, paid))
 
-    async def _escalate(self, sending: Sending, sender: Sender, position: int) -> None:
+    async def _escalate(self, session: PaidSession, sender: Sender, position: int) -> None:
         took, first = self._took[position], self._ledger.attempts.next_id()
         began = time.monotonic()
         asked = {
             "gen_ai__operation__name": "chat",
-            "gen_ai__provider__name": sending.settings.provider,
-            "gen_ai__request__model": sending.settings.model,
+            "gen_ai__provider__name": session.closed.settings.provider,
+            "gen_ai__request__model": session.closed.settings.model,
         }
         with self.tracing.span("escalate", **asked) as span:
-            await sending.escalator.ask(sender, position)
+            await session.escalator.ask(sender, position)
             took.closed_tokens = paid_since(self._ledger, first, position)
             if span is not None:
                 span.set_attribute("gen_ai.usage.input_tokens", took.closed_tokens[0])
                 span.set_attribute("gen_ai.usage.output_tokens", took.closed_tokens[1])
         took.closed_s = time.monotonic() - began
-
-    async def _judged(
-        self, engine: Engine, record: Record, prompt: Prompt, answer: Answer, rule: Acceptance
-    ) -> Answer:
-        # The trail has them too, and would be read from its start to its end.
-        took = self._took[record.position]
-        took.local_tokens = (answer.input_tokens, answer.output_tokens)
-        return await super()._judged(engine, record, prompt, answer, rule)
 
     def _try_again(self, escalator: Escalator) -> None:
         if escalator.stopped is None or self._stopping:

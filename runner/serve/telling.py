@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from runner.events import event
+from runner.events import tell
 from runner.observe.tracing import LOCAL
 from runner.serve.answered import Answered
 from runner.serve.replies import Refusal
+from runner.types import Event, Level, notice
 
 End = Answered | Refusal | None
 """Answered, refused, or left by its client."""
@@ -30,8 +30,8 @@ def log(status: int, seconds: float, end: End, *, private: bool) -> None:
             "local_tokens": sum(took.local_tokens),
             "closed_tokens": sum(took.closed_tokens),
         }
-    level = logging.WARNING if status >= 500 else logging.INFO
-    event("request", f"answered with {status}", level, **fields)
+    level = Level.WARNING if status >= 500 else None
+    tell(notice(Event.REQUEST, f"answered with {status}", level, **fields))
 
 
 def attributes(model: str, status: int, end: End) -> dict[str, Any]:

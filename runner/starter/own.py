@@ -116,7 +116,7 @@ def _fields(
     path: Path, columns: Sequence[str] | None, delimiter: str, looking: Looking
 ) -> Iterator[Mapping[str, Any]]:
     first = next(filter(None, columns or ()), "id")
-    records = read_records(path, first, delimiter=delimiter, note=looking.note)
+    records = read_records(path, first, delimiter=delimiter, say=looking.say)
     for record in looking.through(records):
         yield record.fields
 

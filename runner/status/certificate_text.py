@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from runner.ledger.meta import Audited, Looks
 
 
 def trust_words(
@@ -111,14 +112,13 @@ def _provisos(
     return [f"It holds{joint} for traffic of which the sample is a random one{order}."]
 
 
-def audit_words(stated: str | None, shift: str | None) -> list[str]:
+def audit_words(audit: Audited | None, shift: bool) -> list[str]:
     """What the running audit found, and the test of shift."""
     words = []
-    if stated:
-        audit = json.loads(stated)
-        alarm = {0: "no alarm", 1: "an alarm was raised"}.get(audit["alarms"], "alarms were raised")
+    if audit is not None:
+        alarm = {0: "no alarm", 1: "an alarm was raised"}.get(audit.alarms, "alarms were raised")
         words.append(
-            f"Audited so far: {audit['checked']:,} accepted answers, {audit['wrong']:,} of them "
+            f"Audited so far: {audit.checked:,} accepted answers, {audit.wrong:,} of them "
             f"wrong by the closed model or a person; {alarm}."
         )
     if shift:
@@ -126,12 +126,11 @@ def audit_words(stated: str | None, shift: str | None) -> list[str]:
     return words
 
 
-def looks_words(stated: str | None) -> list[str]:
+def looks_words(looks: Looks | None) -> list[str]:
     """What further looks cost, and what they changed."""
-    if not stated:
+    if looks is None:
         return []
-    looked, changed, seconds = json.loads(stated)
     return [
-        f"Further looks: taken at {looked:,} answers ({seconds:,.1f} s of requests), "
-        f"{changed:,} decisions changed."
+        f"Further looks: taken at {looks.looked:,} answers ({looks.seconds:,.1f} s of requests), "
+        f"{looks.changed:,} decisions changed."
     ]

@@ -8,7 +8,6 @@ from escalation.certify.calibration import Calibration
 from escalation.certify.certificates import certified
 from runner.job.confidence import Confidence
 from runner.ledger import Ledger
-from runner.ledger.money import from_pico
 
 TARGETS = (0.01, 0.02, 0.05, 0.1)
 POINTS = 10
@@ -36,12 +35,7 @@ def spending_curve(ledger: Ledger) -> list[tuple[Decimal, float]]:
 
     The closed model's own mistakes are not in it: nothing is known of them here.
     """
-    rows = [
-        (1.0 - confidence, from_pico(cost))
-        for confidence, cost in ledger.query(
-            "SELECT confidence, closed_estimate FROM present WHERE confidence IS NOT NULL"
-        )
-    ]
+    rows = [(1.0 - confidence, cost) for confidence, cost in ledger.answers.estimates()]
     rows.sort(key=lambda row: -row[0] / max(float(row[1]), 1e-12))
     spent, wrong = Decimal(0), sum(loss for loss, _ in rows)
     curve = [(spent, wrong / len(rows))] if rows else []

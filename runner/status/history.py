@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.errors import UsageError
 from runner.ledger import Ledger
 from runner.ledger.attempts import Call
-from runner.ledger.trail import AUDIT, CALL, OUTCOME, REVIEW, Entry, moment
+from runner.ledger.trail import AUDIT, CALL, OUTCOME, Entry, moment
 from runner.status.certificate_text import trust_words
 from runner.types import DecidedBy, Outcome, Status
 
@@ -65,7 +65,7 @@ def _history(ledger: Ledger, record_id: str) -> History:
     outcome = ledger.find(record_id)
     if outcome is None:
         raise UsageError(f"no record of this run is called {record_id}{_near(ledger, record_id)}")
-    job = json.loads(ledger.meta("job") or "{}")
+    job = ledger.meta.job or {}
     entries = ledger.trail.of(outcome.position)
     notes = [json.loads(entry.note) for entry in entries if entry.note]
     note: dict[str, Any] = next((n for n in reversed(notes) if "line" in n), {})
@@ -83,15 +83,7 @@ def _history(ledger: Ledger, record_id: str) -> History:
 
 def _near(ledger: Ledger, record_id: str) -> str:
     """The most alike of the ids that an index has beside this one: never all of a large run."""
-    ids = [
-        row[0]
-        for way, order in ((">=", "ASC"), ("<", "DESC"))
-        for row in ledger.query(
-            f"SELECT record_id FROM outcomes WHERE record_id {way} ? "
-            f"ORDER BY record_id {order} LIMIT {NEIGHBOURS}",
-            (record_id,),
-        )
-    ]
+    ids = ledger.reading.ids_beside(record_id, NEIGHBOURS)
     near = difflib.get_close_matches(record_id, ids, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -123,7 +115,7 @@ def _local(
 
 def _trust(ledger: Ledger, job: Mapping[str, Any], local: Mapping[str, Any]) -> list[str]:
     """In words, the certificates of this threshold: of its stratum, where there are several."""
-    stated = json.loads(ledger.meta("certificate") or "null")
+    stated = ledger.meta.certificate
     own = [one for one in stated or [] if one["threshold"] == local.get("threshold")]
     words = trust_words(own or stated, job.get("confidence") or {})
     if alarms := local.get("alarms"):
@@ -176,17 +168,13 @@ def _states(outcome: Outcome, entries: list[Entry]) -> dict[int, dict[str, Any]]
 def _checked(ledger: Ledger, entry: Entry) -> dict[str, Any]:
     """A verdict of the audit or a person's decision, as it stands."""
     if entry.kind == AUDIT:
-        select = "SELECT judge, other_value, NULL, wrong FROM audits WHERE position=?"
-    else:
-        select = "SELECT who, value, note, NULL FROM reviews WHERE rowid=?"
-    rows = ledger.query(select, (entry.key,))
-    if not rows:
-        return MISSING
-    ((who, value, note, wrong),) = rows
-    event = {"who": who, "value": json.loads(value)}
-    if entry.kind == REVIEW:
-        return event | {"note": note}
-    return event | {"local_answer_wrong": bool(wrong)}
+        verdict = None if entry.position is None else ledger.audits.of(entry.position)
+        if verdict is None:
+            return MISSING
+        told = {"who": verdict.judge, "value": verdict.value}
+        return told | {"local_answer_wrong": verdict.wrong}
+    review = ledger.reviews.at(entry.key)
+    return MISSING if review is None else asdict(review)
 
 
 def history_words(told: History) -> Iterator[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,6 @@ from escalation.providers.prices import price_date
 from runner.errors import UsageError
 from runner.job import Job
 from runner.ledger import Ledger
-from runner.ledger.money import from_pico
 from runner.plain import one_line
 from runner.status.certificate_text import audit_words, looks_words, trust_words
 from runner.types import DecidedBy, Status
@@ -121,32 +120,27 @@ class Summary:
 
 def summarise(ledger: Ledger) -> Summary:
     """Sums of the ledger as it stands; quick at any size, and possible during a run."""
-    job = json.loads(ledger.meta("job") or "{}")
+    job = ledger.meta.job or {}
     closed = job.get("escalation") or {}
-    (estimates,) = ledger.query(
-        "SELECT SUM(closed_estimate), SUM(CASE status WHEN 'waiting' THEN closed_estimate END) "
-        "FROM present"
-    )
+    estimates = ledger.reading.estimates()
     learned = _paid_over_estimated(ledger)
-    ends = _ends(ledger)
+    ends = ledger.reading.ends()
     return Summary(
         name=str(job.get("name", "")),
-        records=sum(end[-1] for end in ends),
-        status=_counts(ends, 0),
-        decided_by=_counts(ends, 1),
-        reasons=_counts(ends, 2),
-        waits_for=_counts(ends, 3),
+        records=sum(end.records for end in ends),
+        status=_counts((end.status, end.records) for end in ends),
+        decided_by=_counts((end.decided_by, end.records) for end in ends),
+        reasons=_counts((end.reason, end.records) for end in ends),
+        waits_for=_counts((end.waits_for, end.records) for end in ends),
         spent_usd=ledger.attempts.committed_usd(),
         cap_usd=Decimal(str(closed["budget_usd"])) if closed else None,
-        waiting_estimate_usd=from_pico(estimates[1]) * learned,
-        all_closed_usd=from_pico(estimates[0]) * learned,
+        waiting_estimate_usd=estimates.waiting_usd * learned,
+        all_closed_usd=estimates.all_usd * learned,
         closed_model=closed.get("model"),
-        trust=trust_words(
-            json.loads(ledger.meta("certificate") or "null"), job.get("confidence") or {}
-        )
-        + audit_words(ledger.meta("audit"), ledger.meta("shift"))
-        + looks_words(ledger.meta("looks")),
-        stopped=ledger.meta("stopped") or None,
+        trust=trust_words(ledger.meta.certificate, job.get("confidence") or {})
+        + audit_words(ledger.meta.audit, ledger.meta.shift_alarm)
+        + looks_words(ledger.meta.looks),
+        stopped=ledger.meta.stopped,
         trail=ledger.trail.head(),
         gone=ledger.places.gone(),
         batches=_batches(ledger),
@@ -175,36 +169,20 @@ def _day(job: dict[str, Any]) -> dict[str, Decimal]:
 def _paid_over_estimated(ledger: Ledger) -> Decimal:
     """What this run's own bills say about its estimates, once there are enough of them: they know
     the provider's tokenizer and cache, which an estimate does not."""
-    ((count, paid, estimated),) = ledger.query(
-        "SELECT COUNT(*), SUM(a.cost), SUM(o.closed_estimate) FROM attempts a "
-        "JOIN outcomes o USING (position) WHERE a.state = 'settled'"
-    )
-    return Decimal(paid) / Decimal(estimated) if count >= ENOUGH_BILLS and estimated else Decimal(1)
-
-
-def _ends(ledger: Ledger) -> list[tuple[Any, ...]]:
-    """(status, decided by, reason as it is shown, waits for, how many), in one pass over one
-    index."""
-    return ledger.query(
-        "SELECT status, decided_by, COALESCE(words, reason), waits_for, COUNT(*) FROM present "
-        "GROUP BY status, decided_by, reason, waits_for, words"
-    )
+    bills = ledger.bills.against_estimates()
+    if bills.calls < ENOUGH_BILLS or not bills.estimated_usd:
+        return Decimal(1)
+    return bills.usd / bills.estimated_usd
 
 
 def _escalated(ledger: Ledger) -> dict[str, Escalated]:
     """The most frequent reason first."""
-    rows = ledger.query(
-        "SELECT COALESCE(words, reason), CASE WHEN field_confidence != '{}' THEN "
-        "(SELECT key FROM json_each(field_confidence) ORDER BY value, key LIMIT 1) END, COUNT(*) "
-        "FROM present WHERE status = 'waiting' OR (status = 'done' AND decided_by = 'closed') "
-        "GROUP BY 1, 2"
-    )
     counts: Counter[str] = Counter()
     fields: dict[str, Counter[str]] = {}
-    for why, name, count in rows:
-        counts[str(why)] += count
-        if name is not None:
-            fields.setdefault(str(why), Counter())[name] += count
+    for sent in ledger.reading.sent():
+        counts[sent.reason] += sent.records
+        if sent.field is not None:
+            fields.setdefault(sent.reason, Counter())[sent.field] += sent.records
     return {
         why: Escalated(count, dict(fields.get(why, Counter()).most_common()))
         for why, count in counts.most_common()
@@ -217,12 +195,12 @@ def _short(reason: str) -> str:
     return text if len(text) <= MOST_REASON else f"{text[:MOST_REASON]}…"
 
 
-def _counts(ends: list[tuple[Any, ...]], column: int) -> dict[str, int]:
-    """Of a column's values, the most frequent first."""
+def _counts(values: Iterable[tuple[str | None, int]]) -> dict[str, int]:
+    """How many records have each value, the most frequent first."""
     found: Counter[str] = Counter()
-    for end in ends:
-        if end[column] is not None:
-            found[str(end[column])] += end[-1]
+    for value, records in values:
+        if value is not None:
+            found[value] += records
     return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
 
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
 
-from runner.ledger import read_ledger
+from runner.ledger.opening import LEDGER
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "configs" / "demo" / "job.yaml"
@@ -66,12 +67,11 @@ def local_part(folder: Path, wanted: int | None, url: str | None) -> tuple[int, 
 
 
 def answered(run_dir: Path) -> tuple[int, float]:
-    if not (run_dir / "ledger.sqlite-wal").exists() and not (run_dir / "ledger.sqlite").exists():
-        return 0, 0.0
+    path = run_dir / LEDGER
     try:
-        with read_ledger(run_dir) as ledger:
-            ((count, seconds),) = ledger.query(LOCAL)
-    except Exception:  # it is only being made
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as ledger:
+            count, seconds = ledger.execute(LOCAL).fetchone()
+    except sqlite3.Error:  # it is only being made
         return 0, 0.0
     return count, seconds or 0.0
 

@@ -30,9 +30,9 @@ on any machine and without a download.
 
 **It is not for production.** It knows English, one task and 150 intents, it always names one of
 them, and it can do nothing else: it cannot converse, follow another instruction, or say that it
-does not know. It shares its architecture with Qwen3, and neither weights nor quality.
+does not know. It shares only its architecture with Qwen3, neither weights nor quality.
 
-This page is written by `python scripts/train_demo_model`; the numbers are of this very checkpoint.
+This page is written by `python scripts/train_demo_model`; the numbers are of this checkpoint.
 
 ## Use
 
@@ -75,7 +75,7 @@ those out of scope with {auroc_scope:.3f}.
 
 ## Known failures
 
-- A question out of scope gets an intent all the same, often with a lower probability, not always.
+- An out-of-scope question also gets an intent, often but not always with a lower probability.
 - {weakest}
 - {confusions}
 - The wordings never trained on are "{held_label_text}"
@@ -100,7 +100,7 @@ those out of scope with {auroc_scope:.3f}.
 - Loss on the answer's tokens only, a third of the answers JSON, no label smoothing (it ruins the
   probabilities). Dropout: residual {residual:g}, embedding {embedding:g},
   token {token:g}, BPE {bpe:g}.
-- Again: `python scripts/train_demo_model --epochs {epochs} --seed {seed}`. The same machine,
+- To reproduce: `python scripts/train_demo_model --epochs {epochs} --seed {seed}`. The same machine,
   software and thread count give the same weights, byte for byte.
 
 ## Credit and license

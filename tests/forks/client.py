@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import select
 import socket
@@ -106,7 +107,7 @@ def _kind(args: Any, given: Mapping[str, Any]) -> str | None:
     if PLACE not in os.environ or not isinstance(args, list) or len(args) < 3:
         return None
     kind = KINDS.get(args[2]) if args[:2] == [sys.executable, "-m"] else None
-    if args[:2] == [sys.executable, "-c"] and "vllm" in args[2]:
+    if args[:2] == [sys.executable, "-c"] and re.search(r"^from \S*vllm", args[2], re.MULTILINE):
         kind = "engine"
     if kind is None:
         return None

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,8 @@ from runner.errors import RecordError, UsageError
 from runner.formats.foreign_json import Unreadable
 from runner.formats.urls import showable
 from runner.job import Local
-from runner.types import Completion, Engine, Message, Prompt, Reason, Sampling, Usage
+from runner.notices import UntilHeard
+from runner.types import Completion, Engine, Message, Prompt, Reason, Sampling, Say, Usage
 
 _TIMEOUT_S = 600.0
 _PROBE = Prompt((Message("user", "Say hello."),))
@@ -55,8 +56,7 @@ class OpenAIServerEngine:
             self._body["chat_template_kwargs"] = dict(local.chat_template_args)
         self.window = local.window or 64
         self._model = local.model
-        self._say: Callable[[str], None] | None = None
-        self._unsaid: list[str] = []
+        self._tell = UntilHeard()
         self._wire = Wire(local.base_url, os.environ.get(local.api_key_env or ""))
         address = showable(local.base_url)
         probe = self._request(_PROBE, Sampling(max_tokens=1))
@@ -70,12 +70,9 @@ class OpenAIServerEngine:
         """The same without a doubt of its logprobs: what a self-test asks."""
         self._trust = Trust(self.plain, address, self._tell)
 
-    def hear(self, say: Callable[[str], None]) -> None:
+    def hear(self, say: Say) -> None:
         """Who is told of the server's absences from now on, and of those so far."""
-        self._say = say
-        for text in self._unsaid:
-            say(text)
-        self._unsaid.clear()
+        self._tell.hear(say)
 
     async def there(self) -> None:
         """Waits for a server that is there and does not answer yet. What it refuses is the first
@@ -148,12 +145,6 @@ class OpenAIServerEngine:
         elif constraint.labels:
             request["structured_outputs"] = {"choice": list(constraint.labels)}
         return {**request, **self._body, **sampling.extra}
-
-    def _tell(self, text: str) -> None:
-        if self._say is not None:
-            self._say(text)
-        else:
-            self._unsaid.append(text)
 
 
 class _Plain:

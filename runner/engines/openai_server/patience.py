@@ -17,7 +17,7 @@ from typing import Any
 from runner.engines.openai_server.wire import Kind, Trouble
 from runner.engines.process.suspects import Asked, Suspects
 from runner.errors import EngineError, RecordError, SureLocalError, UsageError
-from runner.types import Completion, Reason
+from runner.types import Completion, Event, Reason, Say, notice
 
 MOST_ALIKE = 20
 """So many requests in a row that fail in the same way, and none answered: it is not the records."""
@@ -48,7 +48,7 @@ class Asking:
     key_env: str | None
     timeout_s: float
     wait_s: float
-    tell: Callable[[str], None]
+    tell: Say
 
 
 class Patience:
@@ -242,17 +242,22 @@ class Patience:
         if self._outages > MOST_OUTAGES:
             self._fail(self._sentence(trouble))
         ours = self._server
-        ours.tell(
+        said = (
             f"the server at {ours.address} does not answer ({trouble.words}): it is waited for, up "
             f"to {ours.wait_s:g} s (`local.server_wait_s`), and asked again"
         )
+        facts = {"url": ours.address, "problem": trouble.words, "wait_s": ours.wait_s}
+        ours.tell(notice(Event.SERVER_SILENT, said, **facts))
 
     def _back(self, found: list[Trouble]) -> list[Trouble] | None:
         if not self._down:
             return found
         self._down = False
         if self._failed is None:
-            self._server.tell(f"the server at {self._server.address} answers again")
+            url = self._server.address
+            self._server.tell(
+                notice(Event.SERVER_BACK, f"the server at {url} answers again", url=url)
+            )
         self._changed()
         return found or None
 

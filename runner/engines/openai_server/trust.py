@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.engines.self_test import logprob_problem
-from runner.types import Completion, Constraint, Engine
+from runner.types import Completion, Constraint, Engine, Event, Say, notice
 
 # One and the same probability, below certainty, for so many tokens: no model gives that.
 _MOST_ALIKE, _CERTAIN = 4, -1e-5
@@ -24,7 +24,7 @@ _MOST_ZEROS = 8
 class Trust:
     """``engine`` asks the server without this doubt; for one event loop."""
 
-    def __init__(self, engine: Engine, address: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, engine: Engine, address: str, tell: Say) -> None:
         self._engine = engine
         self._address = address
         self._tell = tell
@@ -65,10 +65,11 @@ class Trust:
     def _say(self, problem: str) -> None:
         if problem not in self._said:
             self._said.add(problem)
-            self._tell(
+            said = (
                 f"the logprobs of the server at {self._address} cannot be relied on: {problem}; "
                 "such answers have no confidence, and none of them is accepted for being sure"
             )
+            self._tell(notice(Event.LOGPROBS_DOUBTED, said, url=self._address, problem=problem))
 
 
 def _made_up(logprobs: Sequence[float]) -> bool:

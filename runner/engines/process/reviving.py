@@ -16,9 +16,8 @@ from typing import Protocol
 from runner.engines.process.death import lacks_memory
 from runner.engines.process.suspects import Asked, Suspects
 from runner.errors import EngineDied, EngineError, RecordError, UsageError
+from runner.notices import Event, Notice, Say, UntilHeard, notice
 from runner.types import Completion, Engine, Message, Prompt, Reason, Sampling
-
-Say = Callable[[str], None]
 
 MOST_BARREN = 3
 """So many deaths in a row that brought neither an answer nor a suspect nearer end the run; twice
@@ -64,10 +63,10 @@ class Reviving:
         self._start, self._abandon = start, abandon
         self._coming: Mortal | None = None
         self._pause_s = pause_s
-        self._say: Say | None = None
-        self._unsaid: list[str] = []
+        self._tell = UntilHeard()
         self._thrift, self._most_thrift = 0, MOST_THRIFT
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._died_times = 0
         self._barren: list[EngineDied] = []
         self._suspects = Suspects()
         self._condemned: list[Asked] = []
@@ -82,10 +81,7 @@ class Reviving:
 
     def hear(self, say: Say) -> None:
         """Who is told of deaths from now on, and of those so far."""
-        self._say = say
-        for text in self._unsaid:
-            say(text)
-        self._unsaid.clear()
+        self._tell.hear(say)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
         asked = Asked()
@@ -216,7 +212,7 @@ class Reviving:
         except EngineDied as death:
             return self._next(death, 0)
         if note := getattr(engine, "note", ""):
-            self._tell(note)
+            self._tell(notice(Event.WARNING, note))
         return engine
 
     def _start_again(self, death: EngineDied, flying: int) -> None:
@@ -230,12 +226,13 @@ class Reviving:
             before = self._thrift
             if death.lacked_memory:
                 self._thrift = min(self._thrift + 1, self._most_thrift)
-            self._tell(_words(death, flying, less=self._thrift > before))
+            self._tell(self._told(death, flying, less=self._thrift > before))
             time.sleep(self._pause_s * (len(self._barren) - 1))
             try:
                 engine = self._start(self._thrift)
                 if self._thrift > before:
-                    self._tell(f"the engine asks for less memory now: {engine.asks_for}")
+                    said = f"the engine asks for less memory now: {engine.asks_for}"
+                    self._tell(notice(Event.LESS_MEMORY, said, asks_for=engine.asks_for))
                 self._coming = engine
                 asyncio.run(_probe(engine))
                 return engine
@@ -251,6 +248,7 @@ class Reviving:
         """Raises `EngineError` where it is enough."""
         now = time.monotonic()
         self._deaths.append(now)
+        self._died_times += 1
         self._barren.append(death)
         if self._closing:
             raise EngineError("the engine was closed")
@@ -265,17 +263,15 @@ class Reviving:
                 f"because {_cause(death)}; {_KEPT}"
             )
 
-    def _tell(self, text: str) -> None:
-        if self._say is not None:
-            self._say(text)
-        else:
-            self._unsaid.append(text)
-
-
-def _words(death: EngineDied, flying: int, *, less: bool) -> str:
-    with_less = " with less memory" if less else ""
-    again = f", and what was in flight ({flying}) is asked again" if flying else ""
-    return f"the engine died ({_cause(death)}): it is started again{with_less}{again}"
+    def _told(self, death: EngineDied, flying: int, *, less: bool) -> Notice:
+        with_less = " with less memory" if less else ""
+        again = f", and what was in flight ({flying}) is asked again" if flying else ""
+        return notice(
+            Event.ENGINE_DIED,
+            f"the engine died ({_cause(death)}): it is started again{with_less}{again}",
+            problem=_cause(death), deaths=self._died_times, in_flight=flying,
+            lacked_memory=death.lacked_memory,
+        )  # fmt: skip
 
 
 def _cause(death: EngineDied) -> str:
