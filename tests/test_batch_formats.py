@@ -82,7 +82,7 @@ def test_lines_that_ask_for_the_same_in_other_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        ({"custom_id": "a", "params": {"messages": []}}, "is a batch file of Anthropic's"),
+        ({"custom_id": "a", "params": {"messages": []}}, "is an Anthropic batch file"),
         (line("a", response_format={"type": "grammar"}), "must be text, json_object, or"),
         (line("a", response_format=asked({"type": "array"})), "must describe an object"),
     ],

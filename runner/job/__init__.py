@@ -1,8 +1,8 @@
-"""The job: what to run, as typed and checked values. `runner.job.file` reads it from YAML.
+"""The job: what to run, as typed and validated values. `runner.job.file` reads it from YAML.
 
-Every model forbids unknown keys and is frozen. `Job.identity` is what an answer depends on: two
-jobs with the same identity give the same answers, and a run directory belongs to one identity.
-Budgets, lanes and paces are left out of it on purpose, so that a cap can be raised on resume.
+Every model is frozen and forbids unknown keys. `Job.identity` covers everything that answers depend
+on: two jobs with the same identity give the same answers, and a run directory belongs to one
+identity. It excludes budgets, lanes and paces, so that a cap can be raised on resume.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from runner.job.records import BATCH, Output, Records
 from runner.job.routes import Privacy as Privacy
 from runner.job.routes import RouteRule as RouteRule
 
-# Of ``confidence``, what no answer and no threshold depends on.
+# The keys of ``confidence`` that affect neither answers nor thresholds.
 _PACE = ("audit", "reference", "looks", "strata")
-# And of ``local``.
+# The keys of ``local`` that do not affect answers.
 _NO_PART_IN_ANSWERS = (
     "base_url", "window", "gpu_usd_per_hour", "keep_loaded", "server_wait_s", "too_long",
 )  # fmt: skip
 
 
 def _as_a_file(schema: dict[str, Any]) -> None:
-    """What a file may hold, which is put in order before it is checked here."""
+    """Adapts the JSON Schema to job files, which are normalised before validation."""
     del schema["properties"]["folder"]
-    # Requests are a served job's records; a batch file brings its prompt and answer.
+    # A served job's records are requests; a batch file contains its prompt and answer.
     schema["required"] = ["name", "local"]
     schema["properties"]["answer"] = {"anyOf": [schema["properties"]["answer"], {"const": "text"}]}
 
@@ -58,14 +58,14 @@ class Job(Part):
     answer: AnswerSpec
     local: Local
     routes: list[RouteRule] = Field(default_factory=list)
-    """Rules; without one that holds, a record goes to the local model."""
+    """Rules; a record that matches none goes to the local model."""
     confidence: Confidence = Confidence()
     escalation: Escalation | None = None
     privacy: Privacy = Privacy()
     output: Output = Output()
     cluster: Cluster | None = None
     folder: Path = Field(default=Path(), exclude=True)
-    """Where relative paths start: the job file's folder. No key of the file."""
+    """The job file's folder, to which paths are relative. Not a key of the file."""
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -77,13 +77,13 @@ class Job(Part):
     def prompt_once(
         cls, prompt: PromptTemplates | None, known: ValidationInfo
     ) -> PromptTemplates | None:
-        """The job's, or the batch file's own."""
+        """The prompt is either in the job or in the batch file."""
         records = known.data.get("records")
         own = records is not None and records.format == BATCH
         if own and prompt is not None:
             raise ValueError(
                 "the messages of an OpenAI batch file are its prompt: leave `prompt` out, or set "
-                "`records.format: jsonl` and write one over `body` and `custom_id`"
+                "`records.format: jsonl` and use `body` and `custom_id` in the prompt"
             )
         if records is not None and not own and prompt is None:
             raise PydanticCustomError("missing", "Field required")
@@ -95,7 +95,7 @@ class Job(Part):
         local = known.data.get("local")
         if cluster is not None and local is not None and local.keep_loaded is not None:
             raise ValueError(
-                "its engines end with the run, and `local.keep_loaded` would keep one; leave out "
+                "its engines end with the run, but `local.keep_loaded` would keep one; leave out "
                 "one of the two"
             )
         return cluster
@@ -103,27 +103,27 @@ class Job(Part):
     @model_validator(mode="after")
     def table_has_database(self) -> Self:
         if self.output.table is not None and (self.output.url or self.records.url) is None:
-            raise ValueError("`output.table` needs `output.url`: the records are in no database")
+            raise ValueError("`output.table` needs `output.url`: the records are not in a database")
         return self
 
     def key_names(self) -> list[str]:
-        """The environment variables in which the job's API keys are."""
+        """The environment variables that hold the job's API keys."""
         named = (self.local.api_key_env, self.escalation and self.escalation.api_key_env)
         return [name for name in named if name]
 
     def records_path(self) -> Path:
-        """The records' file. Only where they are in one: `records.path` is not None."""
+        """The records' file. Requires that `records.path` is not None."""
         assert self.records.path is not None
         return (self.folder / self.records.path).resolve()
 
     def records_place(self) -> str:
-        """Where the records are, for a sentence."""
+        """The source of the records, for messages."""
         if self.records.path is not None:
             return str(self.records_path())
         return "what records.query gives"
 
     def model_path(self) -> Path | None:
-        """The model's folder, or ``None`` where ``local.model`` is a hub id or a server's name."""
+        """The model's folder, or ``None`` if ``local.model`` is a hub id or a server's name."""
         if self.local.engine == "openai_server":
             return None
         path = (self.folder / Path(self.local.model).expanduser()).resolve()
@@ -131,7 +131,7 @@ class Job(Part):
         return path if looks_local else None
 
     def spend_path(self) -> Path:
-        """The file in which the cap per day is kept."""
+        """The file of daily spending."""
         given = self.escalation.spend_file if self.escalation is not None else None
         return (self.folder / (given or default_spend_file()).expanduser()).resolve()
 
@@ -139,7 +139,7 @@ class Job(Part):
         return (self.folder / self.confidence.calibration).resolve()
 
     def written(self) -> dict[str, Any]:
-        """The job as it may be written down: without the logins of its addresses."""
+        """The job in the form that may be stored: without the logins in its addresses."""
         whole = self.model_dump(mode="json", by_alias=True) | {"folder": str(self.folder)}
         for part in (whole["local"], whole["escalation"] or {}):
             if part.get("base_url") is not None:
@@ -147,14 +147,14 @@ class Job(Part):
         return whole
 
     def identity(self) -> dict[str, str]:
-        """What answers depend on: part → SHA-256 over its canonical JSON."""
+        """The parts that answers depend on: part → SHA-256 of its canonical JSON."""
         whole = self.model_dump(mode="json", by_alias=True)
         local = {k: v for k, v in whole["local"].items() if k not in _NO_PART_IN_ANSWERS}
         closed, confidence = whole["escalation"], whole["confidence"]
         parts = {
             "records.id": whole["records"]["id"],
             "prompt": whole["prompt"],
-            # As text: a schema's order of properties is the order in which a model fills them.
+            # As text, since a model fills properties in the schema's order.
             "answer": json.dumps(whole["answer"]),
             "local": local,
             "local.model files": _files_digest(self.model_path()),
@@ -180,18 +180,18 @@ _canonical = json_encoder(sort_keys=True)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 over canonical JSON (sorted keys, no spaces): equal values, equal digests."""
+    """SHA-256 of canonical JSON (sorted keys, no spaces): equal values have equal digests."""
     return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def id_digest(record_id: str) -> str:
-    """A record's id, hashed: what a calibration may keep of it."""
+    """The hash of a record\'s id that a calibration stores."""
     return digest(record_id)[:16]
 
 
 def _files_digest(folder: Path | None) -> list[list[str]]:
-    """Each file's name and a hash of its size, first and last MiB: weights of many gigabytes are
-    not read whole at every start."""
+    """Each file's name, and a hash of its size and its first and last MiB; weights of many
+    gigabytes are not read in full at every start."""
     if folder is None or not folder.is_dir():
         return []
     listing = []

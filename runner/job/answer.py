@@ -1,4 +1,4 @@
-"""The job's ``prompt`` and ``answer``: what the model is asked, and what an answer may be."""
+"""The job's ``prompt`` and ``answer``: what the model is asked, and the form of its answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from runner.types import Constraint
 
 
 class PromptTemplates(Part):
-    """Jinja2 templates over the record's columns; `record['First name']` names any column. Left
-    out for an OpenAI batch file, whose messages are the prompt."""
+    """Jinja2 templates over the record's columns; `record['First name']` names any column. Left out
+    for an OpenAI batch file, whose messages are the prompt."""
 
     system: str | None = None
-    """The system message. One without a column in it is the same for every record, and kept by the
-    closed model's cache."""
+    """The system message. If it uses no column, it is the same for every record, and the closed
+    model's provider caches it."""
     user: str
     """The user's message."""
 
@@ -30,10 +30,10 @@ class AnswerSpec(Part):
     OpenAI batch file, whose `response_format` it is."""
 
     json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
-    """A JSON Schema of an object: every answer, the closed model's and a person's too, is held to
-    it, and its properties are filled in their order."""
+    """A JSON Schema of an object. Every answer must fit it, including the closed model's and a
+    person's; models fill its properties in order."""
     labels: list[str] | None = None
-    """The answer is exactly one of these: two or more, all different."""
+    """The answer is exactly one of these; at least two, all different."""
     text: Literal[True] | None = None
     """Free text."""
 
@@ -75,20 +75,20 @@ class AnswerSpec(Part):
 
 
 def _not_json(part: Any, at: str) -> Iterator[str]:
-    """What in a schema JSON could not hold as it stands: YAML reads more."""
+    """The parts of a schema that YAML allows and JSON does not."""
     where = f" at `{at}`" if at else ""
     if isinstance(part, dict):
         for key, each in part.items():
             if not isinstance(key, str):
                 yield (
-                    f"has the name {key!r}{where}, which YAML reads as no text: put it in quotes, "
-                    "as 'no' and '1' are"
+                    f"has the name {key!r}{where}, which YAML does not read as text: put it in "
+                    "quotes, as in 'no' and '1'"
                 )
             yield from _not_json(each, f"{at}.{key}" if at else str(key))
     elif isinstance(part, list):
         for n, each in enumerate(part):
             yield from _not_json(each, f"{at}[{n}]")
     elif isinstance(part, float) and not math.isfinite(part):
-        yield f"has {part}{where}, which is no number in JSON"
+        yield f"has {part}{where}, which is not a number in JSON"
     elif not isinstance(part, (str, int, float, type(None))):
         yield f"has {type(part).__name__}{where}, which JSON does not have: put it in quotes"

@@ -1,4 +1,4 @@
-"""The job's ``confidence``: which local answers may stand, and by what right."""
+"""The job's ``confidence``: which local answers are accepted, and by which rule."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ErrorRate = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 def _switched(value: object) -> object:
-    """YAML reads on and off as true and false."""
+    """Undoes YAML's reading of on and off as true and false."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
@@ -32,20 +32,20 @@ Switch = Annotated[
     Literal["on", "off"],
     BeforeValidator(_switched, json_schema_input_type=Literal["on", "off"] | bool),
 ]
-"""`on` or `off`, however YAML reads it: for every key that takes the one or the other."""
+"""`on` or `off`, also if YAML reads it as a boolean."""
 
 
 def _is_number(field: FieldInfo) -> bool:
-    """Whether a number may stand there, and no boolean."""
+    """Whether the field allows a number but not a boolean."""
     kinds = {field.annotation, *get_args(field.annotation)}
     kinds |= {get_args(kind)[0] for kind in kinds if get_origin(kind) is Annotated}
     return not kinds.isdisjoint((int, float, Decimal)) and bool not in kinds
 
 
 class Part(BaseModel):
-    """Any part of a job: unknown keys are mistakes, and nothing changes after reading.
+    """The base of all parts of a job: frozen, and without unknown keys.
 
-    The text under a key is what the reference says of it, and what an editor shows.
+    The text under a key is its description in the reference and in editors.
     """
 
     model_config = ConfigDict(
@@ -55,73 +55,73 @@ class Part(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def no_truth_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes as true, which would be taken for 1."""
+        """Refuses booleans as numbers: YAML reads yes as true, which would become 1."""
         if isinstance(given, bool) and _is_number(cls.model_fields[str(info.field_name)]):
             raise ValueError(f"is a number, not {str(given).lower()}")
         return given
 
 
 class Looks(Part):
-    """Further looks at an answer, each a signal of its own for the calibration to weigh."""
+    """Second looks at an answer; each gives one more signal for the calibration to weigh."""
 
     p_true: bool = False
-    """The model is asked whether its answer is right (Kadavath et al., 2022)."""
+    """Asks the model whether its answer is right (Kadavath et al., 2022)."""
     wordings: list[str] = Field(default_factory=list)
-    """It answers again under each of these system instructions: Jinja2 templates, as
-    `prompt.system` is."""
+    """Asks the model again with each of these system messages: Jinja2 templates, like
+    `prompt.system`."""
     samples: int = Field(default=0, ge=0, le=64)
-    """It answers so many times more at temperature 1."""
+    """The number of further answers to sample at temperature 1."""
     take: Literal["auto", "always"] = "auto"
-    """`auto` takes looks only where they can still change the decision."""
+    """`auto` takes second looks only if they can still change the decision."""
 
     def any(self) -> bool:
         return self.p_true or bool(self.wordings) or self.samples > 0
 
 
 class Audit(Part):
-    """The running check that a certificate still holds, by an anytime-valid test."""
+    """Checks during a run that the certificate still holds, by an anytime-valid test."""
 
     rate: Probability = 0.0
-    """The share of the accepted answers, drawn at random, that the closed model checks too."""
+    """The share of accepted answers, sampled at random, that the closed model also checks."""
     on_alarm: Literal["stop", "tighten"] = "stop"
-    """What follows when more of them are wrong than certified: nothing more is accepted, or, the
-    first time, only surer answers are."""
+    """What to do if more of them are wrong than certified: `stop` accepts no further answers;
+    `tighten` raises the threshold the first time."""
 
 
 class Confidence(Part):
-    """Which local answers stand. One of `threshold`, `target_error`, `target_error_overall` and
-    `policy: budget` says by what; without any, it is a threshold of 0.9."""
+    """Which local answers are accepted. Set one of `threshold`, `target_error`,
+    `target_error_overall` and `policy: budget`; the default is a threshold of 0.9."""
 
     threshold: Probability | None = None
-    """A local answer of this confidence or more stands. Uncalibrated: nothing is certified."""
+    """Local answers with at least this confidence are accepted. Nothing is certified."""
     target_error: ErrorRate | None = None
-    """At most this share of the accepted local answers is wrong, with probability 1 − `delta`: the
-    threshold is what the labels in `calibration` certify for it."""
+    """At most this share of the accepted local answers is wrong (selective risk), with probability
+    1 − `delta`; the labels in `calibration` certify the threshold."""
     target_error_overall: ErrorRate | None = None
-    """The same for all that is delivered, the closed model's own mistakes included."""
+    """The same for all delivered answers, including the closed model's mistakes."""
     fields: dict[str, ErrorRate] = Field(default_factory=dict)
-    """Further targets, of single fields of the answer, among the same accepted answers."""
+    """Further target errors for single fields, among the same accepted answers."""
     strata: str | None = None
-    """A Jinja2 expression over the record; each of its values gets a threshold and a certificate
-    of its own, and all certificates hold at once. With `target_error` alone."""
+    """A Jinja2 expression over the record; each of its values gets a separate threshold and
+    certificate, and all certificates hold at once. Only with `target_error`."""
     delta: ErrorRate = 0.1
-    """The chance, over the draw of the labels, that a certificate is broken."""
+    """The probability, over the random sample of labels, that a certificate is false."""
     calibration: Path = Path("calibration.json")
     """The file that `surelocal calibrate` writes; relative to the job file."""
     policy: Literal["error", "budget"] = "error"
-    """`budget` spends the whole budget, over the whole batch, where a dollar prevents most expected
-    loss: (1 − confidence) × `stakes`."""
+    """`budget` divides the budget over the whole batch so that each dollar prevents the most
+    expected loss: (1 − confidence) × `stakes`."""
     stakes: str | None = None
-    """What a wrong answer to a record costs, in any unit: a Jinja2 expression that gives a number
-    from 0 up; left out, 1 for each. With `policy: budget`."""
+    """The cost of a wrong answer to a record, in any unit: a Jinja2 expression with a number of at
+    least 0 as value. Default: 1. With `policy: budget`."""
     below: Literal["escalate", "review"] = "escalate"
-    """Where an answer goes that does not stand: to the closed model, or to a person."""
+    """Where records go whose answer is not accepted: to the closed model or to a person."""
     reference: int = Field(default=2000, ge=0)
-    """How many further records of the batch `surelocal calibrate` answers, unlabelled, to tell
-    the usual from the odd."""
+    """The number of further, unlabelled records of the batch that `surelocal calibrate` answers, to
+    measure how similar a record is to others."""
     top_logprobs: int = Field(default=5, ge=0, le=20)
-    """How many alternatives of each token the engine gives; with them, other spellings of the same
-    value count into its probability."""
+    """The number of alternatives per token that the engine returns; with them, a value's
+    probability includes its other spellings."""
     looks: Looks = Looks()
     audit: Audit = Audit()
 
@@ -150,16 +150,16 @@ class Confidence(Part):
             if getattr(self, name) and self.target_error is None:
                 raise ValueError(f"`{name}` belongs to `target_error`")
         if self.audit.rate and self.target_error is None:
-            # Of all that is delivered, the accepted may err more often than the whole.
-            raise ValueError("`audit` checks what is accepted: it needs a `target_error`")
+            # With an overall target, the accepted may err more often than all delivered.
+            raise ValueError("`audit` checks accepted answers: it needs a `target_error`")
         return self
 
     @property
     def certifies(self) -> bool:
-        """Whether a calibration's labels decide the threshold."""
+        """Whether the threshold is certified by a calibration's labels."""
         return self.target_error is not None or self.target_error_overall is not None
 
     @property
     def target(self) -> float | None:
-        """The error that is to be certified, of the accepted or of all."""
+        """The target error rate to certify, of the accepted or of all answers."""
         return self.target_error if self.target_error is not None else self.target_error_overall

@@ -21,7 +21,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def default_spend_file() -> Path:
-    """One for each user of this machine."""
+    """The default spend file: one per user of this machine."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return former_name.spend_file(Path(state) / "surelocal" / "spend.sqlite")
 
@@ -36,105 +36,105 @@ def _named(provider: str) -> str:
 Provider = Annotated[
     str, AfterValidator(_named), Field(json_schema_extra={"enum": list[Any](PROVIDERS)})
 ]
-"""One of the table's; a table of Python's cannot be a `Literal`."""
+"""A provider of the table; not a `Literal`, which cannot be made from a table."""
 
 
 class Price(Part):
     """US dollars per million tokens."""
 
     input: Decimal = Field(ge=0)
-    """A prompt's tokens."""
+    """Tokens of the prompt."""
     output: Decimal = Field(ge=0)
-    """An answer's tokens, what the model thinks before it included."""
+    """Tokens of the answer, including the model's reasoning."""
     cache_write_5m: Decimal | None = Field(default=None, ge=0)
-    """Tokens kept for five minutes; left out, twice the price of input."""
+    """Tokens cached for five minutes. Default: twice the price of input."""
     cache_write_1h: Decimal | None = Field(default=None, ge=0)
-    """Tokens kept for an hour; left out, twice the price of input."""
+    """Tokens cached for an hour. Default: twice the price of input."""
     cache_read: Decimal | None = Field(default=None, ge=0)
-    """Tokens that were kept; left out, the price of input."""
+    """Tokens read from the cache. Default: the price of input."""
     batch: Decimal = Field(default=Decimal(1), gt=0, le=1)
-    """What a request in a provider's batch costs, as a share of these prices."""
+    """The price of a request in a batch, as a share of these prices."""
 
 
 class BatchLane(Part):
-    """How requests go in a provider's batches."""
+    """How requests are sent in a provider's batches."""
 
     max_requests: int = Field(default=10_000, ge=1, le=50_000)
-    """A batch has at most so many."""
+    """The most requests in one batch."""
     poll_s: float = Field(default=60.0, gt=0)
-    """Seconds between two questions whether a batch is back."""
+    """Seconds between two checks whether a batch has ended."""
     listed_within_s: float = Field(default=600.0, ge=0)
-    """Seconds. A batch whose sending was cut short is looked for among the provider's; where it
-    does not stand there so long after it was begun, it was never made. Results of an ended batch
-    that are still missing so long after, and at 20 looks, are lost; a batch that cannot be asked
-    about for so long is waited for no more."""
+    """Seconds. A batch whose submission was interrupted is searched for among the provider's; if it
+    is not listed this long after the submission, it was never created. Results that are still
+    missing this long after a batch ended, and after 20 checks, are lost. A batch whose status
+    cannot be read for this long is given up."""
     expect_s: float = Field(default=3600.0, ge=0)
-    """Seconds within which a batch is expected to be back; with a deadline."""
+    """Seconds within which a batch is expected to end; with a deadline."""
     live_s: float = Field(default=1800.0, ge=0)
-    """Seconds before the deadline at which what is not back is cancelled and asked live."""
+    """Seconds before the deadline at which unfinished batches are cancelled and their requests are
+    sent live."""
 
 
 def _needs_only_what_is_unusual(schema: dict[str, Any]) -> None:
-    """In a job file the usual model and key need not stand, and a duration is `10h`."""
+    """In a job file, model and key have defaults, and a duration is written `10h`."""
     del schema["required"]
     schema["properties"]["deadline"]["anyOf"] = [{"type": "string"}, {"type": "null"}]
 
 
 class Escalation(Part):
-    """The closed model and what may be spent on it in this run directory. Left out, nothing is
-    ever sent."""
+    """The closed model, and what may be spent on it in this run directory. Without this part,
+    nothing is ever sent."""
 
     model_config = ConfigDict(json_schema_extra=_needs_only_what_is_unusual)
 
     provider: Provider = DEFAULT
-    """`openai` is also, at a `base_url`, whoever else speaks OpenAI's API: Gemini, say. `local` is
-    a larger open-weight model on a server of your own that does; it costs nothing."""
+    """`openai` with a `base_url` is any provider with OpenAI's API, such as Gemini. `local` is a
+    larger open-weight model on your own server with that API; it costs nothing."""
     model: str
-    """The model's name at the provider; left out, the usual one of Claude's, OpenAI's or Gemini's
+    """The model's name at the provider. Default: the usual model of Claude's, OpenAI's or Gemini's
     API."""
     lane: Literal["live", "batch", "auto"] = "live"
-    """`batch` sends in the provider's batches, at a lower price and back within a day; `auto` does
-    as long as a batch can be back by the `deadline`, and asks live for what cannot."""
+    """`batch` uses the provider's batches, which cost less and take up to a day; `auto` uses them
+    while a batch can end by the `deadline`, and sends the rest live."""
     deadline: datetime | timedelta | None = None
-    """A time (without a zone, this machine's), or how long after the run's start: `90m`, `10h`,
-    `1d`. With `lane: auto`."""
+    """A time (in this machine's zone if it has none) or a duration from the run's start: `90m`,
+    `10h`, `1d`. With `lane: auto`."""
     batch: BatchLane = BatchLane()
     budget_usd: Decimal = Field(default=Decimal(0), ge=0)
-    """The cap of this run directory, in US dollars; it is never passed."""
+    """The spending cap of this run directory, in US dollars; it is never exceeded."""
     daily_budget_usd: Decimal | None = Field(default=None, ge=0)
-    """A cap, in US dollars, over all runs of a UTC day whose jobs have one and share the
+    """A spending cap per UTC day, in US dollars, over all runs that have one and share the
     `spend_file`."""
     spend_file: Path | None = None
-    """Where the day's spending is kept; left out, one file for each user of this machine."""
+    """The file of daily spending. Default: one file per user of this machine."""
     max_usd_per_record: Decimal | None = Field(default=None, gt=0)
-    """A record that could cost more, in US dollars, goes to a person instead."""
+    """A record that could cost more than this, in US dollars, goes to a person instead."""
     guard: Switch = "on"
-    """`off` sends what the local model leaves unsure even where more than half of its last answers
-    were cut off, not valid or without a confidence; `on` holds it back, and says so."""
+    """`on` holds unsure records back, and reports it, while more than half of the local model's
+    last answers are cut off, not valid or without a confidence; `off` sends them."""
     base_url: str | None = None
-    """The API's address up to its version, as in `http://big-box:8000/v1`; left out, the
-    provider's own."""
+    """The API's address up to its version, as in `http://big-box:8000/v1`. Default: the
+    provider's."""
     api_key_env: str | None
-    """The environment variable that holds the key; left out, the provider's usual one. Without a
-    key in it nothing is sent, and records wait; `local` needs none."""
+    """The environment variable that holds the key. Default: the provider's usual one. Without a
+    key, nothing is sent and records wait; `local` needs none."""
     max_tokens: int = Field(default=512, ge=1)
-    """The longest answer, in tokens, what the model thinks before it included."""
+    """The most tokens of an answer, including the model's reasoning."""
     effort: Literal["low", "medium", "high"] | None = None
-    """How hard the model thinks; left out, `low` at OpenAI and Gemini, elsewhere what the
-    API does."""
+    """The reasoning effort. Default: `low` at OpenAI and Gemini, elsewhere the API's default."""
     concurrency: int = Field(default=16, ge=1, le=256)
-    """Requests in flight at once."""
+    """The most requests in flight at once."""
     requests_per_minute: int | None = Field(default=None, ge=1)
-    """No more requests than so many; left out, what the provider's rate-limit headers say."""
+    """The most requests per minute. Default: the limits in the provider's headers."""
     timeout_s: float = Field(default=120.0, gt=0)
-    """Seconds to wait for one reply."""
+    """Seconds to wait for a reply."""
     max_attempts: int = Field(default=6, ge=1)
-    """How often one record's request is sent at most; then it waits for the next run, or, where it
-    went in batches, goes to a person."""
+    """The most times that a record's request is sent; then it waits for the next run or, if it was
+    sent in batches, goes to a person."""
     retry_for_s: float = Field(default=300.0, gt=0)
-    """Seconds to go on trying while the provider is overloaded."""
+    """Seconds to keep retrying while the provider is overloaded."""
     price: Price | None = None
-    """For a model that the price list does not have, or where its prices have changed."""
+    """Prices for a model that is not in the price list, or whose prices have changed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,7 +151,7 @@ class Escalation(Part):
 
     @property
     def address(self) -> str:
-        """Where its requests go."""
+        """The address to which requests are sent."""
         return self.base_url or self.entry.endpoints[0].url
 
     @model_validator(mode="after")
@@ -169,17 +169,17 @@ class Escalation(Part):
     def batched(self) -> Self:
         at = endpoint_at(self.address)
         if self.lane != "live" and at is not None and not at.batches:
-            raise ValueError(f"{at.name} has no batches; take `lane: live`")
+            raise ValueError(f"{at.name} has no batches; use `lane: live`")
         if self.lane != "live" and self.entry.batches is None:
-            raise ValueError(f"`provider: {self.provider}` has no batches; take `lane: live`")
+            raise ValueError(f"`provider: {self.provider}` has no batches; use `lane: live`")
         if self.deadline is not None and self.lane != "auto":
-            raise ValueError("`deadline` is for `lane: auto`, which chooses the lane by it")
+            raise ValueError("`deadline` needs `lane: auto`, which chooses the lane by it")
         return self
 
     @field_validator("deadline", mode="before")
     @classmethod
     def hours(cls, value: object) -> object:
-        """``10h`` and ``90m``; a time without a zone is this machine's."""
+        """Reads durations such as ``10h`` and ``90m``."""
         if isinstance(value, int | float):
             raise ValueError("give a time such as 2026-11-23T08:00, or a duration such as 10h")
         found = _DURATION.fullmatch(value) if isinstance(value, str) else None

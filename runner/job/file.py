@@ -1,4 +1,4 @@
-"""A job file's text → `Job`, or every mistake in it at once, each with its line and the mend."""
+"""Reads a job file into a `Job`, or reports all of its mistakes, each with its line and the fix."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from runner.job.salvage import sound_job
 Location = tuple[str | int, ...]
 
 _UNKNOWN = "extra_forbidden"
-"""What pydantic calls a key that is not there."""
+"""Pydantic's name for an unknown key."""
 
 
-_DEEPEST = 20  # names in the key of an override
+_DEEPEST = 20  # the most parts in the key of an override
 
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A job, and where in its file each key stands (line 0: not there, but in an override)."""
+    """A job, and the line of each of its keys in the file (0 for a key of an override)."""
 
     path: Path
     job: Job
     lines: Mapping[Location, int]
     mistakes: Sequence[str] = ()
-    """Found already, where it was not read strictly; ``job`` is then without them."""
+    """The mistakes found so far, if it was not read strictly; ``job`` is then without them."""
     broken: frozenset[str] = frozenset()
-    """The parts of ``job`` that they were in, which are not what was meant."""
+    """The parts of ``job`` with mistakes, which therefore differ from what was intended."""
 
     def at(self, location: Location, message: str) -> str:
         """The message, with the line of the key (or the nearest one above it)."""
@@ -52,11 +52,12 @@ def load_job(
     path: Path, overrides: Sequence[str] = (), *, served: bool = False, strict: bool = True
 ) -> JobFile:
     """Reads a job. ``overrides`` are ``KEY=VALUE`` with dotted keys and YAML values. ``served``:
-    requests will be its records, and need not be described. Without ``strict``, a job with mistakes
-    is for `runner.pipeline.preflight.check_job`, which finds the others and raises them all.
+    its records will be requests, so ``records`` may be missing. Without ``strict``, a job with
+    mistakes is returned for `runner.pipeline.preflight.check_job`, which finds the others and
+    raises all.
 
     Raises:
-        JobError: with all mistakes found, each naming its line.
+        JobError: all mistakes found, each with its line.
         UsageError: the file cannot be read, or an override is not ``KEY=VALUE``.
     """
     try:
@@ -86,10 +87,10 @@ def load_job(
 
 
 def make_job(given: Mapping[str, Any], folder: Path | None = None) -> Job:
-    """A job of plain values, as a file would hold them; paths start from ``folder``, or here.
+    """Makes a job from plain values, as in a file; paths are relative to ``folder``.
 
     Raises:
-        JobError: with all mistakes found.
+        JobError: all mistakes found.
     """
     job, mistakes, _ = _job({**given, "folder": (folder or Path()).resolve()}, {})
     if mistakes or job is None:
@@ -100,8 +101,8 @@ def make_job(given: Mapping[str, Any], folder: Path | None = None) -> Job:
 def _job(
     whole: dict[str, Any], lines: Mapping[Location, int], *, served: bool = False
 ) -> tuple[Job | None, list[str], frozenset[str]]:
-    """The job, the mistakes in it and the parts that they are in. With mistakes it is what is left
-    without them, or None."""
+    """The job, its mistakes, and the parts with mistakes. The job is without the mistakes, or None
+    if too little is left."""
     mistakes: list[str] = []
     broken: set[str] = set()
     if served:
@@ -116,14 +117,14 @@ def _job(
     except ValueError as error:
         mistakes.append(_at(("local", "preset"), f"`local.preset`: {error}", lines))
         broken.add("local")
-        # The other mistakes are looked for all the same.
+        # Continue, to find the other mistakes.
         local = {key: value for key, value in whole["local"].items() if key != "preset"}
         whole = {**whole, "local": {"model": "-", **local}}
     try:
         return Job.model_validate(whole), mistakes, frozenset(broken)
     except ValidationError as error:
         errors: list[dict[str, Any]] = [dict(each) for each in error.errors()]
-        # What is there by a name that is nearly right is not said to be missing besides.
+        # A key with a misspelt name is not also reported as missing.
         meant = {(*e["loc"][:-1], _nearest(e["loc"])) for e in errors if e["type"] == _UNKNOWN}
         meant |= {(name,) for name in broken}
         told = [e for e in errors if e["type"] != "missing" or e["loc"] not in meant]
@@ -152,10 +153,10 @@ def _yaml_mistake(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}" if mark else "line 1"
     if isinstance(error, bounded_yaml.TooMuch):
-        return f"{where}: this is too much for a job file: {error.problem}; shorten it"
+        return f"{where}: this exceeds a limit of job files: {error.problem}; shorten it"
     problem = getattr(error, "problem", None) or str(error)
     if problem.startswith("could not determine a constructor"):
-        problem = "a value that YAML keeps for itself; put it in quotes to make it text"
+        problem = "a value reserved by YAML; put it in quotes to make it text"
     if problem == "found unhashable key":
         problem += "; put a template that begins with {{ in quotes"
     return f"{where}: is not YAML: {problem}"
@@ -190,7 +191,7 @@ def _doubled(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
 def _override(data: dict[str, Any], override: str, lines: dict[Location, int]) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"--set takes KEY=VALUE (escalation.budget_usd=5, say), not {override!r}")
+        raise UsageError(f"--set takes KEY=VALUE, as in escalation.budget_usd=5, not {override!r}")
     if "\0" in override or whole(override) != override:
         raise UsageError(f"--set {clipped(key)}: a character in it is not UTF-8; write it again")
     *folders, last = at = tuple(key.split("."))
@@ -221,9 +222,9 @@ def _mistake(error: Mapping[str, Any], lines: Mapping[Location, int]) -> str:
     elif kind == "missing":
         message = f"`{name}` is missing"
     elif kind == "invalid_key":
-        message = f"`{_dotted(loc[:-1])}`: {loc[-1]!r} is no key; a decimal is 0.9, not 0,9"
+        message = f"`{_dotted(loc[:-1])}`: {loc[-1]!r} is not a key; a decimal is 0.9, not 0,9"
     elif kind == "model_type":
-        message = f"`{name}` is a mapping of: {', '.join(_keys_at(loc))}"
+        message = f"`{name}` must be a mapping of: {', '.join(_keys_at(loc))}"
     elif kind == "string_type" and error["input"] is not None:
         message = f"`{name}`: YAML reads {error['input']!r} here; put it in quotes to make it text"
     elif name:
@@ -233,7 +234,7 @@ def _mistake(error: Mapping[str, Any], lines: Mapping[Location, int]) -> str:
 
 
 def _of_share(error: Mapping[str, Any]) -> str | None:
-    """What is said of a number that is none from 0 to 1; most who give one think in per cent."""
+    """The message for a number outside 0 to 1, which is usually meant in per cent."""
     given, limits = error["input"], error.get("ctx", {})
     if isinstance(given, str) and error["type"] == "float_parsing" and given.strip().endswith("%"):
         with suppress(ValueError):
@@ -261,11 +262,11 @@ def _suggest(loc: Location) -> str:
     if near := _nearest(loc):
         return f"; did you mean `{near}`?"
     names = _keys_at(loc[:-1])
-    return f"; here go: {', '.join(names)}" if names else ""
+    return f"; the keys here are: {', '.join(names)}" if names else ""
 
 
 def _nearest(loc: Location) -> str | None:
-    """The key that an unknown one was meant to be, so far as its letters say."""
+    """The most similar known key, which an unknown one was probably meant to be."""
     return next(iter(difflib.get_close_matches(str(loc[-1]), _keys_at(loc[:-1]), n=1)), None)
 
 
@@ -290,6 +291,6 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def line_number(mistake: str) -> int:
-    """For sorting mistakes as they stand in the file."""
+    """The line of a mistake, for sorting."""
     found = re.match(r"line (\d+)", mistake)
     return int(found[1]) if found else 0

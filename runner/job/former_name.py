@@ -1,7 +1,7 @@
-"""What was made while the product was called localfirst goes on.
+"""Compatibility with files made while the product was called localfirst.
 
-A run directory holds the name nowhere. A day's spend does, and so does the mark by which a batch of
-OpenAI's is found again whose id was lost.
+A run directory does not contain the name. The spend file does, and so does the mark by which an
+OpenAI batch is found again if its id was lost.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ FORMER_NAME = "localfirst"
 
 
 def spend_file(path: Path) -> Path:
-    """The path of the day's spend; a file in the former name's folder is linked to from there.
+    """The path of the spend file; becomes a link if there is a file in the former name's folder.
 
-    It is not moved: a run of the former version may be at work in it, and the cap is for both.
+    That file is not moved: a run of the former version may use it, and the cap covers both.
     """
     former = path.parent.parent / FORMER_NAME / path.name
     if path.is_symlink() and not path.exists():
-        path.unlink(missing_ok=True)  # the former file was deleted; a new one begins here
+        path.unlink(missing_ok=True)  # the former file was deleted; start a new one
     if former.exists() and not path.exists():
-        with suppress(OSError):  # another run was first, or opening it says what is wrong
+        with suppress(OSError):  # another run was first, or opening it reports the error
             private.folder(path.parent)
             path.symlink_to(former)
     return path

@@ -1,9 +1,8 @@
-"""Presets: what is known of an open-weight model, by a short name; facts with their sources.
+"""Presets: the settings of open-weight models by short names, with sources.
 
-They stand in ``configs/models``, a file for each family. `resolved` writes one into a job's
-``local`` before the job is checked, so that everything after it (the engine, the run directory's
-identity) sees plain values and never a preset: who edits a preset changes new runs, not the
-meaning of an old one.
+They are in ``configs/models``, one file per family. `resolved` writes a preset's values into a
+job's ``local`` before validation, so that all later code (the engine, the run directory's identity)
+sees plain values only: editing a preset affects new runs, not the meaning of old ones.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from runner.job.confidence import Part
 MODES = ("direct", "thinking")
 VERIFIED = "verified.json"
 _MERGED = ("sampling", "chat_template_args", "engine_args")
-# The samplings that the transformers engine has.
+# The sampling settings of the transformers engine.
 _PLAIN_SAMPLING = {
     "temperature", "max_tokens", "seed", "top_p", "top_k", "min_p", "repetition_penalty",
 }  # fmt: skip
 
 
 class Layers(Part):
-    """Layers whose share of the KV cache is of one kind.
+    """Layers with the same kind of KV cache.
 
     ``full`` keeps every token, ``window`` the last ``window``, ``latent`` (MLA) one row of
     ``row_bytes`` for each ``tokens_per_row`` tokens, ``state`` (linear attention) ``state_bytes``
@@ -62,7 +61,7 @@ class Layers(Part):
 
 
 class Mode(Part):
-    """How a model is asked, thinking or not. ``sampling`` is what its makers recommend."""
+    """How a model is asked, thinking or not. ``sampling`` is what its developers recommend."""
 
     sampling: dict[str, Any] = Field(default_factory=dict)
     chat_template_args: dict[str, Any] = Field(default_factory=dict)
@@ -70,9 +69,9 @@ class Mode(Part):
 
 
 class Variant(Part):
-    """One precision of the weights: ``gib`` where the checkpoint's size is published, else
-    ``bytes_per_weight``. ``engine_args``: what vLLM is told for it. ``capability``: the least
-    CUDA compute capability (9.0 is Hopper, 10.0 Blackwell)."""
+    """One precision of the weights: ``gib`` if the checkpoint's size is published, otherwise
+    ``bytes_per_weight``. ``engine_args``: arguments of vLLM for it. ``capability``: the lowest CUDA
+    compute capability (9.0 is Hopper, 10.0 Blackwell)."""
 
     model: str
     bytes_per_weight: float | None = Field(default=None, gt=0)
@@ -89,7 +88,7 @@ class Variant(Part):
 
 
 class Source(Part):
-    """Where facts come from, and of what day the copy was that they were read in."""
+    """A source of facts, with the date of the copy that was read."""
 
     says: str
     where: str
@@ -97,9 +96,9 @@ class Source(Part):
 
 
 class Preset(Part):
-    """``parameters_b`` and ``active_b`` in billions. ``variants``: the first is the usual one.
-    ``rows_as_kept``: the layers' sizes are those at the cache's own type, not at 16 bits.
-    ``server_only``: its reasoning can be split off in vLLM's server alone."""
+    """A model. ``parameters_b`` and ``active_b`` are in billions. The first of ``variants`` is the
+    default. ``rows_as_kept``: the layers' sizes are at the cache's own precision, not at 16 bits.
+    ``server_only``: only vLLM's server can separate its reasoning."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     family: str
@@ -126,14 +125,14 @@ class Preset(Part):
 
 
 class Chosen(Part):
-    """A preset with one of its variants and modes: what ``preset: NAME[/VARIANT][/MODE]`` names."""
+    """A preset with one of its variants and modes, as in ``preset: NAME[/VARIANT][/MODE]``."""
 
     preset: Preset
     variant: str
     mode: Literal["direct", "thinking"]
 
     def local(self) -> dict[str, Any]:
-        """The keys of a job's ``local`` that it gives."""
+        """The keys of a job's ``local`` that the preset sets."""
         variant, mode = self.preset.variants[self.variant], self.preset.modes[self.mode]
         given: dict[str, Any] = {
             "model": variant.model,
@@ -147,23 +146,23 @@ class Chosen(Part):
 
 
 def folder() -> Path:
-    """Where the presets are: in the tree, or where installing put them."""
+    """The folder of the presets: in the source tree, or where it was installed."""
     tree = Path(__file__).resolve().parents[2] / "configs" / "models"
     return tree if tree.is_dir() else Path(sysconfig.get_path("data")) / "share/surelocal/models"
 
 
 @lru_cache(maxsize=1)
 def presets() -> Mapping[str, Preset]:
-    """All of them, by name.
+    """All presets by name.
 
     Raises:
-        UsageError: a preset file is missing, or not as it should be.
+        UsageError: a preset file is missing or invalid.
     """
     found: dict[str, Preset] = {}
     for path in sorted(folder().glob("*.yaml")):
         for preset in _read(path):
             if preset.name in found:
-                raise UsageError(f"{path}: the preset {preset.name} is there twice; rename one")
+                raise UsageError(f"{path}: the preset {preset.name} occurs twice; rename one")
             found[preset.name] = preset
     if not found:
         raise UsageError(f"no presets in {folder()}; install surelocal again")
@@ -176,19 +175,19 @@ def _read(path: Path) -> Iterator[Preset]:
         shared = {key: value for key, value in file.items() if key != "models"}
         for model in file["models"]:
             whole = {**shared, **model}
-            # Where a model's facts come from is what the family's file says and its own.
+            # A model's sources are those of the family's file and its own.
             whole["sources"] = [*shared.get("sources", []), *model.get("sources", [])]
             yield Preset.model_validate(whole)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; mend it") from None
+        raise UsageError(f"{path} cannot be read: {error}; fix it") from None
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: `{at}`: {first['msg']}; mend it") from None
+        raise UsageError(f"{path}: `{at}`: {first['msg']}; fix it") from None
 
 
 def verified() -> Mapping[str, Mapping[str, Any]]:
-    """What `scripts/verify_presets.py` found, by architecture."""
+    """The results of `scripts/verify_presets.py`, by architecture."""
     try:
         found: dict[str, dict[str, Any]] = json.loads((folder() / VERIFIED).read_text("utf-8"))
     except (OSError, ValueError):
@@ -197,9 +196,9 @@ def verified() -> Mapping[str, Mapping[str, Any]]:
 
 
 def choose(text: str) -> Chosen:
-    """``qwen3-8b``, ``qwen3-8b/fp8``, ``qwen3-8b/thinking`` or ``qwen3-8b/fp8/thinking``.
+    """Parses ``qwen3-8b``, ``qwen3-8b/fp8``, ``qwen3-8b/thinking`` or ``qwen3-8b/fp8/thinking``.
 
-    Without a mode it is the direct one where the model can answer without thinking.
+    Without a mode, it is the direct one if the model can answer without thinking.
 
     Raises:
         ValueError: there is no such preset, variant or mode.
@@ -225,10 +224,10 @@ def choose(text: str) -> Chosen:
 
 
 def resolved(whole: dict[str, Any]) -> dict[str, Any]:
-    """A job's keys, with ``local.preset`` replaced by what it says; the job's own keys win.
+    """A job's keys with ``local.preset`` replaced by its values; the job's keys take precedence.
 
     Raises:
-        ValueError: there is no such preset, or the job cannot use it so.
+        ValueError: there is no such preset, or the job cannot use it.
     """
     local = whole.get("local")
     if not isinstance(local, dict) or "preset" not in local:
@@ -241,7 +240,7 @@ def resolved(whole: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in local.items() if key != "preset"}
     filled = _for_engine(chosen.local(), engine)
     if chosen.mode == "direct" and _constrained(whole.get("answer")):
-        # The confidence is the answer's probability: a top-p of 0.8 would call 0.81 certain.
+        # The confidence is the answer's probability: a top-p of 0.8 would turn 0.81 into 1.
         filled["sampling"] = {"temperature": 0}
     merged = {**filled, **given}
     for key in _MERGED:
@@ -253,10 +252,10 @@ def resolved(whole: dict[str, Any]) -> dict[str, Any]:
 def _check(chosen: Chosen, engine: object) -> None:
     name = chosen.preset.name
     if engine == "openai_server":
-        return  # it knows which template the prompt was made by, and splits what it made
+        return  # the server knows the prompt's template, and separates the reasoning
     if chosen.preset.server_only:
         raise ValueError(
-            f"the reasoning of `{name}` can be split from its answers in vLLM's server alone: "
+            f"only vLLM's server can separate the reasoning of `{name}` from its answers: "
             f"start `vllm serve {chosen.preset.variants[chosen.variant].model}`, and add "
             "`engine: openai_server` with `base_url`"
         )
@@ -267,8 +266,8 @@ def _constrained(answer: object) -> bool:
 
 
 def _for_engine(filled: dict[str, Any], engine: object) -> dict[str, Any]:
-    """Without what is vLLM's own, where the job names another engine."""
-    if engine == "openai_server":  # the server was started with its own
+    """Removes settings of vLLM if the job names another engine."""
+    if engine == "openai_server":  # the server has its own settings
         return {k: v for k, v in filled.items() if k not in ("engine_args", "reasoning_parser")}
     if engine == "transformers":
         sampling = {k: v for k, v in filled["sampling"].items() if k in _PLAIN_SAMPLING}

@@ -1,4 +1,4 @@
-"""Whom a job can pay: each provider once, with all that is known of it before its code is loaded.
+"""The providers of closed models, with what is known about each before its code is loaded.
 
 A new provider is a line of `PROVIDERS` and a file in `escalation/providers/`, which
 `escalation.providers.chosen` imports when a job asks for it.
@@ -50,7 +50,7 @@ class Entry:
     more_keys: tuple[str, ...] = ()
 
     def usual(self, base_url: object) -> dict[str, str | None]:
-        """What a job's `escalation` need not say at this address."""
+        """The default keys of a job's `escalation` at this address."""
         if self.own_server:
             return {"api_key_env": None}
         gateway = base_url is None or not self.spoken_elsewhere
@@ -90,24 +90,24 @@ _TABLE = (
     Entry("local", _OPENAI_API, _OPENAI_WIRE, own_server=True),
 )  # fmt: skip
 PROVIDERS = {entry.name: entry for entry in _TABLE}
-"""By what a job's `escalation.provider` says; the first is meant where it says nothing."""
+"""The providers by the name in a job's `escalation.provider`; the first is the default."""
 DEFAULT = _TABLE[0].name
 
 
 def endpoint_at(base_url: object) -> Endpoint | None:
-    """The one that answers at this address; None where it is somebody else's."""
+    """The endpoint at this address, or None if it is not a known one."""
     host = urlsplit(base_url).hostname if isinstance(base_url, str) else None
     known = [endpoint for entry in PROVIDERS.values() for endpoint in entry.endpoints]
     return next((each for each in known if each.answers_at(host or "")), None)
 
 
 def key_variables() -> list[str]:
-    """The variables in which the providers' keys are by default, in the table's order."""
+    """The providers' default variables for keys, in the table's order."""
     endpoints = (each for entry in PROVIDERS.values() for each in entry.endpoints)
     return list(dict.fromkeys(endpoint.key for endpoint in endpoints))
 
 
 def all_key_variables() -> set[str]:
-    """These, and the others that a key may be in."""
+    """All variables that may hold a provider's key."""
     more = {name for entry in PROVIDERS.values() for name in entry.more_keys}
     return more.union(key_variables())

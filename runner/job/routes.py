@@ -1,4 +1,4 @@
-"""The job's ``routes`` and ``privacy``: what is decided before any model, and what may leave."""
+"""The job's ``routes`` and ``privacy``: decisions before any model, and what may be sent."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _TEXT = BeforeValidator(_answer_text, json_schema_input_type=Any)
 
 
 class RouteRule(Part):
-    """Before any model, the first rule that holds decides where a record goes."""
+    """A routing rule. The first rule that matches decides where a record goes, before any model."""
 
     when: str
-    """A Jinja2 expression over the record's columns; the rule holds where it is true."""
+    """A Jinja2 expression over the record's columns; the rule matches if it is true."""
     to: Literal["template", "local", "closed", "review"]
-    """Answered by a template, by the local model, by the closed model, or by a person."""
+    """Who answers: a template, the local model, the closed model, or a person."""
     answer: Annotated[str | dict[str, Any] | None, _TEXT] = None
-    """The template: Jinja2 over the record's columns, a text or the answer's fields. With
-    `to: template`, and never else."""
+    """The template: Jinja2 over the record's columns, as text or as the answer's fields. Only with
+    `to: template`."""
     reason: str | None = None
-    """What the result row gives as its `reason`, instead of `template` or `rule`."""
+    """The `reason` in the result row, instead of `template` or `rule`."""
     keep_local: bool = False
-    """Its records never leave the machine: what the local model is unsure of goes to a person."""
+    """Its records never leave the machine; unsure ones go to a person."""
 
     @model_validator(mode="after")
     def template_has_answer(self) -> Self:
@@ -42,15 +42,15 @@ class RouteRule(Part):
 
 
 class Privacy(Part):
-    """What the closed model must not see."""
+    """What must not be sent to the closed model."""
 
     redact: list[str] = Field(default_factory=list)
-    """Columns whose values are replaced by placeholders wherever they occur, and put back in the
-    answer. A record in which one would still show is not sent."""
+    """Columns whose values are replaced by placeholders wherever they occur, and restored in the
+    answer. A record in which a value would remain is not sent."""
     patterns: tuple[Literal["email", "phone", "iban", "card"], ...] = (
         "email", "phone", "iban", "card",
     )  # fmt: skip
-    """Whatever looks like one of these is replaced too."""
+    """Text that matches one of these patterns is also replaced."""
     keep_local: str | None = None
-    """A Jinja2 expression over the record's columns; where it is true, the record never leaves the
+    """A Jinja2 expression over the record's columns; if it is true, the record never leaves the
     machine."""

@@ -1,4 +1,4 @@
-"""What of a mistaken job can still be looked at, so that all of its mistakes show at once."""
+"""Keeps the valid parts of a job with mistakes, so that all mistakes can be found at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from runner.job import Job
 
-# In place of a part that cannot be read and that no job is without.
+# Replacements for required parts that cannot be read.
 _STAND_INS: dict[str, Any] = {
     "name": "job",
     "records": {"path": "-"},
@@ -25,15 +25,15 @@ _MOST_PASSES = 3
 def sound_job(
     whole: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]
 ) -> tuple[Job, frozenset[str]] | None:
-    """The job without what is wrong in it, and the parts (``records``, …) that are therefore not
-    what was meant: what follows from those alone is no mistake of the job's.
+    """The job without its mistakes, and the parts (``records``, …) that therefore differ from what
+    was intended; problems that follow only from those are not the job's mistakes.
 
     Args:
-        whole: the job's keys as they were given.
-        errors: pydantic's, of the whole job.
+        whole: the job's keys as given.
+        errors: pydantic's errors for the whole job.
 
     Returns:
-        None where too little is left.
+        None if too little is left.
     """
     left = copy.deepcopy(dict(whole))
     broken = {str(error["loc"][0]) for error in errors if error["loc"]}
@@ -41,7 +41,7 @@ def sound_job(
     for location in unknown:
         _drop(left, location)
     if any(len(location) == 1 for location in unknown):
-        # One of the parts that are not there is there, by another name.
+        # One of the missing parts is probably there under a wrong name.
         broken |= set(Job.model_fields) - set(left)
     for _ in range(_MOST_PASSES):
         try:
@@ -63,8 +63,8 @@ def _drop(left: Any, location: Sequence[str | int]) -> None:
 
 
 def _replace(left: dict[str, Any], location: Sequence[str | int]) -> str:
-    """Puts something sound in the mistake's place; returns the part that it was in."""
-    # What is of the whole job is of its output and the database.
+    """Replaces the mistake by a valid value; returns the part that it was in."""
+    # An error of the whole job concerns its output and the database.
     part = str(location[0]) if location else "output"
     rules = left.get(part)
     if part == "routes" and len(location) > 1 and isinstance(rules, list):

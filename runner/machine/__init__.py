@@ -1,1 +1,1 @@
-"""What this machine has, and whether a job fits it."""
+"""The machine's hardware, and whether a job fits on it."""

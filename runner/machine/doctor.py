@@ -1,5 +1,5 @@
-"""Is this machine ready? Its parts, a job's model and the memory that it takes, and every problem
-as a sentence with its mend. Loads no model.
+"""Checks whether the machine is ready: its hardware, a job's model and its memory. Each problem is
+reported with the fix. Loads no model.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from runner.pipeline.assemble import engine_name, model_mistake
 
 CONTEXT = 4096
 CONCURRENCY = 32
-HUB_KEY = "HF_TOKEN"  # of the models' hub
+HUB_KEY = "HF_TOKEN"  # for the model hub
 _IMPORT_S = 120
 _LEAST_DISK = 20 * GIB
 
 
 @dataclass(frozen=True, slots=True)
 class JobNeeds:
-    """What a job's model takes here. ``cache_tokens``: how many tokens its KV cache would hold;
-    None where that, as ``need`` and ``fit``, cannot be told."""
+    """What a job's model needs here. ``cache_tokens``: the number of tokens its KV cache would
+    hold. It, ``need`` and ``fit`` are None if unknown."""
 
     model: str
     engine: str
@@ -58,7 +58,7 @@ class JobNeeds:
 
 @dataclass(slots=True)
 class Report:
-    """``problems`` must be mended before a job can run here; ``notes`` need not."""
+    """The result. ``problems`` must be fixed before a job can run here; ``notes`` need not."""
 
     machine: Machine
     keys: Mapping[str, bool]
@@ -69,14 +69,15 @@ class Report:
 
 
 def examine(machine: Machine, job: Job | None = None, *, deep: bool = True) -> Report:
-    """``deep``: also imports the engine, in a process of its own; seconds."""
+    """Examines the machine. ``deep`` also imports the engine in a subprocess, which takes
+    seconds."""
     names = [*key_variables(), HUB_KEY, *(job.key_names() if job is not None else ())]
     report = Report(machine, {name: bool(os.environ.get(name)) for name in dict.fromkeys(names)})
     _look_at_stack(report, deep)
     if machine.cache_free < _LEAST_DISK:
         report.notes.append(
             f"only {gib(machine.cache_free)} are free for models in {machine.cache}; "
-            "set HF_HOME to a folder on a larger disk before you take a model from the hub"
+            "set HF_HOME to a folder on a larger disk before you use a model from the hub"
         )
     best = largest(machine)
     report.largest = best[0] if best else None
@@ -88,7 +89,7 @@ def examine(machine: Machine, job: Job | None = None, *, deep: bool = True) -> R
 def _look_at_stack(report: Report, deep: bool) -> None:
     machine, problems = report.machine, report.problems
     if machine.gpu_problem:
-        problems.append(f"{machine.gpu_problem}: mend the NVIDIA driver, then ask again")
+        problems.append(f"{machine.gpu_problem}: fix the NVIDIA driver, then try again")
     if machine.build is None and "transformers" not in machine.stack:
         problems.append(
             "neither vLLM nor transformers is installed: run `make setup` in surelocal's folder, "
@@ -96,13 +97,13 @@ def _look_at_stack(report: Report, deep: bool) -> None:
         )
     elif machine.build == "cuda" and not machine.gpus:
         problems.append(
-            "the installed vLLM is the CUDA build and no GPU is to be seen: mend the driver or "
+            "the installed vLLM is the CUDA build, but no GPU is visible: fix the driver or "
             "CUDA_VISIBLE_DEVICES, or run `make setup STACK=cpu`"
         )
     elif machine.build == "cpu" and machine.gpus:
         report.notes.append(
-            f"the installed vLLM is the CPU build, and the GPU ({machine.gpus[0].name}) idles: "
-            "run `make setup STACK=gpu`"
+            f"the installed vLLM is the CPU build and does not use the GPU "
+            f"({machine.gpus[0].name}): run `make setup STACK=gpu`"
         )
     if deep and not problems and (said := _import_problem(machine)):
         problems.append(
@@ -127,7 +128,7 @@ def _import_problem(machine: Machine) -> str | None:
 def here(
     model: Model, machine: Machine, context: int = CONTEXT, concurrency: int = CONCURRENCY
 ) -> Fit:
-    """Where the model fits on this machine."""
+    """Whether and where the model fits on this machine."""
     gpus = [gpu.memory for gpu in machine.usable_gpus()]
     if not gpus:
         model = replace(model, block=max(model.block, CPU_BLOCK))
@@ -135,8 +136,8 @@ def here(
 
 
 def runs_on(preset: Preset, variant: str, machine: Machine) -> bool:
-    """Whether the machine's kind has kernels for the variant: a CPU for 16 bits alone, and a GPU
-    for what its generation knows."""
+    """Whether the machine has kernels for the variant: a CPU only for 16 bits, a GPU for what its
+    generation supports."""
     given, gpus = preset.variants[variant], machine.usable_gpus()
     if not gpus:
         return variant == "bf16"
@@ -147,7 +148,7 @@ def runs_on(preset: Preset, variant: str, machine: Machine) -> bool:
 def largest(
     machine: Machine, context: int = CONTEXT, concurrency: int = CONCURRENCY
 ) -> tuple[str, Fit] | None:
-    """The preset of most parameters that fits, in the least quantised variant that does."""
+    """The preset with the most parameters that fits, in its least quantised variant that fits."""
     found: tuple[float, str, Fit] | None = None
     for preset in presets().values():
         if preset.layers is None or (found and preset.parameters_b <= found[0]):
@@ -187,7 +188,7 @@ def _look_at_job(report: Report, job: Job) -> None:
     model = _model_of(job, folder)
     if model is None:
         report.notes.append(
-            f"what {job.local.model} takes cannot be told: no preset has it, and it is not on this "
+            f"the memory for {job.local.model} is unknown: no preset has it, and it is not on this "
             "disk (`surelocal models` lists the presets)"
         )
         return
@@ -204,7 +205,8 @@ def _look_at_key(report: Report, job: Job) -> None:
 
 
 def _context(job: Job) -> int:
-    """The length to plan for: what the engine is held to, else room for the job's answers."""
+    """The context to plan for, in tokens: the engine's limit, otherwise room for the job's
+    answers."""
     given = _whole(job.local.engine_args.get("max_model_len"))
     return given or max(CONTEXT, job.local.sampling.max_tokens + CONTEXT // 2)
 
@@ -238,13 +240,13 @@ def _with_memory(needs: JobNeeds, model: Model, machine: Machine, job: Job) -> J
 
 
 def _cache_bytes(model: Model, machine: Machine, job: Job, split: int) -> int:
-    """What vLLM sets aside for the cache, over all GPUs."""
+    """The bytes that vLLM reserves for the cache, over all GPUs."""
     arguments = job.local.engine_args
     gpus = sorted(gpu.memory for gpu in machine.usable_gpus())
     if machine.build == "cpu" and engine_name(job.local) == "vllm":
         from runner.engines.vllm.setup import CACHE_GIB, environment
 
-        environment(job.local)  # it decides; what the user has set stays
+        environment(job.local)  # sets the default unless the user has set it
         return int(float(os.environ[CACHE_GIB]) * GIB)
     if given := _whole(arguments.get("kv_cache_memory_bytes")):
         return given * split
@@ -263,14 +265,14 @@ def _look_at_fit(report: Report, needs: JobNeeds, model: Model, job: Job) -> Non
         report.problems.append(
             f"{needs.model} does not fit: it has {gib(model.weight_bytes)} of weights, and one "
             f"answer of {needs.context:,} tokens takes {gib(model.need(needs.context, 1))} on "
-            f"{_room(machine)}; lower engine_args.max_model_len, or take a smaller model{best}"
+            f"{_room(machine)}; lower engine_args.max_model_len, or use a smaller model{best}"
         )
         return
     if not where.fits:
         report.notes.append(
             f"there is room for {where.sequences} of {needs.concurrency} answers of "
-            f"{needs.context:,} tokens at once; the others wait for their turn unless they are "
-            f"shorter ({lower} if vLLM says that memory is short)"
+            f"{needs.context:,} tokens at once; the others wait unless they are shorter "
+            f"({lower} if vLLM reports a lack of memory)"
         )
     asked = _whole(job.local.engine_args.get("tensor_parallel_size")) or 1
     if where.split > asked:

@@ -1,4 +1,4 @@
-"""What this machine has: GPUs, cores, memory, disk and the installed engine stack."""
+"""Detects the machine's GPUs, cores, memory, disk and installed engine stack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """``capability`` is CUDA's compute capability, 9.0 say; None where the driver does not tell."""
+    """A GPU. ``capability``: CUDA compute capability, such as 9.0; None if the driver omits it."""
 
     index: int
     name: str
@@ -35,8 +35,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``memory_free`` is what a new process could have; ``stack``: package → version, installed
-    ones alone. ``gpu_problem``: why the GPUs cannot be listed though there seem to be some."""
+    """The machine; sizes in bytes. ``memory_free`` is available to a new process; ``stack``:
+    installed package → version. ``gpu_problem``: why the GPUs cannot be listed although there seem
+    to be some."""
 
     gpus: tuple[Gpu, ...]
     cores: int
@@ -58,7 +59,7 @@ class Machine:
         return None
 
     def usable_gpus(self) -> tuple[Gpu, ...]:
-        """Those that the installed engine can use: none with the CPU build."""
+        """The GPUs that the installed engine can use: none with the CPU build."""
         return () if self.build == "cpu" else self.gpus
 
     def as_json(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def this_machine() -> Machine:
 
 
 def model_cache() -> Path:
-    """Where models from the hub are kept, by the hub's own variables."""
+    """The folder of models from the hub, by the hub's variables."""
     if given := os.environ.get("HF_HUB_CACHE"):
         return Path(given)
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
@@ -91,7 +92,7 @@ def model_cache() -> Path:
 
 
 def cached(model: str) -> Path | None:
-    """The folder of a hub model that is on this disk already, its newest snapshot."""
+    """The newest snapshot of a hub model on this disk, or None."""
     base = model_cache() / f"models--{model.replace('/', '--')}" / "snapshots"
     try:
         found = [path for path in base.iterdir() if (path / "config.json").exists()]
@@ -101,7 +102,7 @@ def cached(model: str) -> Path | None:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """By ``nvidia-smi``: it comes with the driver, and needs no package of ours."""
+    """The GPUs by ``nvidia-smi``, which comes with the driver; and a problem, if any."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return (), None
@@ -151,7 +152,7 @@ def _mib(text: str) -> int:
 
 
 def _memory() -> tuple[int, int]:
-    """All of it and what is free, within the container's limit."""
+    """Total and free memory in bytes, within the container's limit."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * page
     free = os.sysconf("SC_AVPHYS_PAGES") * page

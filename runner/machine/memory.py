@@ -1,9 +1,9 @@
-"""How much memory a model needs: its weights, and the KV cache of so many answers at once.
+"""Estimates the memory that a model needs: its weights, and the KV cache of concurrent answers.
 
-The cache is counted as vLLM lays it out (whole blocks for each sequence; a layer with a window
-keeps what is in it; MLA one row for a token, on every GPU). `tests/test_presets.py` holds it to
-what vLLM itself reports on CPU; on a GPU it has not been compared. What it leaves out, activations
-and the libraries' own, is `OVERHEAD` on each device: an allowance, not a count.
+The cache is computed in vLLM's layout (whole blocks for each sequence; a layer with a window keeps
+only the window; MLA keeps one row per token on every GPU). `tests/test_presets.py` compares it with
+what vLLM reports on CPU; it has not been compared on a GPU. Activations and libraries are covered
+by `OVERHEAD` on each device, which is an allowance, not computed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from runner.job.presets import Layers, Preset
 
 GIB = 1 << 30
-# Tokens of a block, where vLLM chooses: on a GPU, and in its CPU build.
+# vLLM's default tokens per block: on a GPU, and in its CPU build.
 BLOCK = 16
 CPU_BLOCK = 128
 OVERHEAD = 2 * GIB
-# Of a GPU's memory vLLM takes this much by default (``gpu_memory_utilization``).
+# The share of a GPU's memory that vLLM uses by default (``gpu_memory_utilization``).
 UTILIZATION = 0.92
 _DTYPE_BYTES = {"float32": 4, "float": 4, "half": 2, "float16": 2, "bfloat16": 2, "auto": 2}
 _CACHE_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_ds_mla": 1, "float32": 4}
@@ -31,19 +31,19 @@ _SPLITS = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the estimate goes by. ``layers`` is None where they are not known: weights alone."""
+    """The sizes for the estimate. ``layers`` is None if unknown: then only weights count."""
 
     name: str
     weight_bytes: int
     layers: tuple[Layers, ...] | None
-    # Of one number in the cache.
+    # Bytes of one number in the cache.
     cache_bytes: int = 2
-    # The longest sequence that the model takes.
+    # The longest sequence of the model, in tokens.
     context: int | None = None
     block: int = BLOCK
 
     def sequence_bytes(self, tokens: int, split: int = 1) -> int:
-        """The cache of one sequence on each of ``split`` GPUs."""
+        """Bytes of cache for one sequence on each of ``split`` GPUs."""
         return sum(
             _layer_bytes(one, tokens, self.block, split) * self.cache_bytes // 2
             if one.kind != "state"
@@ -52,7 +52,7 @@ class Model:
         )
 
     def token_bytes(self) -> int:
-        """The cache that one more token takes, once every window is full."""
+        """Bytes of cache for one more token, once every window is full."""
         far = 1 << 24
         return (self.sequence_bytes(far) - self.sequence_bytes(far // 2)) // (far // 2)
 
@@ -63,7 +63,8 @@ class Model:
 
 
 def _layer_bytes(layers: Layers, tokens: int, block: int, split: int) -> int:
-    """Of all the layers of one kind, at 16 bits. Heads are shared out; rows of MLA are not."""
+    """Bytes of all layers of one kind, at 16 bits. Heads are split over GPUs; MLA's rows are
+    not."""
     if layers.kind == "latent":
         return layers.count * _whole(ceil(tokens / layers.tokens_per_row), block) * layers.row_bytes
     heads = max(1, layers.kv_heads // split)
@@ -83,7 +84,7 @@ def of_preset(preset: Preset, variant: str | None = None) -> Model:
         preset.name,
         preset.weight_bytes(variant),
         layers,
-        # The rows of DeepSeek V4 are given as they are kept, at 8 bits.
+        # The rows of DeepSeek V4 are given at their stored precision, 8 bits.
         2 if preset.rows_as_kept else _CACHE_BYTES.get(str(given.get("kv_cache_dtype")), 2),
         preset.context,
         given.get("block_size") or BLOCK,
@@ -91,9 +92,9 @@ def of_preset(preset: Preset, variant: str | None = None) -> Model:
 
 
 def of_folder(folder: Path, engine_args: Mapping[str, Any]) -> Model | None:
-    """A checkpoint on this machine: its files' size, and its layers by its ``config.json``.
+    """A checkpoint on this machine: the size of its files, and the layers in its ``config.json``.
 
-    None where there is no readable config.
+    None if there is no readable config.
     """
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -113,7 +114,7 @@ def of_folder(folder: Path, engine_args: Mapping[str, Any]) -> Model | None:
 
 
 def layers_of(config: Mapping[str, Any]) -> tuple[Layers, ...] | None:
-    """The layers of a checkpoint's ``config.json``; None for a kind that is not understood."""
+    """The layers of a checkpoint's ``config.json``; None for an unknown kind."""
     text = config.get("text_config") or config
     try:
         if text.get("kv_lora_rank"):
@@ -146,7 +147,7 @@ def _group(text: Mapping[str, Any], kind: str, count: int) -> Layers:
 
 
 def _state_bytes(text: Mapping[str, Any]) -> int:
-    """Gated DeltaNet: the recurrent state in its own type, and the convolution's last inputs."""
+    """Bytes of Gated DeltaNet's recurrent state (in its own type) and last convolution inputs."""
     keys, values = int(text["linear_num_key_heads"]), int(text["linear_num_value_heads"])
     key, value = int(text["linear_key_head_dim"]), int(text["linear_value_head_dim"])
     recurrent = values * value * key * _DTYPE_BYTES.get(str(text.get("mamba_ssm_dtype")), 4)
@@ -156,8 +157,8 @@ def _state_bytes(text: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether it fits with all the answers at once that were asked for; ``sequences`` is how many
-    do (0: not one). ``split``: over how many GPUs, 0 in main memory."""
+    """Whether the model fits with all requested concurrent answers; ``sequences`` is how many fit
+    (0: none). ``split``: the number of GPUs, or 0 for main memory."""
 
     fits: bool
     sequences: int
@@ -172,13 +173,13 @@ class Fit:
 
 
 def fit(model: Model, tokens: int, sequences: int, gpus: Iterable[int], memory: int) -> Fit:
-    """``gpus``: each GPU's memory, ``memory``: what is free of the machine's own. On the fewest
-    GPUs that hold all the answers at once, else on those that hold the most."""
+    """Fits the model on the fewest GPUs that hold all answers at once, otherwise on those that hold
+    the most. ``gpus``: bytes of each GPU; ``memory``: free bytes of main memory."""
     sizes = sorted(gpus)
     if not sizes:
         return _fit(model, tokens, sequences, memory, 0)
     found = [
-        # Shared out evenly: the smallest of the largest so many decides.
+        # The split is even, so the smallest of the ``split`` largest GPUs decides.
         _fit(model, tokens, sequences, UTILIZATION * sizes[-split], split)
         for split in _SPLITS
         if split <= len(sizes)
@@ -195,7 +196,7 @@ def _fit(model: Model, tokens: int, sequences: int, room: float, split: int) -> 
 
 
 def gib(count: float) -> str:
-    """Bytes for a person."""
+    """Formats a number of bytes."""
     size = count / GIB
     if size < 0.1:
         return f"{count / (1 << 20):,.1f} MiB"

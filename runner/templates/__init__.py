@@ -1,1 +1,1 @@
-"""Jinja2 templates, in a sandbox, and what they read of a record."""
+"""Sandboxed Jinja2 templates, and analysis of the columns that they read."""

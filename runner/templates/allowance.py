@@ -1,4 +1,4 @@
-"""What one rendering may still do: an allowance of work, and a clock behind it."""
+"""Limits one rendering: an allowance of work, and a limit on CPU time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from runner.templates.growth import STEP, TooMuch, size
 
 ALLOWANCE = 10_000_000
-"""Characters that are made, and `STEP` for each step."""
+"""Work per rendering: the characters produced, plus `STEP` for each step."""
 SECONDS = 1.0
-"""Of the processor: on a busy machine a template has no less."""
-_LOOKS_EVERY = 20_000  # of the allowance: a look at the clock takes longer than most steps
+"""CPU time per rendering, in seconds; independent of the machine's load."""
+_LOOKS_EVERY = 20_000  # in units of work: reading the clock takes longer than most steps
 
 
 class _Left(threading.local):
@@ -24,7 +24,7 @@ _left = _Left()
 
 
 def begin() -> None:
-    """A rendering begins in this thread."""
+    """Starts a rendering in this thread: resets its limits."""
     left = _left
     left.work, left.look_at, left.since = ALLOWANCE, ALLOWANCE - _LOOKS_EVERY, None
 
@@ -51,6 +51,6 @@ def _look(left: _Left) -> None:
 
 
 def admitted(value: Any) -> Any:
-    """What a step has made."""
+    """Charges for the value of a step, and returns it."""
     charge(STEP + size(value, _left.work))
     return value

@@ -1,7 +1,7 @@
-"""What can be told of an expression from the kinds of the columns alone: a text compared with a
-number or a boolean never is equal, and used bare it holds whatever it says.
+"""Finds mistakes in expressions from the kinds of the columns: a text never equals a number or a
+boolean, and is true by itself whatever it says.
 
-A cell of a CSV file is text, and never null, unless ``records.types`` says more.
+A cell of a CSV file is text and never null, unless ``records.types`` declares otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runner.templates.columns_read import column_of, parsed_expression
 from runner.templates.sandbox import Environment
 
 Kind = Literal["cell", "text", "bool", "number", "date", "datetime", "null"]
-"""``cell``: the text of a CSV file."""
+"""The kind of a column's values; ``cell`` is text from a CSV file."""
 OF_TYPE: Mapping[CellType, Kind] = {
     "text": "text", "bool": "bool", "int": "number", "float": "number", "decimal": "number",
     "date": "date", "datetime": "datetime",
@@ -50,11 +50,11 @@ _environment = Environment()
 def kind_mistakes(
     text: str, where: str, kinds: Mapping[str, Kind], *, decides: bool = False
 ) -> list[str]:
-    """``decides``: it is an expression, of which only whether it is true counts."""
+    """The mistakes in a template or expression; ``decides``: only its truth value matters."""
     try:
         parsed = parsed_expression(text) if decides else _environment.parse(text)
     except (TemplateSyntaxError, RecursionError, ValueError):
-        return []  # it is told elsewhere
+        return []  # reported elsewhere
     own = {n.name for n in parsed.find_all(nodes.Name) if n.ctx != "load"}
     looking = _Looking(where, {c: k for c, k in kinds.items() if c not in own}, decides)
     try:
@@ -97,8 +97,8 @@ class _Looking:
         elif self._kind(node) in _TEXTS and (name := self._column(node)) is not None:
             yield (
                 f"`{self._where}` asks whether `{name}` is true, but that column holds text, and "
-                f"any text holds, 'false' and 'no' too; add `records.types: {{{name}: bool}}`, or "
-                f"compare it: `{name} == 'true'`, or `{name} != ''` for one that is not empty"
+                f"any non-empty text is true, even 'false'; add `records.types: {{{name}: bool}}`, "
+                f"or compare it: `{name} == 'true'`, or `{name} != ''` for one that is not empty"
             )
 
     def _pair(self, left: nodes.Node, op: str, right: nodes.Node) -> Iterator[str]:
@@ -128,7 +128,7 @@ class _Looking:
         said = f"`{self._where}` compares `{column}` with {shown}, but that column holds "
         never = "neither can be the greater" if ordered else "they are never equal"
         if kind not in _TEXTS:
-            fix = f"compare it with a {kind}, or take `{column}` out of `records.types`"
+            fix = f"compare it with a {kind}, or remove `{column}` from `records.types`"
             return f"{said}a {kind}: {never}; {fix}"
         if against == "null":
             return f"{said}text, and an empty cell is empty text; write `{column} == ''`"
@@ -137,7 +137,7 @@ class _Looking:
             to = "float"
         fix = f"add `records.types: {{{column}: {to}}}`"
         if to in ("int", "float") and ordered:
-            fix += f" (`decimal` for such as 12.50; for such as 12,50: {comma_decimal(column)})"
+            fix += f" (`decimal` for 12.50; for 12,50 write {comma_decimal(column)})"
         elif isinstance(other, nodes.Const):
             fix += f", or compare it with text: `{column} == '{shown}'`"
         return f"{said}text: {never}; {fix}"
@@ -167,7 +167,7 @@ class _Looking:
         if isinstance(node, nodes.Add) and both:
             return
         if isinstance(node, nodes.Mod) and isinstance(node.left, nodes.Const):
-            return  # a text that is filled in
+            return  # a format string
         for side, kind in zip(sides, kinds, strict=True):
             column = self._column(side)
             if kind in _TEXTS and column is not None and ("number" in kinds or both):
@@ -217,7 +217,7 @@ class _Looking:
         return "text" if method in _SAME_METHODS else "bool" if method in _BOOL_METHODS else None
 
     def _column(self, node: nodes.Node | None) -> str | None:
-        """The first column in it of which something is known."""
+        """The first column in the node whose kind is known."""
         if node is None:
             return None
         if (column := column_of(node)) is not None:

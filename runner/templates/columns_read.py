@@ -1,4 +1,4 @@
-"""Which columns an expression reads, and what it compares them with, from its syntax alone."""
+"""Finds the columns that an expression reads, and what it compares them with, from its syntax."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parsed_template(text: str) -> nodes.Template:
 
 
 def column_of(node: nodes.Node) -> str | None:
-    """The column that it is, and nothing more: ``x``, ``record.x`` or ``record['x']``."""
+    """The column if the node is just one: ``x``, ``record.x`` or ``record['x']``."""
     if isinstance(node, nodes.Name):
         return node.name
     if isinstance(node, nodes.Getattr | nodes.Getitem):
@@ -34,7 +34,7 @@ def column_of(node: nodes.Node) -> str | None:
 
 
 def compared_texts(text: str) -> dict[str, set[str]]:
-    """Of an expression: which texts each column is asked to be, just as it stands."""
+    """Column → the constant texts that the expression compares it with."""
     found: dict[str, set[str]] = {}
     for node in parsed_expression(text).find_all(nodes.Compare):
         sides = [node.expr, *(operand.expr for operand in node.ops)]
@@ -50,15 +50,14 @@ def compared_texts(text: str) -> dict[str, set[str]]:
 
 
 def columns_of(parsed: nodes.Template) -> set[str]:
-    """Every column that it names."""
+    """All columns that the template names."""
     every = (nodes.Name, nodes.Getattr, nodes.Getitem)
     named = {column_of(node) for node in parsed.find_all(every)}
     return {name for name in named if name is not None} - {"record"}
 
 
 def looked_at(text: str) -> set[str]:
-    """The columns of an expression that it takes for no null: of which it does not ask whether
-    they are there."""
+    """The columns that the expression uses without a check for null."""
     parsed = parsed_expression(text)
     asked: set[str | None] = set()
     for test in parsed.find_all(nodes.Test):

@@ -1,4 +1,4 @@
-"""How much a template's values are, and at most become: by operator, filter and method."""
+"""Bounds on the size of a template's values, before and after operators, filters and methods."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 STEP = 40
-MOST_BITS = 1 << 14  # more digits than Python writes out
-_ODD = 400  # the digits of the largest float, and some more
+MOST_BITS = 1 << 14  # more digits than Python converts to text
+_ODD = 400  # slightly more than the digits of the largest float
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(\d+|\*)?(?:\.(\d+|\*))?")
 _BRACES = re.compile(r":([^{}]*)")
 _NESTED = re.compile(r"\{[^{}]*:[^{}]*\{")
@@ -16,11 +16,11 @@ _QUICK_CODECS = {"utf-8", "utf8", "ascii", "latin-1"}
 
 
 class TooMuch(Exception):
-    """A template was stopped; a clause says why."""
+    """A template was stopped; the message is a clause that says why."""
 
 
 def size(value: Any, most: int = 1 << 60) -> int:
-    """Roughly its characters as text, everything in it counted as often as it stands there.
+    """The approximate number of characters of the value as text; shared parts count each time.
 
     Raises:
         TooMuch: it is over ``most``.
@@ -48,7 +48,7 @@ def size(value: Any, most: int = 1 << 60) -> int:
 
 
 def filled(text: str | bytes, given: Any, *, braces: bool = False) -> int:
-    """How long a format may become once its places are filled in."""
+    """An upper bound on the length of a format string's result."""
     form = text.decode("latin-1") if isinstance(text, bytes) else text
     if braces:
         if _NESTED.search(form):

@@ -1,13 +1,13 @@
-"""Jinja2 in which a template can neither reach Python's insides nor compute without end.
+"""A Jinja2 sandbox: templates cannot access Python's internals or compute without bound.
 
-Each rendering has an allowance. Every turn of a loop, call and filter takes from it, and so does
-every text and list that is made, before it is made where an operator, a filter or a method makes
-much of little (``*``, ``**``, ``center``, ``'%99999d'``). So no single step takes long or much
-memory, and their number is bounded; the clock is the last bound, for many long steps.
+Each rendering has an allowance of work. Each loop iteration, call and filter is charged to it, and
+so is each text and list produced; if an operator, a filter or a method can produce much from little
+(``*``, ``**``, ``center``, ``'%99999d'``), it is charged beforehand. So no single step takes much
+time or memory, and the number of steps is bounded; a limit on CPU time bounds many long steps.
 
-All that is used of Jinja2 beyond its documents stands here: what its code generator writes
-(`_Code`), `Environment._generate`, and how a template is run without its stream. Tried on `TRIED`;
-`tests/test_insides.py` fails where it has changed.
+All uses of undocumented parts of Jinja2 are in this file: the output of its code generator
+(`_Code`), `Environment._generate`, and running a template without its stream. They were tested on
+`TRIED`; `tests/test_insides.py` fails if they change.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from runner.templates.allowance import admitted, begin, charge, work_left
 from runner.templates.growth import BY_FILTER, BY_METHOD, MOST_BITS, STEP, TooMuch, filled, size
 
 TRIED = "3.1"
-_JINJAS = ("_loop_vars", "_block_vars")  # what it passes along to every call
+_JINJAS = ("_loop_vars", "_block_vars")  # arguments that Jinja2 adds to every call
 
 
 class Filled(str):
-    """What stands in a template's place for a value, told by its type from the template's text."""
+    """The text of a value filled into a template; the type distinguishes it from literal text."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ class Filled(str):
 
 
 def _shown(value: Any) -> Filled:
-    """What is about to become text."""
+    """Checks and charges a value that becomes text."""
     there(value)
     return Filled(value if type(value) is str else admitted(value))
 
@@ -92,7 +92,7 @@ def _range(*given: Any) -> Any:
 
 def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     growth = BY_FILTER.get(name)
-    at = 1 if hasattr(filter_, "jinja_pass_arg") else 0  # where its own arguments begin
+    at = 1 if hasattr(filter_, "jinja_pass_arg") else 0  # where the filter's arguments begin
 
     @wraps(filter_)
     def bounded(*args: Any, **kwargs: Any) -> Any:
@@ -114,12 +114,12 @@ def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
 def _grown(growth: Callable[..., int], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     try:
         return growth(*args, **kwargs)
-    except TypeError:  # not what it takes: it says so itself
+    except TypeError:  # wrong arguments: the call itself reports them
         return 0
 
 
 class _Code(CodeGenerator):
-    """Hands what a template puts together to `Environment`."""
+    """Generates code that passes the values a template builds to `Environment`."""
 
     @optimizeconst
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
@@ -155,7 +155,7 @@ class _Code(CodeGenerator):
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """The one of a job's templates and expressions."""
+    """The environment of a job's templates and expressions."""
 
     code_generator_class = _Code
     intercepted_binops = frozenset(["+", "*", "**", "%"])
@@ -177,28 +177,28 @@ class Environment(ImmutableSandboxedEnvironment):
         self.filters["counted"] = _counted
         self.binop_table |= {"+": _plus, "*": _times, "**": _power, "%": _remainder}
         self.globals["range"] = _range
-        del self.globals["lipsum"]  # other words each time: nothing that could be run again
+        del self.globals["lipsum"]  # random text: not reproducible
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
-        """Instead of "".join, in the generated code too."""
+        """Replaces "".join, also in generated code."""
         return "".join(Environment.bounded(pieces))
 
     @staticmethod
     def bounded(pieces: Iterable[str]) -> list[str]:
-        """The pieces, charged for."""
+        """Charges for the pieces, and returns them."""
         made = list(pieces)
         charge(sum(map(len, made)))
         return made
 
     def pieces(self, template: Template, fields: Mapping[str, Any]) -> list[str]:
-        """A rendering, in the pieces that it is made of; raises whatever goes wrong inside."""
+        """Renders a template to its pieces; raises any error of the template."""
         begin()
         return self.bounded(template.root_render_func(self._context(template, fields)))
 
     def expression(self, text: str) -> Callable[[Mapping[str, Any]], Any]:
-        """What makes the expression's value of a record's fields, and raises whatever goes wrong
-        inside."""
+        """A function that evaluates the expression on a record's fields; it raises any error of the
+        expression."""
         template = self.compile_expression(text, undefined_to_none=False)._template
 
         def evaluate(fields: Mapping[str, Any]) -> Any:
@@ -206,21 +206,20 @@ class Environment(ImmutableSandboxedEnvironment):
             context = self._context(template, fields)
             for _ in template.root_render_func(context):
                 pass
-            result = context.vars["result"]  # where Jinja2's own expressions have theirs
-            bool(result)  # a StrictUndefined result complains only when it is looked at
+            result = context.vars["result"]  # where Jinja2's compiled expressions store it
+            bool(result)  # a StrictUndefined result raises only when it is used
             return result
 
         return evaluate
 
     def _context(self, template: Template, fields: Mapping[str, Any]) -> Context:
-        # Not by `template.new_context`, which goes over all globals again: that is for imports,
-        # and there is nothing to import here.
+        # Not `template.new_context`, which copies all globals for imports; there are none here.
         names = {**self.globals, **fields, "record": fields}
         return Context(self, names, template.name, template.blocks)
 
     @staticmethod
     def together(join: Callable[[Iterable[Any]], str], parts: Sequence[Any]) -> str:
-        """``~``."""
+        """The operator ``~``."""
         there(*parts)
         for part in parts:
             admitted(part)

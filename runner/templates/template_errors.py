@@ -1,4 +1,4 @@
-"""Why a template or an expression failed on a record, in a sentence with the fix."""
+"""Messages that say why a template or an expression failed on a record, with the fix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NULL = re.compile(r"'NoneType'|^'?None'? has no ")
 
 
 class Failing(Protocol):
-    """A template, or an expression."""
+    """A template or an expression."""
 
     where: str
     text: str
@@ -53,21 +53,21 @@ def _null(of: Failing, record: Record) -> str:
         looked = set()
     name = next((n for n in sorted(looked) if record.fields.get(n, "") is None), None)
     if name is None:
-        return f"{of.where} uses a value that is null; see to it by `| default('')` or an `if`"
+        return f"{of.where} uses a value that is null; handle it with `| default('')` or an `if`"
     shown = in_template(name)
     fix = f"{shown} | default('')"
     fix = f"`({fix})`" if of.expression else f"`{{{{ {fix} }}}}`"
     return (
-        f"{of.where} uses the field `{name}`, which is null; fill it in, or write {fix}, or ask "
-        f"whether `{shown} is none`"
+        f"{of.where} uses the field `{name}`, which is null; fill it in, write {fix}, or test "
+        f"`{shown} is none`"
     )
 
 
 def stopped(error: TooMuch | RecursionError, where: str) -> str:
-    why = error if isinstance(error, TooMuch) else "it calls itself too deep"
+    why = error if isinstance(error, TooMuch) else "it recurses too deeply"
     return (
         f"{where} was stopped: {why}; a template makes at most {ALLOWANCE:,} characters within "
-        f"{SECONDS:.0f} s: write it shorter, or with fewer turns"
+        f"{SECONDS:.0f} s: shorten it, or use fewer iterations"
     )
 
 
@@ -87,6 +87,6 @@ def hint(name: str, fields: Mapping[str, Any] | Sequence[str], have: str = "it h
 
 
 def in_template(column: str) -> str:
-    """How a template names a column: as it is, or as ``record['First name']``."""
+    """The form of a column's name in a template: unchanged, or as ``record['First name']``."""
     plain = column.isidentifier() and column not in _NOT_PLAIN
     return column if plain else f"record[{column!r}]"
