@@ -75,6 +75,36 @@ def test_a_killed_courier_loses_only_what_was_under_way(tmp_path: Path) -> None:
     assert spent_usd(run_dir) >= api.bill.total_usd()  # with what is billed after the courier died
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("torn", ['{"att', '{"attempt": 1, "se', '{"attempt": 1, "reply": {"ver'])
+def test_a_line_that_a_killed_courier_left_half_written_hides_no_call_of_the_next(
+    tmp_path: Path, api: StandIn, torn: str
+) -> None:
+    api.latency = 3.0
+    job = write_job(
+        tmp_path / "job", api.url, records(f"R-{n}" for n in range(6)), {"concurrency": 2}
+    )
+    lock, journal = (job.parent / "run" / name for name in ("courier.lock", "courier.jsonl"))
+    process = start(job)
+    wait_until(lambda: api.in_flight == 2)
+    process.send_signal(signal.SIGSTOP)  # until the first courier's end is made
+    first = lock.read_text()
+    os.kill(int(first), signal.SIGKILL)
+    wait_until(lambda: api.in_flight == 0)
+    with journal.open("a") as file:
+        file.write(torn)
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: api.in_flight == 2 and lock.read_text() != first)
+    process.kill()
+    os.kill(int(lock.read_text()), signal.SIGKILL)
+    process.wait(10)
+    api.latency = 0
+    ran = run(job)
+    # Four were sent, and nobody heard of their end: none of them may be sent again.
+    assert states(job.parent / "run") == {"unknown": 4, "settled": 2}
+    assert [row["status"] for row in ran.rows.values()] == ["review"] * 4 + ["done"] * 2
+
+
 def test_ctrl_c_books_the_calls_under_way(tmp_path: Path, api: StandIn) -> None:
     api.latency = 0.7
     job = write_job(tmp_path / "job", api.url, records(f"R-{n}" for n in range(12)))
