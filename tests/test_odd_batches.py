@@ -239,6 +239,9 @@ SOUND_FILES: dict[str, Change] = {
         reply, body=gzip.compress(reply.body),
         headers=reply.headers | {"content-encoding": "gzip"},
     ),
+    "gzip, unsaid": lambda reply: replace(
+        reply, body=gzip.compress(reply.body), headers={"content-type": "application/gzip"}
+    ),
     "JSON": lambda reply: replace(reply, headers={"content-type": "application/json"}),
     "no type": lambda reply: replace(reply, headers={"content-type": ""}),
     "rows between": lines(

@@ -58,7 +58,7 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = MOST_ERROR_BYTES if self._cut else MOST_REPLY_BYTES
-        unpack = _unpacker(self._coding)
+        unpack = unpacker(self._coding)
         async for piece in self._inner:
             try:
                 for part in unpack(piece):
@@ -75,7 +75,8 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-def _unpacker(coding: str) -> Any:
+def unpacker(coding: str) -> Any:
+    """What makes the parts, each a bounded one, of a piece that is packed so."""
     if coding in ("", "identity"):
         return lambda piece: [piece]
     if coding not in ("gzip", "x-gzip", "deflate"):
