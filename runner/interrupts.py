@@ -1,4 +1,5 @@
-"""Ctrl-C ends a run in order, and a second one at once: nobody must wait who does not want to.
+"""Ctrl-C ends a run in order, and a second one at once: nobody must wait who does not want to. So
+does SIGTERM, by which schedulers and containers stop what they run.
 
 At once means as if killed, which every run directory bears; but with a sentence.
 """
@@ -22,6 +23,7 @@ AT_ONCE = (
     "were under way"
 )
 STOPPING = "stopping; Ctrl-C again ends it at once"
+_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -37,7 +39,7 @@ def end_at_once(signum: int, say: Say) -> NoReturn:
 
 
 class Interrupts:
-    """The handler of SIGINT while a run is at work. ``blocked``: its loop waits for something
+    """The handler of both signals while a run is at work. ``blocked``: its loop waits for something
     else, as a database, and would hear of nothing."""
 
     def __init__(self, say: Say) -> None:
@@ -63,14 +65,15 @@ class Interrupts:
 
 
 def run_to_its_end(work: Coroutine[Any, Any, None], say: Say) -> None:
-    """`asyncio.run`; a program with a handler of its own keeps it."""
-    usual = signal.getsignal(signal.SIGINT)
+    """`asyncio.run`; a program with handlers of its own keeps them."""
     main = threading.current_thread() is threading.main_thread()
-    if not main or usual is not signal.default_int_handler:
+    usual = {one: how for one, how in _USUAL.items() if main and signal.getsignal(one) is how}
+    if signal.SIGINT not in usual:
         asyncio.run(work)
         return
     interrupts = Interrupts(say)
-    signal.signal(signal.SIGINT, interrupts)
+    for one in usual:
+        signal.signal(one, interrupts)
     try:
         asyncio.run(interrupts.over(work))
     except asyncio.CancelledError:
@@ -78,12 +81,13 @@ def run_to_its_end(work: Coroutine[Any, Any, None], say: Say) -> None:
             raise KeyboardInterrupt from None
         raise
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for one, how in usual.items():
+            signal.signal(one, how)
 
 
 @contextmanager
 def heard_while_blocked() -> Iterator[None]:
-    """Ctrl-C is heard within the block although the loop waits for it."""
+    """Either signal is heard within the block although the loop waits for it."""
     handler = signal.getsignal(signal.SIGINT)
     if not isinstance(handler, Interrupts):
         yield

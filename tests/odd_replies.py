@@ -136,6 +136,14 @@ def _error(status: int, said: Any) -> Callable[[str], Reply]:
     return _raw(json.dumps(said), status)
 
 
+# The odd ones are none that a request could send back.
+COOKIES = ("a=b", "a=\x01; Path=/", "a=\x7f", "a\xe9=\xff", f"a={'b' * 50_000}")
+
+
+def _cookie(value: str) -> Callable[[str], Reply]:
+    return lambda text: Reply(json.dumps(good(text)).encode(), headers={"Set-Cookie": value})
+
+
 _PLACES = (
     "choices", "choices.0", "choices.0.message", "choices.0.message.content",
     "choices.0.finish_reason", "choices.0.logprobs", "choices.0.logprobs.content",
@@ -192,6 +200,7 @@ ODD: dict[str, Callable[[str], Reply]] = {
     "chunks that are none": lambda text: Reply(
         b"zz\r\nxx\r\n", head=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     ),
+    **{f"cookie {value!r}": _cookie(value) for value in COOKIES},
     **{f"status {status}": _raw("" if status == 204 else "{}", status) for status in _STATUSES},
     **{
         f"redirect {status}": _raw("", status, Location="http://127.0.0.1:9/v1/chat/completions")

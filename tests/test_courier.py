@@ -75,12 +75,45 @@ def test_a_killed_courier_loses_only_what_was_under_way(tmp_path: Path) -> None:
     assert spent_usd(run_dir) >= api.bill.total_usd()  # with what is billed after the courier died
 
 
-def test_ctrl_c_books_the_calls_under_way(tmp_path: Path, api: StandIn) -> None:
+@pytest.mark.process
+@pytest.mark.parametrize("torn", ['{"att', '{"attempt": 1, "se', '{"attempt": 1, "reply": {"ver'])
+def test_a_line_that_a_killed_courier_left_half_written_hides_no_call_of_the_next(
+    tmp_path: Path, api: StandIn, torn: str
+) -> None:
+    api.latency = 3.0
+    job = write_job(
+        tmp_path / "job", api.url, records(f"R-{n}" for n in range(6)), {"concurrency": 2}
+    )
+    lock, journal = (job.parent / "run" / name for name in ("courier.lock", "courier.jsonl"))
+    process = start(job)
+    wait_until(lambda: api.in_flight == 2)
+    process.send_signal(signal.SIGSTOP)  # until the first courier's end is made
+    first = lock.read_text()
+    os.kill(int(first), signal.SIGKILL)
+    wait_until(lambda: api.in_flight == 0)
+    with journal.open("a") as file:
+        file.write(torn)
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: api.in_flight == 2 and lock.read_text() != first)
+    process.kill()
+    os.kill(int(lock.read_text()), signal.SIGKILL)
+    process.wait(10)
+    api.latency = 0
+    ran = run(job)
+    # Four were sent, and nobody heard of their end: none of them may be sent again.
+    assert states(job.parent / "run") == {"unknown": 4, "settled": 2}
+    assert [row["status"] for row in ran.rows.values()] == ["review"] * 4 + ["done"] * 2
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_books_the_calls_under_way(
+    tmp_path: Path, api: StandIn, stop: signal.Signals
+) -> None:
     api.latency = 0.7
     job = write_job(tmp_path / "job", api.url, records(f"R-{n}" for n in range(12)))
     process = start(job)
     wait_until(lambda: api.in_flight == 4)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its group
+    os.killpg(process.pid, stop)  # as a terminal does: to all of its group
     assert process.wait(60) == 130
     words = (job.parent / "stderr.txt").read_text()
     assert "Traceback" not in words and "run the same command again" in words
@@ -94,18 +127,19 @@ def test_ctrl_c_books_the_calls_under_way(tmp_path: Path, api: StandIn) -> None:
     assert ran.spent == api.bill.total_usd()
 
 
-def test_a_second_ctrl_c_waits_for_nothing_and_the_next_run_books_the_calls(
-    tmp_path: Path, api: StandIn
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_waits_for_nothing_and_the_next_run_books_the_calls(
+    tmp_path: Path, api: StandIn, stop: signal.Signals
 ) -> None:
     api.latency = 4.0
     job = write_job(tmp_path / "job", api.url, records(f"R-{n}" for n in range(6)))
     process, stderr = start(job), job.parent / "stderr.txt"
     wait_until(lambda: api.in_flight == 4)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     wait_until(lambda: "a second Ctrl-C stops at once" in stderr.read_text())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     began = time.monotonic()
-    assert process.wait(60) == 130
+    assert process.wait(60) == 128 + stop
     assert time.monotonic() - began < 2
     assert "stopping; Ctrl-C again" in stderr.read_text()
     assert "ended at once; what is done is kept" in stderr.read_text()

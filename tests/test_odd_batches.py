@@ -239,6 +239,9 @@ SOUND_FILES: dict[str, Change] = {
         reply, body=gzip.compress(reply.body),
         headers=reply.headers | {"content-encoding": "gzip"},
     ),
+    "gzip, unsaid": lambda reply: replace(
+        reply, body=gzip.compress(reply.body), headers={"content-type": "application/gzip"}
+    ),
     "JSON": lambda reply: replace(reply, headers={"content-type": "application/json"}),
     "no type": lambda reply: replace(reply, headers={"content-type": ""}),
     "rows between": lines(
@@ -337,6 +340,42 @@ def test_an_odd_row_is_its_own_records_review(tmp_path: Path, api: StandIn, side
     sound_books(ran, api)
     assert made(api) == 2
     collect(path, wait=False)
+    assert made(api) == 2
+
+
+def others(side: Side, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What else may be said of a request that is answered, by whether it was done or not."""
+    name = {"custom_id": row["custom_id"]}
+    if side is SIDES["anthropic"]:
+        error = {"type": "error", "error": {"type": "api_error", "message": "x"}}
+        refused = {"type": "error", "error": {"type": "invalid_request_error", "message": "x"}}
+        kinds = [{"type": "expired"}, {"type": "canceled"}, {"type": "errored", "error": error},
+                 {"type": "errored", "error": refused}, {"type": "new"}, None]  # fmt: skip
+        return [name | {"result": kind} for kind in kinds]
+    body = {"error": {"message": "x", "code": "invalid"}}
+    codes = [name | {"response": None, "error": {"code": c}} for c in ("batch_expired", "x", 5)]
+    statuses = [{"status_code": code, "body": body} for code in (400, 429, 500)]
+    return codes + [name | {"response": each, "error": None} for each in statuses]
+
+
+def test_a_request_that_is_answered_is_not_sent_again_whatever_else_is_said_of_it(
+    tmp_path: Path, api: StandIn, side: Side
+) -> None:
+    """In any order: each row stands beside another one of the same request, or among several."""
+    chance, told = random.Random(0), len(others(side, {"custom_id": ""}))
+
+    def contradicted(rows: list[bytes]) -> list[bytes]:
+        given = []
+        for at, row in enumerate(rows):
+            more = others(side, json.loads(row))
+            more = [more[at % told]] if at < 2 * told else chance.sample(more, 3)
+            both = [row, *(json.dumps(each).encode() + b"\n" for each in more)]
+            given += both if at % told % 2 == at // told % 2 else both[::-1]
+        return given
+
+    path = sent(tmp_path, api, side, 2, each=3 * told)
+    Oddly(api, side.rows, [lines(contradicted)] * 2, times=float("inf"))
+    all_done(collect(path), api)
     assert made(api) == 2
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from tests.fakes import completion, surelocal
 from tests.jobs import KEY, Ran, query, records, run, write_job
 from tests.mutants import sound
 from tests.odd_api import Odd, OddApi
+from tests.odd_batches import Batches
+from tests.odd_replies import COOKIES
 from tests.stand_in.wire import Call
 
 PROVIDERS = ("anthropic", "openai")
@@ -104,6 +108,31 @@ def test_no_text_goes_where_a_redirect_points(provider: str, status: int) -> Non
             assert "`escalation.base_url` redirects to" in (reply.problem or "")
             assert reply.problem is not None and reply.problem.isprintable()
         assert not other.seen
+
+
+@pytest.mark.parametrize("lane", ["live", "batch"])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_no_cookie_of_one_reply_goes_out_with_the_next(
+    provider: str, lane: str, tmp_path: Path
+) -> None:
+    sent_back: list[str] = []
+    batches = Batches(provider, lambda number: json.dumps(sound(provider, number)).encode())
+    cookies = itertools.cycle(("set-cookie", cookie.encode()) for cookie in COOKIES)
+
+    def reply(call: Call) -> Odd:
+        sent_back.extend([call.headers["cookie"]] if "cookie" in call.headers else [])
+        answer = Odd(json.dumps(sound(provider, 0)).encode())
+        odd = answer if lane == "live" else batches.reply(call)
+        return replace(odd, headers=(*odd.headers, next(cookies)))
+
+    names = [f"R-{number}" for number in range(2 * len(COOKIES))]
+    batch = {"poll_s": 0.02, "max_requests": 4}
+    more = {"concurrency": 1, "lane": lane, "batch": batch}
+    with OddApi(reply) as api:
+        job = odd_job(tmp_path, provider, api, names, **more)
+        ran = run(job) if lane == "live" else (run(job), run(job, again=True))[1]
+    assert sent_back == []
+    assert set(ran.ends().values()) == {("done", "high_stakes")}
 
 
 # --- how much, and for how long -------------------------------------------------------------------
@@ -257,8 +286,8 @@ def test_a_reply_of_another_version_is_one_or_unreadable(value: object) -> None:
             assert one_line(str(error)).isprintable()
         else:
             assert reply.problem is None or reply.problem.isprintable()
-            again = Reply.from_json(json.loads(json.dumps(reply.as_json()))).body
-            assert json.dumps(again) == json.dumps(reply.body)  # as texts: NaN is not NaN
+            again = Reply.from_json(json.loads(json.dumps(reply.as_json())))
+            assert json.dumps(again.body) == json.dumps(reply.body)  # NaN is not equal to itself
 
 
 # --- what a former version left -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""HTTP as both SDKs are to speak it: no redirect is followed, and no body is read without bound.
+"""HTTP as both SDKs are to speak it: each request is ours alone, and no body is read without bound.
 
 Nothing that a server sends can fill the memory: neither a body without end nor one that unpacks to
 a thousand times its size. An error's body is cut off instead, as its status says enough.
@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 
 from runner.formats.foreign_json import Unreadable, clipped
+from runner.formats.own_requests import own_requests
 
 MOST_REPLY_BYTES = 8 << 20
 """Of a single answer; the longest that a model gives is a tenth of it."""
@@ -24,10 +25,10 @@ def http_settings(concurrency: int, *, bounded: bool) -> dict[str, Any]:
     """For an SDK's own HTTP client. Not ``bounded`` where bodies are read as a stream: then those
     of errors alone are."""
     settings: dict[str, Any] = {
+        **own_requests(),
         "limits": httpx2.Limits(max_connections=concurrency),
-        "follow_redirects": False,
+        "event_hooks": {"response": [_bound if bounded else _bound_errors]},
     }
-    settings["event_hooks"] = {"response": [_bound if bounded else _bound_errors]}
     if bounded:
         settings["headers"] = {"accept-encoding": "gzip, deflate"}  # what is unpacked here
     return settings
@@ -57,7 +58,7 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = MOST_ERROR_BYTES if self._cut else MOST_REPLY_BYTES
-        unpack = _unpacker(self._coding)
+        unpack = unpacker(self._coding)
         async for piece in self._inner:
             try:
                 for part in unpack(piece):
@@ -74,7 +75,8 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-def _unpacker(coding: str) -> Any:
+def unpacker(coding: str) -> Any:
+    """What makes the parts, each a bounded one, of a piece that is packed so."""
     if coding in ("", "identity"):
         return lambda piece: [piece]
     if coding not in ("gzip", "x-gzip", "deflate"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -21,20 +22,26 @@ TOGETHER = (
 LETTER = rf"[^\W\d_{TOGETHER}]"
 # Most folded words consist of a to z, which is matched faster.
 _TOKEN = re.compile(rf"[a-z]+(?!{LETTER})|\d+|{LETTER}+|[{TOGETHER}]+|\0")
-# Invisible characters: joiners, direction marks, fillers.
-_UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+# Invisible characters: control codes, joiners, direction marks, fillers, and what only lengthens a
+# word. NUL is used by this module.
+_UNSEEN = "\x01-\x08\x0e-\x1a\x7f-\x84\x86-\x9f\u0640"
+_UNSEEN += "\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
 _UNSEEN += "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef"
+# A line of quoted-printable ends so, and the next one may begin as a mail's answer does.
+_SOFT_END = r"=[ \t]*\r?\n(?:>[> ]*)?"
 _ESCAPES = (
     r"&(?:amp;)*(?:#\d{1,7};?|#x[0-9a-f]{1,6};?|[a-z]{2,31};)"
     r"|%0[9ad]|%[2-7][0-9a-f]|%[c-f][0-9a-f](?:%[89ab][0-9a-f]){1,3}|%[c-f][0-9a-f]"
     # Quoted-printable: letters of two bytes, runs of them, what old mail programs send, line ends.
-    r"|(?:=[0-9a-f]{2}){2,}|=(?:[c-f][0-9a-f]|0[9ad]|2[07a-f]|3[a-f]|40|5[b-f])(?!\d)|=[ \t]*\r?\n"
-    r"|\\u[0-9a-f]{4}|\\x[0-9a-f]{2}|\\[nrtfb]"
-    r"|(?<=[^\W\d_])[-\u2010]\r?\n[ \t>]*(?=[^\W\d_])"
+    rf"|=[0-9a-f]{{2}}(?:(?:{_SOFT_END})?=[0-9a-f]{{2}})+"
+    rf"|=(?:[c-f][0-9a-f]|0[9ad]|2[07a-f]|3[a-f]|40|5[b-f])(?!\d)|{_SOFT_END}"
+    r"|\\u000[01][0-9a-f]{4}|\\u[0-9a-f]{4}|\\u\{[0-9a-f]{1,6}\}|\\x[0-9a-f]{2}|\\[nrtfb]"
+    r"|(?<=[^\W\d_])[-\u2010\u00ad]\r?\n[ \t>]*(?=[^\W\d_])"
     rf"|[{_UNSEEN}]+"
 )
 _TAGS = r"</?[a-z!][^<>]{0,1000}>|&lt;/?[a-z](?:[^<>&]|&quot;){0,200}&gt;|(?<=\w)(?:\*+|~~|`)(?=\w)"
 _ESCAPE = re.compile(_ESCAPES, re.IGNORECASE)
+_SOFT = re.compile(_SOFT_END)
 _ESCAPE_OR_TAG = re.compile(f"{_TAGS}|{_ESCAPES}", re.IGNORECASE)
 _TAG = re.compile(_TAGS, re.IGNORECASE)
 # The first characters of escapes and of tags: searched first, since most text has neither.
@@ -183,11 +190,17 @@ def _unescaped(escape: str) -> str:
     if first in "<&*~`":
         return " " if _BLOCK.match(escape) else ""
     if first == "\\":
-        return escape if len(escape) == 2 else fold(chr(int(escape[2:], 16)))
-    if first == "%" or (first == "=" and escape[-1] != "\n"):
+        return escape if len(escape) == 2 else fold(_of_code(int(escape[2:].strip("{}"), 16)))
+    if first == "=":
+        escape = _SOFT.sub("", escape)
+    if escape and first in "%=":
         given = unquote_to_bytes(escape.replace("=", "%"))
         try:
             return fold(given.decode())
         except UnicodeDecodeError:
             return fold(given.decode("latin-1"))
     return ""
+
+
+def _of_code(code: int) -> str:
+    return chr(code) if code <= sys.maxunicode else ""

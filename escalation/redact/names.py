@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 
+from escalation.redact.damage import lost, misread
 from escalation.redact.folding import LETTER, TOGETHER, fold, tokens
 
 
@@ -120,6 +122,7 @@ def words_of(value: str, people: bool) -> tuple[Word, ...]:
             _word(["".join(map(fold, (*_particles(parts[:n]), *inner)))], people, False, False)
         ]
         more += _pieces_of_han(part) if len(parts) == 1 else []
+        more += [_damaged(each) for each in dict.fromkeys((part, *inner)) if not each.isascii()]
         for word in (whole, *more):
             if word is not None:
                 found.setdefault(word.spellings, word)
@@ -148,6 +151,17 @@ def _word(inner: list[str], people: bool, edge: bool, alone: bool) -> Word | Non
     doubtful = doubtful or (people and joined in english())
     stems = [] if together else [s for w in spellings for s in _stems(w, doubtful)]
     return Word(tuple(spellings), doubtful, together, tuple(dict.fromkeys(stems)))
+
+
+def _damaged(part: str) -> Word | None:
+    """As it stands in texts whose encoding was mistaken."""
+    whole = unicodedata.normalize("NFC", part)
+    readings = [whole, whole.upper(), whole.lower(), whole.capitalize()]
+    spelt = [fold(each) for reading in readings for each in misread(reading)]
+    # "Man?" of a Manú asks about a man.
+    spelt += [fold(each) for each in lost(whole) if not is_word(fold(each).strip("?_"))]
+    found = dict.fromkeys(each for each in spelt if len(each) > 2 and tokens(each))
+    return Word(tuple(found), False, False, ()) if found else None
 
 
 def variants(word: str) -> list[str]:

@@ -113,11 +113,17 @@ class Names:
             beside = hits[max(0, n - 1) : n] + hits[n + 1 : n + 2]
             if (
                 hit.sure
+                or self._accented(hit, seen, text)
                 or any(self._together(hit, other, seen, text) for other in beside)
                 or self._initial_before(hit, seen, text)
                 or names_someone(text, *seen.original(hit.start, hit.end))
             ):
                 yield hit
+
+    def _accented(self, hit: Hit, seen: View, text: str) -> bool:
+        """Văn is no van, and Groß not gross."""
+        start, end = seen.original(hit.start, hit.end)
+        return text[start].isupper() and not text[start:end].isascii()
 
     def _together(self, one: Hit, other: Hit, seen: View, text: str) -> bool:
         """Whether two adjacent hits, one of them doubtful, form a name."""

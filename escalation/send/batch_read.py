@@ -1,7 +1,8 @@
 """Reads a batch's results and books them, each as it is read.
 
-An answer is booked at once. A result that is none is booked when all have been read, as the same
-request may have another one that is; and what has no result is asked for again until a deadline.
+An answer is booked at once. Any other result is booked when all have been read: the same request
+may have an answer further on, and one that is answered is never sent again. What has no result is
+asked for again until a deadline.
 """
 
 from __future__ import annotations
@@ -38,14 +39,20 @@ LOST_AFTER_S = 24 * 3600.0
 @dataclass(slots=True)
 class _Open:
     """What of a batch has no result yet: attempt → (position, reservation). ``answered`` are the
-    names of all that the results answer, ``odd`` what is no result; ``brought`` counts what was
-    booked by verdict, ``back`` is what of their reservations was not spent."""
+    names of all that the results answer, ``others`` what is said of a request and is no answer;
+    ``brought`` counts what was booked by verdict, ``back`` is what of their reservations was not
+    spent."""
 
     left: dict[int, tuple[int, Decimal]]
     answered: set[str] = field(default_factory=set)
-    odd: dict[int, Reply] = field(default_factory=dict)
+    others: dict[int, Reply] = field(default_factory=dict)
     brought: Counter[str] = field(default_factory=Counter)
     back: Decimal = Decimal(0)
+
+    def keep(self, attempt: int, reply: Reply) -> None:
+        """Of two results that are no answer, the one that may be billed holds."""
+        if attempt not in self.others or reply.verdict == "unknown":
+            self.others[attempt] = reply
 
 
 class Reader:
@@ -60,8 +67,7 @@ class Reader:
         opened = self._open(batch)
         try:
             await self._read(api, remote, prefix, opened)
-            for attempt, reply in opened.odd.items():
-                self._book(attempt, reply, opened)
+            await self._book_others(opened)
             if opened.left:
                 self._ledger.batches.fell_short(batch.id)
                 if rest := self._rest(batch, remote, opened):
@@ -97,14 +103,23 @@ class Reader:
             async for name, reply in results:
                 if name.startswith(prefix) and reply.verdict == "ok":
                     opened.answered.add(name)
-                if name in attempts and reply.verdict == "unknown":
-                    opened.odd[attempts[name]] = reply
+                if name in attempts and reply.verdict == "ok":
+                    await self._book_answer(attempts[name], reply, opened)
                 elif name in attempts:
-                    await self._booked(attempts[name], reply, opened)
+                    opened.keep(attempts[name], reply)
                 read += 1
-                if read % COMMIT_EVERY == 0:
-                    self._ledger.commit()
-                    await asyncio.sleep(0)
+                await self._breathe(read)
+
+    async def _book_others(self, opened: _Open) -> None:
+        for booked, (attempt, reply) in enumerate(opened.others.items(), start=1):
+            self._book(attempt, reply, opened)
+            await self._breathe(booked)
+
+    async def _breathe(self, done: int) -> None:
+        """Lets others have their turn, now and then."""
+        if done % COMMIT_EVERY == 0:
+            self._ledger.commit()
+            await asyncio.sleep(0)
 
     def _rest(self, batch: Batch, remote: Remote, opened: _Open) -> Reply | None:
         """What all is that has no result; None: it may still come."""
@@ -122,11 +137,11 @@ class Reader:
         for attempt in list(opened.left):
             self._book(attempt, reply, opened)
 
-    async def _booked(self, attempt: int, reply: Reply, opened: _Open) -> None:
+    async def _book_answer(self, attempt: int, reply: Reply, opened: _Open) -> None:
         """What is put back is found in a thread: a text may be long, and nothing is to wait."""
         position = opened.left.get(attempt, (None, None))[0]
         held = self._ledger.held(position) if position is not None else None
-        if position is None or held is None or reply.verdict != "ok":
+        if position is None or held is None:
             self._book(attempt, reply, opened)
             return
         known = self._desk.booker.placeholders

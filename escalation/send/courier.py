@@ -38,12 +38,16 @@ JOURNAL = "courier.jsonl"
 LOCK = "courier.lock"
 MOST_LINE_BYTES = 1 << 28
 BEAT_S = CLOSE_S = 5.0
+_PIECE_BYTES = 1 << 16
 
 
 class _Journal:
     def __init__(self, path: Path) -> None:
-        # Appending: what a former courier left is not ours to cut off.
+        # Appending: what a former courier left is not ours to cut off, but for half a line, which
+        # says nothing and would swallow our first one.
         self._file: IO[str] = open(path, "a", encoding="utf-8", opener=opener)  # noqa: SIM115
+        if (whole := _whole_lines(path)) < path.stat().st_size:
+            os.truncate(path, whole)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # or the file itself could be gone after a power cut
         os.close(folder)
@@ -67,6 +71,19 @@ class _Journal:
     def writing(self) -> int | None:
         """Which line the disk is taking now, if it is."""
         return self._begun if self._begun != self._ended else None
+
+
+def _whole_lines(path: Path) -> int:
+    """How many bytes of a file are whole lines."""
+    with path.open("rb") as file:
+        at = file.seek(0, os.SEEK_END)
+        while at:
+            start = max(0, at - _PIECE_BYTES)
+            file.seek(start)
+            if (end := file.read(at - start).rfind(b"\n")) >= 0:
+                return start + end + 1
+            at = start
+    return 0
 
 
 def _wire(settings: dict[str, Any]) -> Wire:

@@ -1,7 +1,7 @@
 """The command line: thin, and quick to start (it imports no engine and no SDK).
 
 Exit status: 0 done; 1 failed as a whole; 2 a mistake in what was asked; 3 done, but some records
-are in error, waiting or in review; 130 stopped by Ctrl-C, to be resumed.
+are in error, waiting or in review; 130 stopped by Ctrl-C or SIGTERM, to be resumed.
 """
 
 from __future__ import annotations

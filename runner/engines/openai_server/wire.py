@@ -1,7 +1,6 @@
 """One request to an OpenAI-compatible server and its reply, bounded in time, size and depth.
 
-Nothing here is sent again, and no redirect is followed: the address that the job names is the only
-one that sees a record.
+Nothing here is sent again, and the address that the job names is the only one that sees a record.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from runner.engines.openai_server.stream import EVENTS, put_together
 from runner.errors import UsageError
 from runner.formats.foreign_json import MOST_BYTES, Unreadable, one_line, parse, whole
+from runner.formats.own_requests import own_requests
 
 if TYPE_CHECKING:
     import httpx2
@@ -79,8 +79,8 @@ class Wire:
         except (ValueError, httpx2.InvalidURL) as error:
             raise UsageError(f"local.base_url is no address: {error}") from None
         self._client = httpx2.AsyncClient(
+            **own_requests(),
             headers=headers,
-            follow_redirects=False,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
             timeout=httpx2.Timeout(None, connect=_CONNECTS_WITHIN_S),
         )
