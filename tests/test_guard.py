@@ -85,14 +85,14 @@ def test_a_broken_local_model_stops_what_it_leaves_unsure(
     )
     ran = jobs.run(job)
     assert sent(api) <= FIRST + IN_FLIGHT and len(held(ran)) >= 90 - FIRST - IN_FLIGHT
-    [words] = [line for line in ran.said if "no good" in line]
+    [words] = [line for line in ran.said if "unusable" in line]
     assert fault in words and "escalation.guard: off" in words
     [tripped] = ran.of(Event.GUARD_TRIPPED)
     assert tripped.text == words and tripped.level is Level.WARNING
     assert words.startswith(f"{tripped.fields['broken']} of the local model's last ")
     assert tripped.fields["faults"] == {fault: tripped.fields["broken"]}
     for told in (ran.summary.stopped, surelocal("status", ran.run_dir).stdout):
-        assert told is not None and "no good" in told
+        assert told is not None and "unusable" in told
     if lane == "batch":
         assert surelocal("escalate", ran.run_dir, "--wait").exit_code == 3
     assert sent(api, "<C-") == 5  # a rule sends all the same
@@ -100,7 +100,7 @@ def test_a_broken_local_model_stops_what_it_leaves_unsure(
 
     # Nothing has changed: no later command spends a cent on them, and each says why.
     again = surelocal("escalate", ran.run_dir, "--wait")
-    assert again.exit_code == 3 and "no good" in again.stderr.replace("\n", " ")
+    assert again.exit_code == 3 and "unusable" in again.stderr.replace("\n", " ")
     assert "surelocal escalate" in again.stderr and "--guard off" in again.stderr
     assert held(jobs.run(job)) and sent(api) == before
 
@@ -183,7 +183,7 @@ def test_a_local_model_that_is_well_again_lets_go(
     assert held(part)
     ran = jobs.run(job)  # the window knows what the former run saw
     assert ran.summary.unfinished == 0
-    assert any("good again" in line for line in ran.said)
+    assert any("usable again" in line for line in ran.said)
     assert sent(api) == 100 and api.bill.billed_twice() == {}
 
 
@@ -249,11 +249,11 @@ def test_a_server_holds_it_back_and_says_so_to_whoever_asks(
             assert served.post(body("broken again")).status_code == 503
             assert served.post(body("my lawyer")).is_success  # by rule
             assert len(api.bill.requests()) == bought + 1
-            assert any("no good" in line for line in served.said)
+            assert any("unusable" in line for line in served.said)
             for n in range(40):
                 assert served.post(body(f"sure {n} more")).is_success
             assert served.post(body("broken once more")).is_success
-            assert any("good again" in line for line in served.said)
+            assert any("usable again" in line for line in served.said)
         events = [(one.event, one.level) for one in served.notices if "guard" in one.event]
         assert events == [
             (Event.GUARD_TRIPPED, Level.WARNING), (Event.GUARD_RELEASED, Level.INFO),

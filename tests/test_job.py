@@ -97,7 +97,7 @@ def test_a_job_without_mistakes(tmp_path: Path) -> None:
         (
             "budget_usd: 0.10",
             "colour: red",
-            "line 16: unknown key `escalation.colour`; here go: provider, model",
+            "line 16: unknown key `escalation.colour`; the keys here are: provider, model",
         ),
         (
             "budget_usd: 0.10",
@@ -142,7 +142,7 @@ def test_a_job_without_mistakes(tmp_path: Path) -> None:
         (
             "\n  path: records.csv",
             " records.csv",
-            "line 2: `records` is a mapping of: path, id, format, types, delimiter",
+            "line 2: `records` must be a mapping of: path, id, format, types, delimiter",
         ),
         ('  user: "{{ message }}"', '  system: "x"', "line 4: `prompt.user` is missing"),
         ("name: small", "", "`name` is missing"),
@@ -236,8 +236,8 @@ def test_a_mistake_in_an_override_is_not_blamed_on_a_line(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("budget", r"--set takes KEY=VALUE .*, not 'budget'"),
-        ("=5", r"--set takes KEY=VALUE .*, not '=5'"),
+        ("budget", r"--set takes KEY=VALUE, .*, not 'budget'"),
+        ("=5", r"--set takes KEY=VALUE, .*, not '=5'"),
         ("name.first=5", r"--set name\.first: `name` is not a mapping in the job"),
     ],
 )
