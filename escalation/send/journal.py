@@ -1,9 +1,8 @@
-"""Whether the courier's journal and the ledger tell one story: else nothing more is sent.
+"""Checks that the courier's journal and the ledger agree; otherwise nothing more is sent.
 
-A paid call is in the ledger before the courier hears of it. So where the courier tells of calls
-that the ledger does not know, this is not the ledger that was there: its ``-wal`` was deleted, an
-older one was put back, the folder was copied while a run was at work. To go on by it would pay for
-the same records again.
+A paid call is in the ledger before the courier receives it. If the journal has calls that the
+ledger lacks, the ledger was replaced: its ``-wal`` was deleted, an older copy was restored, or the
+folder was copied during a run. Continuing would pay for the same records again.
 
 The journal is of one run, and goes once all of it is in the ledger; ``paid.json`` stays, with the
 ledger's own mark and how many calls it had when the last run was through.
@@ -33,7 +32,7 @@ _WAY_ON = (
 
 
 def check(run_dir: Path, ledger: Ledger) -> None:
-    """Holds what the courier left against the ledger.
+    """Compares the courier's journal with the ledger.
 
     Raises:
         RunDirError: they contradict each other, with what was seen.
@@ -80,7 +79,7 @@ def _named(calls: list[str]) -> str:
 
 
 def close(run_dir: Path, ledger: Ledger) -> None:
-    """All of the journal is in the ledger: it goes, and what stays says how far they came."""
+    """Deletes the journal, which is now all in the ledger, and records the number of calls."""
     calls = ledger.attempts.next_id() - 1
     if calls:
         mark = ledger.meta.journal_mark or uuid.uuid4().hex
