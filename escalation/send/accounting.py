@@ -36,8 +36,8 @@ class Booked:
 
 
 class Booker:
-    """Books replies. ``on_outcome`` is called for each record that stops waiting, ``on_verdict`` for
-    each audited accepted answer. ``placeholders`` caches those of records under way, by position.
+    """Books replies. ``on_outcome`` is called for each record that stops waiting, ``on_verdict``
+    for each audited accepted answer. ``placeholders`` caches those of records under way.
     Its writes stay uncommitted until the ledger's next `commit`."""
 
     def __init__(
@@ -176,8 +176,8 @@ class Booker:
         return reserved if unknown else Decimal(0)
 
     def too_dear(self, held: Held, worst: Decimal) -> bool:
-        """Whether a record's former attempts and this one could exceed the job's or the record's cap;
-        if so, the record goes to review."""
+        """Whether a record's former attempts and this one could exceed the job's or the record's
+        cap; if so, the record goes to review."""
         jobs, own = self._settings.max_usd_per_record, self._most_usd(held.record)
         caps = ((jobs, _JOBS_CAP), (own, _OWN_CAP))
         given = [(cap, words) for cap, words in caps if cap is not None]

@@ -25,7 +25,7 @@ class Awake:
         self._last = time.monotonic()
 
     def tick(self) -> float:
-        """Advances the clock; call it every ``tick_s``. A much later call means the process slept."""
+        """Advances the clock; call it every ``tick_s``. A late call means the process slept."""
         now = time.monotonic()
         self.now += min(now - self._last, 2 * self.tick_s)
         self._last = now

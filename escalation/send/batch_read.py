@@ -76,8 +76,8 @@ class Reader:
         }
 
     async def lose(self, batch: Batch, problem: str) -> tuple[int, Decimal]:
-        """Books all requests without a result as lost, since they may be billed; returns their number
-        and the amount reserved for them."""
+        """Books all requests without a result as lost, since they may be billed; returns their
+        number and the amount reserved for them."""
         opened = self._open(batch)
         usd = sum((reserved for _, reserved in opened.left.values()), Decimal(0))
         count = len(opened.left)

@@ -216,8 +216,8 @@ class BatchSender:
         self._halt.now(reason, reply.problem)
 
     async def release(self, batch: Batch, reply: Reply, then: Then) -> None:
-        """Releases the money of a batch that the provider does not have or did not process; ``then``
-        handles each of its records."""
+        """Releases the money of a batch that the provider does not have or did not process;
+        ``then`` handles each of its records."""
         back = Decimal(0)
         for attempt, position, reserved in self._ledger.attempts.open_in(batch.id):
             self._booker.unpaid(attempt, reply)

@@ -1,8 +1,8 @@
 """The process that makes the paid calls, so that a killed run loses none of their answers.
 
 A killed run (``kill -9``, out of memory, a GPU driver fault) would also lose the replies under way,
-which are paid for. This small process therefore makes the calls, in a separate session that outlives
-the run: when its input ends it waits for the calls under way, writes down their replies and exits.
+which are paid for. This small process therefore makes the calls, in a session that outlives the
+run: when its input ends it waits for the calls under way, writes down their replies and exits.
 The next run on the same directory reads them.
 
     stdin   one line of settings, with the ``module:class`` of the `Wire` that sends, then one line

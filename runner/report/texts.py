@@ -18,10 +18,10 @@ from runner.job import Job
 from runner.types import Message, Prompt, Record
 
 LONGEST = 600
-KEPT = "It may not leave the machine, so it is not shown."
-GONE = "The records are not here any more as they were, so it is not shown."
-UNSAFE = "Its redaction would not be complete, so it is not shown."
-BROKEN = "No prompt can be made of it."
+KEPT = "Not shown: this record may not leave the machine."
+GONE = "Not shown: the records have changed or are missing."
+UNSAFE = "Not shown: the record cannot be redacted completely."
+BROKEN = "Not shown: the prompt cannot be rendered for this record."
 
 
 @dataclass(frozen=True, slots=True)
