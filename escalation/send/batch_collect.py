@@ -128,7 +128,7 @@ class Collector:
             said = "cancelled, what is left of it is asked live"
             self._say(batch, Event.BATCH, said, state="cancelled")
         if remote.odd is not None:
-            raise _trouble(f"its status is {remote.odd or 'not said'}, which nobody knows")
+            raise _trouble(f"its status is {remote.odd or 'not said'}, which is unknown")
         if time.time() - batch.begun_at > LATEST_S:
             raise _trouble("it should have ended long ago")
 
@@ -144,7 +144,7 @@ class Collector:
             facts = self._desk.facts(batch.id, found.id, batch.requests)
             self._desk.say(notice(Event.BATCH, said, state="found", **facts))
         elif found.undecided is not None:
-            raise _trouble(f"it cannot be told whether it was made: {found.undecided}")
+            raise _trouble(f"it is unclear whether it was created: {found.undecided}")
         elif found.running:
             said = "whether it was made can be told once others of its time have ended"
             self._say(batch, Event.MONEY_UNCLEAR, said)

@@ -213,11 +213,11 @@ class Courier:
         if self._closing:
             self._say(notice(Event.COURIER_LOST, what, **facts))
         elif self._deaths < MOST_DEATHS:
-            self._say(notice(Event.COURIER_LOST, f"{what}; a new one goes on", **facts))
+            self._say(notice(Event.COURIER_LOST, f"{what}; a new one takes over", **facts))
         else:
             self._problem = (
-                f"the process that makes the paid calls {how}, {self._deaths} times in a row; see "
-                "to the machine's memory and disk, and run again to go on"
+                f"the process that makes the paid calls {how}, {self._deaths} times in a row; check "
+                "the machine's memory and disk, then run again to continue"
             )
             self._say(notice(Event.COURIER_GIVEN_UP, what, **facts))
 

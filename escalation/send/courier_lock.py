@@ -64,7 +64,7 @@ async def _free_within(path: Path, seconds: float) -> bool:
     except OSError as error:
         raise RunFailed(
             f"the courier of paid calls did not start: {path} cannot be used ({error.strerror}); "
-            "see to it that this user can write there"
+            "check that this user can write there"
         ) from None
 
 

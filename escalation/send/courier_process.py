@@ -50,12 +50,12 @@ class CourierProcess:
             raise RunFailed(
                 f"the courier of paid calls (process {self.pid}) was not ready within "
                 f"{self._patience.start_s:g} s, and was ended; run the same command again, and "
-                "look at the disk of the run directory where that does not help"
+                "check the disk of the run directory if that does not help"
             ) from None
         except EOFError:
             await self.kill()
             raise RunFailed(
-                "the courier of paid calls did not start; its message stands above"
+                "the courier of paid calls did not start; see its message above"
             ) from None
 
     async def _greeted(self, settings: Mapping[str, Any]) -> None:

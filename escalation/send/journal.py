@@ -41,12 +41,12 @@ def check(run_dir: Path, ledger: Ledger) -> None:
     paid = _read_paid(run_dir)
     if paid is not None and paid["ledger"] != ledger.meta.journal_mark:
         raise RunDirError(
-            f"{run_dir}: {PAID} tells of {paid['calls']:,} paid calls in another ledger than this "
+            f"{run_dir}: {PAID} lists {paid['calls']:,} paid calls in another ledger than this "
             f"ledger.sqlite, which knows {last:,}: it was replaced, or begun anew{_WAY_ON}"
         )
     if paid is not None and paid["calls"] > last:
         raise RunDirError(
-            f"{run_dir}: {PAID} tells of {paid['calls']:,} paid calls, and ledger.sqlite knows "
+            f"{run_dir}: {PAID} lists {paid['calls']:,} paid calls, and ledger.sqlite knows "
             f"only {last:,} of them: it is an older one{_WAY_ON}"
         )
     _check_journal(run_dir, ledger, last)
@@ -62,13 +62,13 @@ def _check_journal(run_dir: Path, ledger: Ledger, last: int) -> None:
             others.append(f"call {attempt} (in the ledger: {call.record_id})")
     if unknown:
         raise RunDirError(
-            f"{run_dir}: {JOURNAL} tells of {len(unknown):,} paid calls that ledger.sqlite does "
+            f"{run_dir}: {JOURNAL} lists {len(unknown):,} paid calls that ledger.sqlite does "
             f"not know ({_named(unknown)}; its last is {last:,}): it is an older ledger, or "
             f"lacks its -wal{_WAY_ON}"
         )
     if others:
         raise RunDirError(
-            f"{run_dir}: {JOURNAL} tells of other requests than ledger.sqlite, which has the same "
+            f"{run_dir}: {JOURNAL} lists other requests than ledger.sqlite, which has the same "
             f"numbers for them: {_named(others)}: one of the two is another run's{_WAY_ON}"
         )
 

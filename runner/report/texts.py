@@ -1,7 +1,7 @@
-"""Single records as the page may show them: redacted as for the closed model, or not at all.
+"""Single records for the page, redacted as for the closed model.
 
-A page is passed on more easily than a ledger. So a record that may not leave the machine is shown
-without its text, as is one whose redaction would not be complete.
+A page is shared more easily than a ledger, so a record that may not leave the machine, or cannot be
+redacted completely, is shown without its text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BROKEN = "Not shown: the prompt cannot be rendered for this record."
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """``text`` is None where ``why_not`` says why; then there is no answer either."""
+    """A record to show. If ``text`` is None, ``why_not`` says why, and there are no answers."""
 
     name: str
     text: str | None
