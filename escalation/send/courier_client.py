@@ -216,8 +216,8 @@ class Courier:
             self._say(notice(Event.COURIER_LOST, f"{what}; a new one takes over", **facts))
         else:
             self._problem = (
-                f"the process that makes the paid calls {how}, {self._deaths} times in a row; check "
-                "the machine's memory and disk, then run again to continue"
+                f"the process that makes the paid calls {how}, {self._deaths} times in a row; "
+                "check the machine's memory and disk, then run again to continue"
             )
             self._say(notice(Event.COURIER_GIVEN_UP, what, **facts))
 
