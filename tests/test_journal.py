@@ -117,11 +117,11 @@ def a_former_versions_journal(run_dir: Path) -> None:
 
 CONTRADICT: dict[Callable[[Path], None], str] = {
     older_ledger: r"5 paid calls .* does not know \(call 3, call 4, call 5 and 2 more; its last is",
-    older_ledger_after_the_end: "lists 7 paid calls, and ledger.sqlite knows only 2",
+    older_ledger_after_the_end: "records 7 paid calls, and ledger.sqlite knows only 2",
     no_ledger: "courier.jsonl lists 3 paid calls that ledger.sqlite does not know",
-    no_ledger_after_the_end: "lists 3 paid calls in another ledger",
+    no_ledger_after_the_end: "records 3 paid calls in another ledger",
     another_runs_journal: r"other requests .* call 1 \(in the ledger: R-0\)",
-    another_runs_ledger: "lists 5 paid calls in another ledger",
+    another_runs_ledger: "records 5 paid calls in another ledger",
     a_copy_made_while_it_went_on: "courier.jsonl lists 2 paid calls that",
     a_former_versions_journal: r"courier.jsonl lists 1 paid calls .*\(call 3; its last is 2",
 }

@@ -41,12 +41,12 @@ def check(run_dir: Path, ledger: Ledger) -> None:
     paid = _read_paid(run_dir)
     if paid is not None and paid["ledger"] != ledger.meta.journal_mark:
         raise RunDirError(
-            f"{run_dir}: {PAID} lists {paid['calls']:,} paid calls in another ledger than this "
+            f"{run_dir}: {PAID} records {paid['calls']:,} paid calls in another ledger than this "
             f"ledger.sqlite, which knows {last:,}: it was replaced, or begun anew{_WAY_ON}"
         )
     if paid is not None and paid["calls"] > last:
         raise RunDirError(
-            f"{run_dir}: {PAID} lists {paid['calls']:,} paid calls, and ledger.sqlite knows "
+            f"{run_dir}: {PAID} records {paid['calls']:,} paid calls, and ledger.sqlite knows "
             f"only {last:,} of them: it is an older one{_WAY_ON}"
         )
     _check_journal(run_dir, ledger, last)
