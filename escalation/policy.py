@@ -1,4 +1,4 @@
-"""The two decisions: where a record goes before any model, and what becomes of a local answer."""
+"""The two decisions: how to route a record, and whether to accept its local answer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from runner.types import Answer, JSONValue, Reason, Record, Route, Say
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """``may_leave`` is false for records that must stay on the machine whatever happens; ``rule``
-    is the matching rule's place in ``routes``, and ``words`` its own reason, which is shown."""
+    """A record's route. ``may_leave`` is false for records that must never leave the machine;
+    ``rule`` is the index of the matching rule in ``routes``, and ``words`` its stated reason."""
 
     route: Route
     reason: Reason
@@ -33,8 +33,8 @@ class Routed:
 class Router:
     """The job's ``routes``, first match wins, and ``privacy.keep_local`` over all of them.
 
-    That fails closed: what is not plainly false stays on the machine. ``say`` hears, once, of
-    records that an expression may have been meant otherwise for.
+    ``keep_local`` fails closed: a record stays on the machine unless the value is plainly false.
+    ``say`` is notified once of each way in which an expression may not match as intended.
     """
 
     def __init__(self, job: Job, say: Say | None = None) -> None:
@@ -72,7 +72,7 @@ class Router:
         return LOCAL_KEPT if kept else LOCAL
 
     def _stays(self, keep: Expression, record: Record) -> bool:
-        """Whether ``privacy.keep_local`` gives anything but false, or gives that of a null."""
+        """Whether ``privacy.keep_local`` is anything but false, or is false because of a null."""
         self._notices.near(keep, record)
         try:
             value = keep.evaluate(record)
@@ -117,7 +117,7 @@ LOCAL_KEPT = Routed(Route.LOCAL, Reason.CONFIDENT, may_leave=False)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``accept`` the local answer, or else ``escalate`` it, or else leave it to a person."""
+    """Accept the local answer, else escalate the record, else send it to review."""
 
     accept: bool
     escalate: bool
@@ -160,7 +160,7 @@ Rule = Acceptance | ByStratum
 
 
 def strata_of(confidence: Confidence) -> Expression | None:
-    """What divides the records into strata; None where one threshold is for all of them."""
+    """The expression that divides records into strata; None if all share one threshold."""
     strata = confidence.strata
     return Expression(strata, "confidence.strata") if strata else None
 

@@ -1,4 +1,4 @@
-"""What is said, once, of records for which an expression may have been meant otherwise."""
+"""Notices, each given once, about expressions that may not match a record as intended."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from runner.templates.columns_read import compared_texts
 from runner.types import Event, Record, Say, notice
 
 MOST = 20
-"""Sentences: behind these, more of the kind are not told."""
+"""The most sentences given; further ones are dropped."""
 
 
 class Notices:
-    """``say`` hears them; without one nothing is looked for."""
+    """Passes notices to ``say``; without it, does nothing."""
 
     def __init__(self, say: Say | None) -> None:
         self._say = say
@@ -21,7 +21,7 @@ class Notices:
         self._texts: dict[str, list[tuple[str, set[str], dict[str, str]]]] = {}
 
     def near(self, expression: Expression, record: Record) -> None:
-        """Of a text that is one of those it is compared with, but for case or spaces."""
+        """Reports a text that differs from one it is compared with only in case or spaces."""
         if self._say is None or len(self._said) >= MOST:
             return
         for column, texts, folded in self._compared(expression):
@@ -43,7 +43,7 @@ class Notices:
             )  # fmt: skip
 
     def stays(self, expression: Expression, record: Record, why: str) -> None:
-        """Of a record that is kept on the machine though nothing plainly says so."""
+        """Reports a record that is kept on the machine though no expression plainly says so."""
         said = f"record {record.id} stays on the machine, as others like it: {why}"
         facts = {"record_id": record.id, "where": expression.where}
         self._once("stays", Event.STAYS_LOCAL, said, **facts)

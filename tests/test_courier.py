@@ -64,7 +64,7 @@ def test_a_killed_courier_loses_only_what_was_under_way(tmp_path: Path) -> None:
         os.kill(int((run_dir / "courier.lock").read_text()), signal.SIGKILL)
         assert process.wait(60) == 3
         words = (job.parent / "stderr.txt").read_text()
-        assert "Traceback" not in words and "a new one goes on" in words
+        assert "Traceback" not in words and "a new one takes over" in words
         rows = rows_of(run_dir)
         lost = {name for name, row in rows.items() if row["status"] != "done"}
         assert "R-0" in lost and len(lost) <= 2

@@ -117,13 +117,13 @@ def a_former_versions_journal(run_dir: Path) -> None:
 
 CONTRADICT: dict[Callable[[Path], None], str] = {
     older_ledger: r"5 paid calls .* does not know \(call 3, call 4, call 5 and 2 more; its last is",
-    older_ledger_after_the_end: "tells of 7 paid calls, and ledger.sqlite knows only 2",
-    no_ledger: "courier.jsonl tells of 3 paid calls that ledger.sqlite does not know",
-    no_ledger_after_the_end: "tells of 3 paid calls in another ledger",
+    older_ledger_after_the_end: "records 7 paid calls, and ledger.sqlite knows only 2",
+    no_ledger: "courier.jsonl lists 3 paid calls that ledger.sqlite does not know",
+    no_ledger_after_the_end: "records 3 paid calls in another ledger",
     another_runs_journal: r"other requests .* call 1 \(in the ledger: R-0\)",
-    another_runs_ledger: "tells of 5 paid calls in another ledger",
-    a_copy_made_while_it_went_on: "courier.jsonl tells of 2 paid calls that",
-    a_former_versions_journal: r"courier.jsonl tells of 1 paid calls .*\(call 3; its last is 2",
+    another_runs_ledger: "records 5 paid calls in another ledger",
+    a_copy_made_while_it_went_on: "courier.jsonl lists 2 paid calls that",
+    a_former_versions_journal: r"courier.jsonl lists 1 paid calls .*\(call 3; its last is 2",
 }
 
 
@@ -211,7 +211,7 @@ def test_a_killed_run_without_its_wal_pays_for_nothing_again(
     wait_until(lambda: api.in_flight == 0)
     paid = len(api.bill.requests())
     for _ in range(2):
-        with pytest.raises(RunDirError, match=r"courier\.jsonl tells of"):
+        with pytest.raises(RunDirError, match=r"courier\.jsonl lists"):
             run(job)
     assert len(api.bill.requests()) == paid
     # With the whole ledger it goes on, and each is paid for once.

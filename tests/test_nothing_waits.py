@@ -86,7 +86,7 @@ def test_a_stopped_courier_is_replaced_and_the_run_goes_on(tmp_path: Path) -> No
 
         with meanwhile(stop):
             ran = run(job)
-        (said,) = [s for s in ran.said if "a new one goes on" in s]
+        (said,) = [s for s in ran.said if "a new one takes over" in s]
         assert "gave no sign of life for 4 s" in said
         assert "2 that it had sent count as spent" in said
         [one] = ran.of(Event.COURIER_LOST)

@@ -239,7 +239,7 @@ def test_uncalibrated_is_said_plainly(uncalibrated: Path) -> None:
     page = page_of(uncalibrated)
     words = text_of(page)
     assert "Uncalibrated: nothing is certified" in words
-    assert "Nobody has measured how often it is right." in words
+    assert "How often it is right has not been measured." in words
     assert "There is no labelled random sample" in words
     assert 'id="histogram-' in page and 'id="risk-' not in page and 'id="reliability-' not in page
     named = re.findall(r"(\w+) confidence(?!\.audit)", words)

@@ -77,7 +77,7 @@ def test_the_report_shows_them_as_the_job_redacts(
     assert "until their whole answer was there" in words and "waiting for a turn" in words
     first, second, third = (words.index(name) for name in ("<R-17> this is", "<R-01> this", "R-03"))
     assert first < second < third
-    assert "It may not leave the machine, so it is not shown." in words[third : third + 200]
+    assert "Not shown: this record may not leave the machine." in words[third : third + 200]
     assert NAME not in page
 
 

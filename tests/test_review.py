@@ -591,7 +591,7 @@ def test_a_sample_needs_the_records_of_the_run(
     file.write_text("".join(whole.splitlines(keepends=True)[:5]))
     assert "does not hold A-" in asked("--audit", 30)
     file.write_text(whole + json.dumps({"id": "new", "kind": "local", "message": "m"}) + "\n")
-    assert "the run has not come to new (line 31) yet" in asked("--sample", 2)
+    assert "the run has not reached new (line 31) yet" in asked("--sample", 2)
     file.unlink()
     assert "cannot read the records file" in asked("--sample", 2)
 

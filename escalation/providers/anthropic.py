@@ -1,4 +1,4 @@
-"""Claude, by Anthropic's own SDK.
+"""Claude, through Anthropic's SDK.
 
 `Anthropic` builds requests and reads replies; `AnthropicWire` sends them.
 """

@@ -1,4 +1,4 @@
-"""Claude's Message Batches, by Anthropic's own SDK: half the price, back within a day.
+"""Claude's Message Batches, through Anthropic's SDK: half the price, back within a day.
 
 A batch has neither a name nor data of ours: one whose id was lost is known by the time of its
 making and, once it has ended, by its parts' names. Its counts tell nothing: they may lag behind.

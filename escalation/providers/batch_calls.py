@@ -48,7 +48,7 @@ class Calls:
         self._timeout_s = timeout_s
 
     async def make(self, call: Open, within_s: float | None = None) -> Mapping[str, Any]:
-        """A call that makes something: where its reply is lost, nobody knows whether it did."""
+        """Makes a call that creates something; if its reply is lost, the result is unknown."""
         async with self._told(asking=False):
             return await _whole(call, within_s or self._timeout_s)
 

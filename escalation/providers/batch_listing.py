@@ -1,4 +1,4 @@
-"""The search for a lost batch through a provider's listing, to its very end.
+"""Searches the whole of a provider's listing for a lost batch.
 
 A listing that is believed too early pays for a batch twice. Pages come empty and say that there are
 more, cursors go round, entries lack what they should have, and an older batch may stand first. So

@@ -1,4 +1,4 @@
-"""A provider's batches, whichever provider's: what can be asked of them, and what they say.
+"""The interface to a provider's batches, the same for all providers.
 
 `runner.job.providers` says who has them; `escalation.send.batch_submit` sends and
 `escalation.send.batch_collect` collects.
@@ -105,7 +105,7 @@ class BatchApi(Protocol):
         ...
 
     async def cancel(self, batch_id: str) -> None:
-        """Nothing more of it is begun; what is under way may still be done, and billed."""
+        """Cancels a batch; requests under way may still be completed and billed."""
         ...
 
     async def aclose(self) -> None: ...

@@ -1,4 +1,4 @@
-"""HTTP as both SDKs are to speak it: each request is ours alone, and no body is read without bound.
+"""HTTP transport for both SDKs: no redirects, no cookies, and bodies of limited size.
 
 Nothing that a server sends can fill the memory: neither a body without end nor one that unpacks to
 a thousand times its size. An error's body is cut off instead, as its status says enough.

@@ -26,6 +26,6 @@ def batches_of(escalation: Escalation) -> BatchApi:
 
 
 def named(place: str) -> Any:
-    """What stands at ``module:name``."""
+    """Imports and returns ``module:name``."""
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)

@@ -1,5 +1,5 @@
-"""GPT by OpenAI's own SDK, and by the same: Gemini, any other API that speaks OpenAI's, and a
-larger open-weight model on a server of one's own.
+"""GPT, Gemini, other OpenAI-compatible APIs and self-hosted open-weight models, through
+OpenAI's SDK.
 
 `OpenAI` builds requests and reads replies; `OpenAIWire` sends them.
 """
@@ -173,7 +173,7 @@ class OpenAIWire(SdkWire):
 def refused(
     status: int, body: object, key: Key, headers: Mapping[str, str], request_id: str | None
 ) -> Reply:
-    """A request that was answered with an error instead."""
+    """The reply to a request that was answered with an error."""
     said = _said(body)
     problem = key.line(str(status), said.get("message") or said.get("detail"))
     if status == 401:

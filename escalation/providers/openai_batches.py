@@ -1,4 +1,4 @@
-"""OpenAI's batches, by OpenAI's own SDK: half the price, back within a day.
+"""OpenAI's batches, through OpenAI's SDK: half the price, back within a day.
 
 A batch is a file of requests, and comes back as two: of answers and of errors. It carries our own
 mark, so that one whose id was lost is found by it, or, where a gateway drops the mark, by the names

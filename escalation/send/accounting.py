@@ -1,4 +1,4 @@
-"""Writes down what paid calls brought: what they cost, and how their records end."""
+"""Books paid calls: their cost, and the outcome of their records."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _OWN_CAP = f"its own `{MOST_USD}` of {{cap}}; decide it by hand, or ask again wi
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """What a call cost, and took, if that is known."""
+    """A call's cost, and its token usage if known."""
 
     cost: Decimal
     usage: Usage | None = None
 
 
 class Booker:
-    """``on_outcome`` hears of every record that stops waiting, ``on_verdict`` of every accepted
-    answer that was audited. ``placeholders``: those of records under way, by position, where they
-    are known already. Whatever it writes is uncommitted until the ledger's next `commit`."""
+    """Books replies. ``on_outcome`` is called for each record that stops waiting, ``on_verdict``
+    for each audited accepted answer. ``placeholders`` caches those of records under way.
+    Its writes stay uncommitted until the ledger's next `commit`."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Booker:
         self.placeholders: dict[int, Placeholders] = {}
 
     def egress(self, body: bytes) -> Egress:
-        """What is about to leave."""
+        """The egress entry of a request about to be sent."""
         return Egress(
             self._settings.provider,
             self._settings.model,
@@ -80,8 +80,8 @@ class Booker:
         """Books a reply together with the outcome that it brings; ``batched``: at the price in a
         batch. ``held``: None where its record no longer waits.
 
-        Whatever goes wrong over a reply's contents is that one record's: a person has it, and the
-        reservation stays spent.
+        An error in a reply's contents affects only its record: the record goes to review, and the
+        reservation counts as spent.
         """
         try:
             with self._ledger.together():
@@ -108,7 +108,7 @@ class Booker:
         return booked
 
     def _billed(self, attempt: int, reply: Reply, reserved: Decimal, batched: bool) -> Booked:
-        """At what the reply says that it cost; a bill that cannot be read keeps its reservation."""
+        """Books the cost that the reply states; an unreadable bill counts as its reservation."""
         try:
             bill = self._provider.bill(reply.body or {})
         except ValueError as error:
@@ -147,7 +147,7 @@ class Booker:
             self._record(held, Status.REVIEW, Reason.CLOSED_INVALID, error=problem)
 
     def _audited(self, held: Held, local: JSONValue, answer: Answer) -> None:
-        """Where both models agree the local answer stands; the paid one replaces a wrong one."""
+        """Keeps the local answer if both models agree, else replaces it with the paid one."""
         alarms = int((held.local or {}).get("alarms", 0))
         wrong = self._ledger.audits.add(held.record, local, answer.value, answer.model, alarms)
         if wrong:
@@ -176,8 +176,8 @@ class Booker:
         return reserved if unknown else Decimal(0)
 
     def too_dear(self, held: Held, worst: Decimal) -> bool:
-        """Over a cap for one record, the job's or its own, with what its former attempts cost: then
-        a person has it."""
+        """Whether a record's former attempts and this one could exceed the job's or the record's
+        cap; if so, the record goes to review."""
         jobs, own = self._settings.max_usd_per_record, self._most_usd(held.record)
         caps = ((jobs, _JOBS_CAP), (own, _OWN_CAP))
         given = [(cap, words) for cap, words in caps if cap is not None]

@@ -1,8 +1,8 @@
-"""Deadlines that count only the time in which this process itself ran.
+"""Deadlines that count only the time in which this process ran.
 
-A machine that slept, or a run that was stopped and goes on, finds that an hour has passed in which
-nobody could answer it. So silence is counted in steps of our own: however long a step took, it
-counts as little more than was asked for.
+After the machine sleeps, or a stopped run continues, an hour may have passed in which nothing could
+answer. Silence is therefore counted in ticks: however long a tick took, it counts for at most twice
+its nominal length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TICK_S = 1.0
 
 
 class Awake:
-    """``now``: seconds awake since it was made, as of the last `tick`."""
+    """A clock of time awake. ``now``: seconds since its creation, as of the last `tick`."""
 
     def __init__(self, tick_s: float = TICK_S) -> None:
         self.tick_s = tick_s
@@ -25,7 +25,7 @@ class Awake:
         self._last = time.monotonic()
 
     def tick(self) -> float:
-        """To be called every ``tick_s``; a call that comes far later finds that we slept."""
+        """Advances the clock; call it every ``tick_s``. A late call means the process slept."""
         now = time.monotonic()
         self.now += min(now - self._last, 2 * self.tick_s)
         self._last = now
@@ -33,7 +33,7 @@ class Awake:
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:
-    """What ``work`` comes to, in so many seconds awake; cancelled where it takes longer.
+    """Returns the result of ``work``, cancelling it after ``seconds`` awake.
 
     Raises:
         TimeoutError: it took longer.

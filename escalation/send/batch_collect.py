@@ -1,8 +1,8 @@
-"""Brings back what batches came to, in this process or a later one, and finds lost ones again.
+"""Collects the results of batches, in this process or a later one, and finds lost batches.
 
-Every result is booked as it is read, so a body that is cut off, or a kill, costs nothing but
-reading it again. A batch is closed when each of its requests has a result. Whatever is wrong with
-one batch is that batch's own: the others are collected, and new ones are sent.
+Each result is booked as it is read, so after a truncated body or a kill the results are only read
+again. A batch is closed once each of its requests has a result. A problem with one batch does not
+affect the others: they are collected, and new ones are sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from runner.types import Event, Level, Reason, notice
 
 TRIES = 3
 ABSENT = 2
-"""In so many whole searches a lost batch must be missing before it was surely never made."""
+"""How many complete searches must miss a lost batch before it counts as never created."""
 T = TypeVar("T")
 
 
@@ -50,7 +50,7 @@ class Collector:
         self._said: dict[int, str] = {}
 
     async def collect(self, api: BatchApi) -> None:
-        """Asks about every open batch once."""
+        """Checks every open batch once."""
         opened = self._ledger.batches.open()
         for batch in opened:
             try:
@@ -84,8 +84,8 @@ class Collector:
         return any(batch.id not in self._stuck for batch in self._ledger.batches.open())
 
     async def give_up(self, name: str) -> None:
-        """Waits no more for a batch, by its id or its number: what of it has no result may be
-        billed, so it stays spent, and people have its records.
+        """Stops waiting for a batch, given its id or number. Its requests without a result may be
+        billed, so they count as spent, and their records go to review.
 
         Raises:
             UsageError: no such batch is open.
@@ -128,12 +128,12 @@ class Collector:
             said = "cancelled, what is left of it is asked live"
             self._say(batch, Event.BATCH, said, state="cancelled")
         if remote.odd is not None:
-            raise _trouble(f"its status is {remote.odd or 'not said'}, which nobody knows")
+            raise _trouble(f"its status is {remote.odd or 'not said'}, which is unknown")
         if time.time() - batch.begun_at > LATEST_S:
             raise _trouble("it should have ended long ago")
 
     async def _search(self, api: BatchApi, batch: Batch) -> str | None:
-        """The id of a batch that may have been made; None where it was not, or not found yet."""
+        """The id of a batch that may have been created; None if it was not, or is not found yet."""
         known = frozenset(self._ledger.batches.remote_ids())
         lost = Lost(self._sender.prefix(batch.id), batch.begun_at, known)
         found = await self._patiently(lambda: api.find(lost))
@@ -144,7 +144,7 @@ class Collector:
             facts = self._desk.facts(batch.id, found.id, batch.requests)
             self._desk.say(notice(Event.BATCH, said, state="found", **facts))
         elif found.undecided is not None:
-            raise _trouble(f"it cannot be told whether it was made: {found.undecided}")
+            raise _trouble(f"it is unclear whether it was created: {found.undecided}")
         elif found.running:
             said = "whether it was made can be told once others of its time have ended"
             self._say(batch, Event.MONEY_UNCLEAR, said)
@@ -178,7 +178,7 @@ class Collector:
     def _say(
         self, batch: Batch, event: Event, text: str, level: Level | None = None, **fields: Any
     ) -> None:
-        """Each thing once, however often it is asked."""
+        """Says each text about a batch only once."""
         if self._said.get(batch.id) != text:
             self._said[batch.id] = text
             fields |= self._desk.facts(batch.id, batch.remote_id, batch.requests)

@@ -1,4 +1,4 @@
-"""Reads a batch's results and books them, each as it is read.
+"""Reads a batch's results and books each as it is read.
 
 An answer is booked at once. Any other result is booked when all have been read: the same request
 may have an answer further on, and one that is answered is never sent again. What has no result is
@@ -33,7 +33,7 @@ _WORDS = {
     "left": "not there yet",
 }
 LOST_AFTER_S = 24 * 3600.0
-"""After so long what has no result is lost, however seldom it was asked for."""
+"""A request without a result counts as lost after this time, however rarely it was polled."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Reader:
     async def bring(
         self, api: BatchApi, batch: Batch, remote: Remote, prefix: str
     ) -> dict[str, int]:
-        """Books what has come of a batch that has ended; how many requests ended how."""
+        """Books the results of an ended batch; returns how many requests ended in each way."""
         opened = self._open(batch)
         try:
             await self._read(api, remote, prefix, opened)
@@ -82,8 +82,8 @@ class Reader:
         }
 
     async def lose(self, batch: Batch, problem: str) -> tuple[int, Decimal]:
-        """Books all that has no result as lost, which may be billed; how many these were, and what
-        was set aside for them."""
+        """Books all requests without a result as lost, since they may be billed; returns their
+        number and the amount reserved for them."""
         opened = self._open(batch)
         usd = sum((reserved for _, reserved in opened.left.values()), Decimal(0))
         count = len(opened.left)

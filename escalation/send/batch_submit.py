@@ -1,8 +1,8 @@
-"""Sends what is ready in one of the provider's batches: reserved, written down, then sent.
+"""Sends ready records in a provider batch: reserves their cost, writes them down, then sends.
 
-Between the sending and the moment when its id is written down, a batch can be lost to a crash.
-`escalation.send.batch_collect` finds it again, or, once it surely was never made, has its records
-sent anew.
+A crash between sending a batch and writing down its id loses the batch.
+`escalation.send.batch_collect` finds it again or, once it was certainly never created, sends its
+records again.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from runner.ledger.batches import new_mark
 from runner.types import Event, Reason, Say, notice
 
 MOST_BYTES = 64_000_000
-"""Of one batch: it is in memory as a whole."""
+"""The largest batch, since a batch is held in memory as a whole."""
 BREATH = 64
 MOST_ASKED = 20
-"""So often, and for as long, what should be there is asked for in vain before it counts as lost."""
+"""How many polls (and as many intervals) a missing result gets before it counts as lost."""
 
 Prepare = Callable[[Held], Awaitable[Mapping[str, Any] | None]]
 """A held record's request; None where it went to review instead."""
@@ -55,7 +55,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What sending and collecting batches takes. ``say`` hears of every batch."""
+    """The objects shared by sending and collecting batches. ``say`` receives a notice per batch."""
 
     ledger: Ledger
     closed: ClosedSide
@@ -119,7 +119,7 @@ class BatchSender:
         return len(taken) - len(rest)
 
     async def _fitting(self, taken: list[Held], most: int) -> tuple[list[Chosen], list[Held]]:
-        """Those that go into this batch, their money set aside, and those left for the next."""
+        """The records for this batch, their cost reserved, and those left for the next one."""
         chosen: list[Chosen] = []
         size, today = 0, self._left_today()
         for n, held in enumerate(taken):
@@ -216,8 +216,8 @@ class BatchSender:
         self._halt.now(reason, reply.problem)
 
     async def release(self, batch: Batch, reply: Reply, then: Then) -> None:
-        """There is no such batch at the provider, or nothing of it was done: its money is free
-        again, and ``then`` says what its records do."""
+        """Releases the money of a batch that the provider does not have or did not process;
+        ``then`` handles each of its records."""
         back = Decimal(0)
         for attempt, position, reserved in self._ledger.attempts.open_in(batch.id):
             self._booker.unpaid(attempt, reply)

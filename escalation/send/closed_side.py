@@ -1,4 +1,4 @@
-"""What a job's closed side consists of, and who sends for it."""
+"""The parts that a job needs to call the closed model, and the protocol of a sender."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClosedSide:
-    """`runner.pipeline.assemble` puts it together. ``spend_file``: where the day's cap is kept.
-    ``batches``: connects to the provider's batches, where it has such a thing. ``patience``: what
-    the courier is given."""
+    """Everything needed to call the closed model; `runner.pipeline.assemble` builds it.
+
+    ``spend_file`` holds the spending under the daily cap. ``batches`` connects to the provider's
+    batch API, if it has one. ``patience`` holds the courier's time limits."""
 
     settings: Escalation
     provider: Provider
@@ -40,6 +41,6 @@ class ClosedSide:
 
     @property
     def has_key(self) -> bool:
-        """Whether there is what it takes to send: a server of one's own may ask for no key."""
+        """Whether requests can be sent; a self-hosted server may need no API key."""
         name = self.settings.api_key_env
         return name is None or bool(os.environ.get(name))

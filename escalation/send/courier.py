@@ -1,9 +1,9 @@
 """The process that makes the paid calls, so that a killed run loses none of their answers.
 
-Whatever kills a run (``kill -9``, the kernel short of memory, a fault in the GPU's driver) would
-also lose the replies under way, which are paid for. So the calls are made here, by a small process
-in a session of its own that outlives the run: when its input ends it waits for the calls under
-way, writes their replies down and goes. The next run on the same directory reads them.
+A killed run (``kill -9``, out of memory, a GPU driver fault) would also lose the replies under way,
+which are paid for. This small process therefore makes the calls, in a session that outlives the
+run: when its input ends it waits for the calls under way, writes down their replies and exits.
+The next run on the same directory reads them.
 
     stdin   one line of settings, with the ``module:class`` of the `Wire` that sends, then one line
             a request: {"attempt": 7, "request": {…}}
@@ -115,7 +115,7 @@ class _Run:
 
 
 async def _beat(run: _Run, journal: _Journal, every_s: float) -> None:
-    """Tells that we live, but not while the disk has one line for a whole beat."""
+    """Sends a heartbeat, except while writing one line takes longer than a whole beat."""
     former = None
     while True:
         await asyncio.sleep(every_s)

@@ -1,7 +1,7 @@
-"""The run's end of the courier: starts it, sends through it, and reads what a former one left.
+"""The run's side of the courier: starts it, sends through it, reads a former courier's journal.
 
-A courier that dies, or gives no sign of life, is replaced: its journal says what it had sent. Such
-a call's reply is lost; any other call goes to the new one.
+A courier that dies or stops responding is replaced. The replies to the calls that its journal lists
+as sent are lost; all other calls go to the new courier.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from runner.job import Escalation
 from runner.types import Event, Say, notice
 
 MOST_DEATHS = 3
-"""So many in a row, with no reply between them, and no other is started."""
+"""After this many deaths in a row without a reply, no other courier is started."""
 
 
 @dataclass(slots=True)
@@ -213,11 +213,11 @@ class Courier:
         if self._closing:
             self._say(notice(Event.COURIER_LOST, what, **facts))
         elif self._deaths < MOST_DEATHS:
-            self._say(notice(Event.COURIER_LOST, f"{what}; a new one goes on", **facts))
+            self._say(notice(Event.COURIER_LOST, f"{what}; a new one takes over", **facts))
         else:
             self._problem = (
-                f"the process that makes the paid calls {how}, {self._deaths} times in a row; see "
-                "to the machine's memory and disk, and run again to go on"
+                f"the process that makes the paid calls {how}, {self._deaths} times in a row; "
+                "check the machine's memory and disk, then run again to continue"
             )
             self._say(notice(Event.COURIER_GIVEN_UP, what, **facts))
 

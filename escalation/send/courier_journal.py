@@ -1,4 +1,4 @@
-"""What a courier wrote down, and what it says: its lines, read as strictly as what it brings."""
+"""Reads the lines of a courier's journal and output, as strictly as provider replies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ATTEMPT = re.compile(rb'\s*\{\s*"attempt"\s*:\s*(\d{1,18})\s*[,}]')
 
 
 def journaled(run_dir: Path) -> tuple[dict[int, Reply], bool]:
-    """By attempt; and whether there is a line of which it cannot be told whose it is."""
+    """The replies by attempt, and whether any line cannot be attributed to an attempt."""
     replies: dict[int, Reply] = {}
     doubt = False
     try:
@@ -33,8 +33,8 @@ def journaled(run_dir: Path) -> tuple[dict[int, Reply], bool]:
 
 
 def entry_of(line: bytes) -> tuple[int | None, Reply | None]:
-    """Whose line it is, and the reply in it: None where it has none. One that cannot be read was
-    sent all the same, and is ``unknown``."""
+    """The line's attempt and its reply, each None if absent. An unreadable reply is ``unknown``,
+    since its request was sent."""
     whose = _ATTEMPT.match(line)
     try:
         entry = parse(

@@ -1,4 +1,4 @@
-"""The lock of a run directory's courier: who holds it, and what to do where he does not let go."""
+"""The lock of a run directory's courier: finds its holder, and ends one that is stuck."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TELL_S = 1.0
 
 
 async def until_free(path: Path, patience_s: float, end_s: float, say: Say) -> None:
-    """Waits for the courier of a former run, which goes by itself once its calls are over. One that
-    is stopped or stuck, and stays longer than that can take, is ended.
+    """Waits for a former run's courier, which exits once its calls are over. Kills one that is
+    stopped or stuck and stays longer than its calls can take.
 
     Raises:
         RunFailed: it cannot be ended from here, or the lock cannot be opened.
@@ -64,7 +64,7 @@ async def _free_within(path: Path, seconds: float) -> bool:
     except OSError as error:
         raise RunFailed(
             f"the courier of paid calls did not start: {path} cannot be used ({error.strerror}); "
-            "see to it that this user can write there"
+            "check that this user can write there"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""One courier's process, as the run that started it sees it: its lines, its silence and its end."""
+"""The courier process as seen by the run that started it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CourierProcess:
 
     @property
     def quiet_s(self) -> float:
-        """For how long it has said nothing."""
+        """Seconds since its last line."""
         return self._clock.now - self._heard_at
 
     async def start(self, settings: Mapping[str, Any]) -> None:
@@ -50,12 +50,12 @@ class CourierProcess:
             raise RunFailed(
                 f"the courier of paid calls (process {self.pid}) was not ready within "
                 f"{self._patience.start_s:g} s, and was ended; run the same command again, and "
-                "look at the disk of the run directory where that does not help"
+                "check the disk of the run directory if that does not help"
             ) from None
         except EOFError:
             await self.kill()
             raise RunFailed(
-                "the courier of paid calls did not start; its message stands above"
+                "the courier of paid calls did not start; see its message above"
             ) from None
 
     async def _greeted(self, settings: Mapping[str, Any]) -> None:
@@ -69,21 +69,21 @@ class CourierProcess:
         self._writer.write(json.dumps(value).encode() + b"\n")
 
     async def listen(self, hear: Callable[[bytes], None]) -> None:
-        """Hands on each of its lines, until it is gone."""
+        """Calls ``hear`` with each of its lines until it exits."""
         while (line := await self._reader.readline()).endswith(b"\n"):
             self._heard_at = self._clock.now
             hear(line)
 
     def close(self) -> None:
-        """No more calls: it ends those under way and goes."""
+        """Closes its input: it completes the calls under way and exits."""
         self._writer.close()
 
     def end(self) -> None:
-        """Whatever it is at: its journal says what it sent."""
+        """Kills it; its journal says what it sent."""
         self._process.kill()
 
     async def gone(self) -> bool:
-        """Whether it is, within the time that it has for that."""
+        """Waits for it to exit; returns whether it did in time."""
         try:
             await asyncio.to_thread(self._process.wait, self._patience.end_s)
         except subprocess.TimeoutExpired:
@@ -99,7 +99,7 @@ class CourierProcess:
 async def _streams(
     process: subprocess.Popen[bytes],
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """What the process says, and what it is told."""
+    """Streams of the process's output and input."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MOST_LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)

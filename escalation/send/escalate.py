@@ -1,10 +1,10 @@
-"""Waiting records → the closed model: redact → reserve → ask → settle → restore.
+"""Sends waiting records to the closed model: redact → reserve → ask → settle → restore.
 
-They are asked one by one, or in the provider's batches; `escalation.send.lanes` says which.
+Records are sent one by one or in the provider's batches; `escalation.send.lanes` chooses.
 
-Every record that is to be escalated first gets its ``waiting`` row in the ledger; `Escalator`
-works those rows off, during the run and after it alike. So what waits survives any crash, costs
-no memory, and is sent later by the same code.
+Each record to escalate first gets a ``waiting`` row in the ledger. `Escalator` processes those rows
+both during and after the run, so waiting records survive a crash, use no memory and are sent later
+by the same code.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from runner.types import Outcome, Reason, Say, unheard
 CUT_OFF_POLL_S = 10.0
 BROKE = (Reason.BUDGET, Reason.DAILY_BUDGET)
 RING_S = 0.5
+"""The shortest time between two checks for a full batch of waiting records."""
 Redacted = tuple[Mapping[str, Any], Placeholders]
-"""A request as it may leave, and what its placeholders stand for."""
-"""How often at most a run looks whether a whole batch waits."""
+"""A redacted request, and the values that its placeholders stand for."""
 
 
 class Escalator:
-    """Sends what waits. ``on_outcome`` hears of every record that stops waiting, ``on_verdict`` of
-    every accepted answer that was audited: whether it was wrong, and after how many alarms it was
-    accepted. ``day``: the run's part in a cap that it shares with others. ``wait``: until the
-    last batch is back; ``say`` hears of batches, and of a provider in trouble."""
+    """Sends waiting records. ``on_outcome`` is called for each record that stops waiting, and
+    ``on_verdict`` for each audited accepted answer: whether it was wrong, and after how many
+    alarms it was accepted. ``day``: the run's share of a daily cap. ``wait``: wait until the last
+    batch has returned. ``say`` receives notices about batches and provider trouble."""
 
     def __init__(
         self,
@@ -82,8 +82,7 @@ class Escalator:
 
     @property
     def stopped(self) -> Reason | None:
-        """Why nothing more is sent, where that is so; ``problem`` says more, or what else ended
-        badly."""
+        """Why sending has stopped, or None; ``problem`` has the details."""
         return self._halt.reason
 
     @property
@@ -152,11 +151,11 @@ class Escalator:
             self._ledger.set_waits_for(position, self.stopped)
 
     def stop(self) -> None:
-        """Sends nothing more; calls under way come to their end."""
+        """Stops sending; calls under way are completed."""
         self._halt.now(Reason.STOPPED)
 
     def lift(self) -> None:
-        """Goes on after a stop, to see whether what caused it is over."""
+        """Resumes sending after a stop, in case its cause is gone."""
         self._halt.lift()
 
     async def _send_some(
@@ -167,7 +166,7 @@ class Escalator:
         *,
         all_of_it: bool,
     ) -> bool:
-        """Whether there was anything to send."""
+        """Sends a portion of the waiting records; returns whether there were any."""
         if self.stopped is not None:
             return False
         if self._lanes.batch() or sender is None:
@@ -185,8 +184,8 @@ class Escalator:
         return bool(ready)
 
     def _batches_to_wait_for(self) -> bool:
-        """Whether something may still come back, and this process is to stay for it, whatever
-        stopped the sending."""
+        """Whether this process should stay for batches that may still return, even if sending
+        has stopped."""
         return (self._wait or self._lanes.cut_off()) and self._collector.to_come()
 
     async def give_up(self, batch: str) -> None:
@@ -198,7 +197,7 @@ class Escalator:
         await self._collector.give_up(batch)
 
     async def _pause(self, more: asyncio.Event, over: bool) -> None:
-        """Until there may be something to do."""
+        """Waits until there may be something to do."""
         opened = bool(self._ledger.batches.open())
         left = self._asked_at + self._poll_s - time.monotonic() if opened else None
         if over or self.stopped is not None:
@@ -233,7 +232,7 @@ class Escalator:
         return self._api
 
     async def _request(self, held: Held) -> Mapping[str, Any] | None:
-        """The record's request, redacted; None where it cannot leave, and a person has it."""
+        """The record's redacted request; None if it cannot be sent and went to review."""
         try:
             return (await self._redacting_of(held))[0]
         except RecordError as error:

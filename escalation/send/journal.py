@@ -1,9 +1,8 @@
-"""Whether the courier's journal and the ledger tell one story: else nothing more is sent.
+"""Checks that the courier's journal and the ledger agree; otherwise nothing more is sent.
 
-A paid call is in the ledger before the courier hears of it. So where the courier tells of calls
-that the ledger does not know, this is not the ledger that was there: its ``-wal`` was deleted, an
-older one was put back, the folder was copied while a run was at work. To go on by it would pay for
-the same records again.
+A paid call is in the ledger before the courier receives it. If the journal has calls that the
+ledger lacks, the ledger was replaced: its ``-wal`` was deleted, an older copy was restored, or the
+folder was copied during a run. Continuing would pay for the same records again.
 
 The journal is of one run, and goes once all of it is in the ledger; ``paid.json`` stays, with the
 ledger's own mark and how many calls it had when the last run was through.
@@ -33,7 +32,7 @@ _WAY_ON = (
 
 
 def check(run_dir: Path, ledger: Ledger) -> None:
-    """Holds what the courier left against the ledger.
+    """Compares the courier's journal with the ledger.
 
     Raises:
         RunDirError: they contradict each other, with what was seen.
@@ -42,12 +41,12 @@ def check(run_dir: Path, ledger: Ledger) -> None:
     paid = _read_paid(run_dir)
     if paid is not None and paid["ledger"] != ledger.meta.journal_mark:
         raise RunDirError(
-            f"{run_dir}: {PAID} tells of {paid['calls']:,} paid calls in another ledger than this "
+            f"{run_dir}: {PAID} records {paid['calls']:,} paid calls in another ledger than this "
             f"ledger.sqlite, which knows {last:,}: it was replaced, or begun anew{_WAY_ON}"
         )
     if paid is not None and paid["calls"] > last:
         raise RunDirError(
-            f"{run_dir}: {PAID} tells of {paid['calls']:,} paid calls, and ledger.sqlite knows "
+            f"{run_dir}: {PAID} records {paid['calls']:,} paid calls, and ledger.sqlite knows "
             f"only {last:,} of them: it is an older one{_WAY_ON}"
         )
     _check_journal(run_dir, ledger, last)
@@ -63,13 +62,13 @@ def _check_journal(run_dir: Path, ledger: Ledger, last: int) -> None:
             others.append(f"call {attempt} (in the ledger: {call.record_id})")
     if unknown:
         raise RunDirError(
-            f"{run_dir}: {JOURNAL} tells of {len(unknown):,} paid calls that ledger.sqlite does "
+            f"{run_dir}: {JOURNAL} lists {len(unknown):,} paid calls that ledger.sqlite does "
             f"not know ({_named(unknown)}; its last is {last:,}): it is an older ledger, or "
             f"lacks its -wal{_WAY_ON}"
         )
     if others:
         raise RunDirError(
-            f"{run_dir}: {JOURNAL} tells of other requests than ledger.sqlite, which has the same "
+            f"{run_dir}: {JOURNAL} lists other requests than ledger.sqlite, which has the same "
             f"numbers for them: {_named(others)}: one of the two is another run's{_WAY_ON}"
         )
 
@@ -80,7 +79,7 @@ def _named(calls: list[str]) -> str:
 
 
 def close(run_dir: Path, ledger: Ledger) -> None:
-    """All of the journal is in the ledger: it goes, and what stays says how far they came."""
+    """Deletes the journal, which is now all in the ledger, and records the number of calls."""
     calls = ledger.attempts.next_id() - 1
     if calls:
         mark = ledger.meta.journal_mark or uuid.uuid4().hex

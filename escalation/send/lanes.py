@@ -1,4 +1,4 @@
-"""Which way a record is asked now: live, or in one of the provider's batches."""
+"""Chooses how a record is sent now: live, or in one of the provider's batches."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from runner.job import Escalation
 
 
 class Lanes:
-    """``begun_at``: when the run directory was begun, which a deadline such as ``10h`` counts
-    from."""
+    """Chooses the lane. ``begun_at``: when the run directory was created; a deadline such as
+    ``10h`` counts from then."""
 
     def __init__(
         self, settings: Escalation, begun_at: float, now: Callable[[], float] = time.time
@@ -26,7 +26,7 @@ class Lanes:
             self._deadline = begun_at + given.total_seconds()
 
     def batch(self) -> bool:
-        """Whether what is sent now goes into a batch: as long as one can be back in time."""
+        """Whether to send in a batch now: true while a batch can return before the deadline."""
         lane = self._settings.lane
         left = self._left_s()
         return lane == "batch" or (
@@ -34,12 +34,12 @@ class Lanes:
         )
 
     def cut_off(self) -> bool:
-        """Whether what is still in batches must be asked live now."""
+        """Whether requests still in batches must be sent live now."""
         left = self._left_s()
         return self._settings.lane == "auto" and left is not None and left <= 0
 
     def _left_s(self) -> float | None:
-        """Until only the time for asking live is left; None without a deadline."""
+        """Seconds until only the time for live calls is left; None without a deadline."""
         if self._deadline is None:
             return None
         return self._deadline - self._settings.batch.live_s - self._now()

@@ -95,7 +95,7 @@ class LiveSender:
     async def ask(
         self, sender: Sender, held: Held, request: Mapping[str, Any], body: bytes
     ) -> None:
-        """Until the record has its outcome, or its reason to wait."""
+        """Asks until the record has an outcome or a reason to wait."""
         worst = self._closed.price.worst_case(len(body), self._settings.max_tokens)
         call = _Call(held, request, body, worst, sender)
         retrying = AsyncRetrying(
@@ -138,7 +138,7 @@ class LiveSender:
         return pause
 
     async def _attempt(self, call: _Call) -> Reply | None:
-        """One attempt; ``None`` where it may not be made."""
+        """Makes one attempt; returns ``None`` if it is not allowed."""
         if self._booker.too_dear(call.held, call.worst):
             return None
         if self._halt.reason is not None or not await self.budget.reserve(call.worst):
@@ -235,7 +235,7 @@ class LiveSender:
         self._ledger.set_waits_for(call.held.record.position, self._halt.reason or reason)
 
     def stop_if_broke(self, *, batched: bool = False) -> None:
-        """Where not even an empty record fits under a cap, no other will: stop looking."""
+        """Stops sending when not even an empty record fits under a cap."""
         price = self._closed.price.in_batch() if batched else self._closed.price
         least = price.worst_case(0, self._settings.max_tokens)
         if self.budget.cap - self.budget.spent < least:

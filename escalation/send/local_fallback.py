@@ -1,5 +1,6 @@
-"""Held records whose local answer may stand whatever the closed model does: those that were sent
-to be audited, and those among which a budget is divided."""
+"""Gives held records their local answer when the closed model is not used after all.
+
+These are the audited records and those among which a budget is divided."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The paid part of one run directory: the day's cap, who escalates, and the courier that sends.
+"""The paid part of one run directory: the daily cap, the escalator and the courier that sends.
 
-It begins with the books of what a former process left open, and ends with its own in order.
+Opening it first settles the calls that a former process left open; closing it settles its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ GRACE_S = 10.0
 
 
 class PaidSession:
-    """Sends while it is `open`. ``sender`` makes the live calls; None without a key, and where all
-    goes in batches. The arguments are `Escalator`'s."""
+    """Sends while it is `open`. ``sender`` makes the live calls; it is None without an API key or
+    when all requests go in batches. The arguments are those of `Escalator`."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class PaidSession:
 
     @asynccontextmanager
     async def open(self, give_up: Sequence[str] = ()) -> AsyncIterator[None]:
-        """Begins where a former process stopped, if that was by this very ledger. ``give_up``:
-        batches that are waited for no more.
+        """Continues where a former process with the same ledger stopped. ``give_up`` names the
+        batches to stop waiting for.
 
         Raises:
             RunDirError: the courier's journal contradicts the ledger.
@@ -78,7 +78,7 @@ class PaidSession:
 
 
 def _day_cap(closed: ClosedSide, ledger: Ledger, run_dir: Path) -> Day | None:
-    """The run directory's part in the cap; None where there is no such cap."""
+    """The run directory's share of the daily cap; None without such a cap."""
     cap = closed.settings.daily_budget_usd
     if cap is None:
         return None

@@ -74,7 +74,7 @@ class Answers:
         self._db = connection
 
     def by_confidence(self, bins: int) -> Confidences:
-        """In so many bins."""
+        """Counts the local answers in ``bins`` equal bins of confidence."""
         found = {True: [0] * bins, False: [0] * bins}
         rows = self._db.execute(
             "SELECT decided_by IS ?, MIN(?, CAST(confidence * ? AS INTEGER)), COUNT(*) "
@@ -111,13 +111,13 @@ class Answers:
         return [Part(bool(here), bool(there), n, from_pico(e)) for here, there, n, e in rows]
 
     def least_sure(self, most: int, *, standing: bool = False) -> list[Example]:
-        """So many of the least confidence, the least first. ``standing``: of those that stand."""
+        """The least confident answers, lowest first. ``standing``: only accepted local answers."""
         stands = " AND o.decided_by = 'local'" if standing else ""
         order = "ORDER BY o.confidence, o.position LIMIT ?"
         return self._examples(f"o.confidence IS NOT NULL{stands} {order}", (most,))
 
     def at(self, positions: Sequence[int]) -> list[Example]:
-        """Those at these positions, the smallest first."""
+        """The outcomes at these positions, in ascending order."""
         places = ",".join("?" * len(positions))
         return self._examples(f"o.position IN ({places}) ORDER BY o.position", positions)
 

@@ -1,4 +1,4 @@
-"""Paid calls: each written down before it leaves, with the most that it can cost."""
+"""Paid calls, each written down with its maximum cost before it is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.types import Record
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """What is about to leave the machine: where to, how many bytes, and their SHA-256."""
+    """A request about to leave the machine: its destination, size in bytes and SHA-256."""
 
     provider: str
     model: str
@@ -28,7 +28,7 @@ class Egress:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A record's request that is about to leave, and the most that it can cost."""
+    """A record's request that is about to be sent, and its maximum cost."""
 
     position: int
     record_id: str
@@ -80,7 +80,7 @@ class Attempts:
         return attempt
 
     def enter(self, intent: Intent, batch: int | None = None) -> int:
-        """The same, uncommitted: for one of many that leave together."""
+        """Writes a paid call down without committing, for requests sent together."""
         egress = intent.egress
         with self._trail.writing():
             cursor = self._db.execute(
@@ -133,12 +133,12 @@ class Attempts:
         return [(attempt, position, from_pico(reserved)) for attempt, position, reserved in rows]
 
     def count(self, position: int) -> int:
-        """How often this record's request has left, or may have."""
+        """How often this record's request was, or may have been, sent."""
         sql = "SELECT COUNT(*) FROM attempts WHERE position=? AND state != 'unsent'"
         return int(self._db.execute(sql, (position,)).fetchone()[0])
 
     def next_id(self) -> int:
-        """Of the attempt that is reserved next."""
+        """The id of the next attempt to be reserved."""
         (last,) = self._db.execute("SELECT MAX(id) FROM attempts").fetchone()
         return (last or 0) + 1
 
@@ -148,7 +148,7 @@ class Attempts:
         return row is not None, None if row is None or row[0] is None else from_pico(row[0])
 
     def sent(self) -> Iterator[Call]:
-        """What left or may have left, in order, streamed."""
+        """Streams the calls that were, or may have been, sent, in order."""
         return self._calls("state != 'unsent'")
 
     def of(self, position: int) -> Iterator[Call]:
@@ -172,12 +172,12 @@ class Attempts:
             )
 
     def committed_usd(self) -> Decimal:
-        """What is spent or may be: costs, reservations of open calls and of unknown ones."""
+        """The money spent or possibly spent: costs, and reservations of open and unknown calls."""
         row = self._db.execute("SELECT SUM(COALESCE(cost, reserved)) FROM attempts").fetchone()
         return from_pico(row[0])
 
     def paid_usd(self, position: int) -> Decimal:
-        """What this record has cost so far, over all its attempts."""
+        """The record's cost so far, over all its attempts."""
         row = self._db.execute(
             "SELECT SUM(COALESCE(cost, reserved)) FROM attempts WHERE position=?", (position,)
         ).fetchone()

@@ -1,4 +1,4 @@
-"""Accepted answers that were checked again, and by whom."""
+"""Audits of accepted answers, and who judged them."""
 
 from __future__ import annotations
 

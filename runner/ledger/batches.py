@@ -92,7 +92,7 @@ class Batches:
             self._trail.add_written(BATCH, None, ref=number)
 
     def open(self) -> list[Batch]:
-        """Those that may still bring something, oldest first."""
+        """The batches that may still return results, oldest first."""
         rows = self._db.execute(
             "SELECT id, requests, state, remote_id, begun_at, short, ended_at FROM batches "
             f"WHERE state IN {_OPEN} ORDER BY id"
@@ -110,12 +110,12 @@ class Batches:
         return [position for (position,) in rows]
 
     def next_id(self) -> int:
-        """Of the batch that is begun next."""
+        """The number of the next batch."""
         (last,) = self._db.execute("SELECT MAX(id) FROM batches").fetchone()
         return (last or 0) + 1
 
     def remote_ids(self) -> set[str]:
-        """All that the provider has given us."""
+        """All batch ids received from the provider."""
         rows = self._db.execute("SELECT remote_id FROM batches WHERE remote_id IS NOT NULL")
         return {remote_id for (remote_id,) in rows}
 
@@ -130,5 +130,5 @@ class Batches:
 
 
 def new_mark() -> str:
-    """What tells one run directory's batches from all others at a provider."""
+    """A mark that distinguishes this run directory's batches from all others at a provider."""
     return uuid.uuid4().hex[:12]

@@ -1,4 +1,4 @@
-"""Sums over the paid calls: how they ended, the tokens that they took, what they cost and when."""
+"""Sums over the paid calls: their final states, tokens, costs and times."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Bills:
         return points
 
     def tokens(self) -> Tokens:
-        """Of all calls together."""
+        """The tokens of all calls together."""
         return self._tokens("")
 
     def tokens_since(self, position: int, first: int) -> Tokens:

@@ -1,4 +1,4 @@
-"""Outcomes as the ledger's columns hold them, value by value as SQLite gives them back."""
+"""Converts outcomes to and from the ledger's columns, as SQLite returns their values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _REASON = {str(reason): reason for reason in Reason}
 
 
 def was(former: tuple[str, str | None, str | None, str] | None) -> dict[str, Any]:
-    """What a change is about to overwrite, for its entry."""
+    """The values that a change is about to overwrite, for its trail entry."""
     if former is None:
         return {}
     status, reason, decided_by, value = former

@@ -1,4 +1,4 @@
-"""What the ledger gives out: all of a record that waits, and the end of one that is known."""
+"""The objects that the ledger returns: waiting records in full, and known outcomes."""
 
 from __future__ import annotations
 

@@ -185,11 +185,11 @@ class Meta:
     """Where a results file is, in the run directory or from the root → how it was written; the last
     is the one that must be there. None where none was written yet."""
     spend_mark = _Key[str | None]("spend", _or_none, _or_empty)
-    """Tells this run directory from another one in the spend file of the day's cap."""
+    """Identifies this run directory in the spend file of the daily cap."""
     journal_mark = _Key[str | None]("journal", _or_none, _or_empty)
-    """Tells this ledger from another one to what the courier left beside it."""
+    """Identifies this ledger to the courier's files beside it."""
     batch_mark = _Key[str | None]("batches", _or_none, _or_empty)
-    """Tells this run directory's batches from all others at a provider."""
+    """Identifies this run directory's batches at a provider."""
 
     __slots__ = ("_commit", "_db", "_trail")
 

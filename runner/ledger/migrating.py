@@ -31,7 +31,7 @@ PRAGMA user_version = 5;
 
 
 def migrate(database: sqlite3.Connection, where: Path) -> None:
-    """All of it or nothing."""
+    """Migrates the ledger in one transaction."""
     trail = Trail(database, where)
     with trail.writing():
         database.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Opening a run directory's ledger: alone for writing, or beside a running one for reading."""
+"""Opens a run directory's ledger: exclusively for writing, or for reading during a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which records the file that was given last holds, and in which order.
+"""The records of the most recently given file, and their order.
 
 A record is its id and what it holds. The ledger knows it by a *position* of its own, which it got
 when it was first seen and keeps for ever: what was paid for it, its trail, its audits all go by
@@ -239,7 +239,7 @@ class Places:
         return Change(known, count - known - changed, changed, gone, decided, decided - lost)
 
     def keep(self) -> None:
-        """Makes the compared file the one that results are of."""
+        """Makes the compared file the current one, whose results are written."""
         if not self._db.execute("SELECT 1 FROM temp.sqlite_master WHERE name='given'").fetchone():
             return
         self._stretches = list(_stretches(self._db.execute(

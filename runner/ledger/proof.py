@@ -1,4 +1,4 @@
-"""Whether a ledger is as it was written: its trail recomputed, and held against every row.
+"""Verifies a ledger: recomputes its audit trail and compares it with every row.
 
 Whoever rewrites the whole file consistently is found only by a hash of the chain that was noted
 elsewhere: ``noted``.

@@ -97,7 +97,7 @@ class Queue:
             )
 
     def count_waiting(self) -> int:
-        """How many records of the file that was given last wait, for whatever it is."""
+        """How many records of the current file wait, for any cause."""
         sql = "SELECT COUNT(*) FROM present WHERE status='waiting'"
         return int(self._db.execute(sql).fetchone()[0])
 

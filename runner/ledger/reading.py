@@ -59,7 +59,7 @@ class Estimates:
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The outcome that a record's id had before."""
+    """The former outcome of a record's id."""
 
     position: int
     digest: str

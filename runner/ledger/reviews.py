@@ -38,7 +38,7 @@ class Review:
 
 
 class Reviews:
-    """The ``reviews`` table: every decision, the last one standing; nothing is ever taken out."""
+    """The ``reviews`` table: all decisions, of which the last counts; none is ever deleted."""
 
     def __init__(self, connection: sqlite3.Connection, trail: Trail) -> None:
         self._db = connection

@@ -93,7 +93,7 @@ class Ledger(Queue):
         return 0 if last is None else int(last) + 1
 
     def forget(self, position: int) -> None:
-        """Takes an outcome back, so that its position can be recorded anew."""
+        """Deletes an outcome, so that its position can be recorded again."""
         self._page.pop(position, None)
         with self.trail.writing():
             self._db.execute("DELETE FROM outcomes WHERE position = ?", (position,))
@@ -230,7 +230,7 @@ class Ledger(Queue):
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:
-        """For a reader: whatever a run writes meanwhile is not seen."""
+        """Gives a reader one snapshot: a run's writes in the meantime are not seen."""
         self._db.execute("BEGIN")
         try:
             yield

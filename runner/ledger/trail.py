@@ -1,4 +1,4 @@
-"""The audit trail: an entry for whatever is written down, each chained to the one before.
+"""The audit trail: an entry for each write, chained to the previous entry by hash.
 
 An entry holds the SHA-256 of its row as it was written then, and of itself together with the
 former entry's. So `runner.ledger.proof` finds whatever was changed, put in or taken out later. It
@@ -116,7 +116,7 @@ class Trail:
         return self._writing
 
     def undo(self) -> None:
-        """Drops all that is not committed. SQLite may have undone the transaction or only the
+        """Discards all uncommitted writes. SQLite may have undone the transaction or only the
         statement: all or nothing, or else an entry could be left without its row."""
         self._db.rollback()
         self._kept, self._last = [], None
@@ -226,5 +226,5 @@ def row_of(database: sqlite3.Connection, kind: str, key: int | str | None) -> Se
 
 
 def moment(at: float) -> str:
-    """A time as people and programs read it: ISO, UTC, to the second."""
+    """Formats a time in ISO 8601, UTC, to the second."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

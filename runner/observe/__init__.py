@@ -1,1 +1,1 @@
-"""What a run shows while it goes on: the display, its numbers, traces."""
+"""Observing a run: the display, its figures and traces."""

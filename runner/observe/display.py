@@ -1,4 +1,4 @@
-"""The run as a person watches it: a live panel on a terminal, plain lines elsewhere.
+"""Displays a run to a person: a live panel on a terminal, plain lines elsewhere.
 
 All of it goes to stderr; stdout is for what other programs read. `runner.observe.display_log` has
 the same face for machines.
@@ -42,7 +42,7 @@ _ENDS = {
 
 
 class Display:
-    """Shows what ``meter`` reads while a run goes on. ``name``: the job's; ``closed``: its closed
+    """Shows the readings of ``meter`` during a run. ``name``: the job's; ``closed``: its closed
     model; ``batches``: whether that one answers in batches."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Display:
         self._batches = batches
 
     def say(self, notice: Notice) -> None:
-        """Says it above the panel, to stay, and keeps it in the panel while it is the last."""
+        """Prints a notice above the panel, and keeps it in the panel while it is the latest."""
         self._meter.heard(notice)
         # No markup: the words of a provider or a path may hold brackets.
         self._console.print(one_line(notice.text), style="yellow", markup=False, soft_wrap=True)
@@ -100,7 +100,7 @@ class Display:
             self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
-        """Where it is, on one line."""
+        """The progress, on one line."""
         now = self._meter.read()
         of = f" of {now.total:,}" if now.total else ""
         facts = [f"{now.records:,}{of} records"]
@@ -115,7 +115,7 @@ class Display:
         return "  ".join(facts)
 
     def panel(self) -> RenderableType:
-        """All of it, for at least 80 columns."""
+        """The whole panel, for at least 80 columns."""
         now, width = self._meter.read(), min(self._console.width, WIDEST)
         rows: list[RenderableType] = [self._bar(now)]
         if rates := _rates(now):

@@ -142,8 +142,8 @@ class _Steps(Observer):
 
 
 def begin(say: Say) -> Tracing:
-    """By the environment: `Off` unless it names an endpoint, or ``otlp``. ``say`` hears, in a
-    sentence, why what is asked for cannot be had; the work goes on without."""
+    """Starts tracing as the environment asks: `Off` unless it names an endpoint or ``otlp``. If
+    tracing is unavailable, ``say`` receives the reason and the run continues without it."""
     if not _asked():
         return Off()
     protocol = next((os.environ[name] for name in PROTOCOLS if os.environ.get(name)), SPOKEN)

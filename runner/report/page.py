@@ -1,4 +1,4 @@
-"""Facts → the page, by a template that escapes whatever it is given."""
+"""Renders the facts as the report page, with a template that escapes all values."""
 
 from __future__ import annotations
 
@@ -176,6 +176,6 @@ def basis(labels: Labels) -> str:
 
 
 def coded(text: str) -> Markup:
-    """What stands between backticks, as code."""
+    """Renders text between backticks as code."""
     pieces = enumerate(printable(text).split("`"))
     return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else p for n, p in pieces)

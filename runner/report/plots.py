@@ -19,7 +19,7 @@ _UNITS = ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minu
 
 
 def reliability(evidence: Evidence, called: str) -> str:
-    """Stated confidence against how many were right, with 95 % intervals."""
+    """Draws the share of correct answers against the stated confidence, with 95 % intervals."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
@@ -47,7 +47,7 @@ def _points(axes: Axes, bins: Sequence[Bin], colour: str, marker: str, aside: fl
 
 
 def risk_coverage(labels: Labels, target: float | None) -> str:
-    """How wrong the accepted answers are, as more of them are accepted."""
+    """Draws the error rate of the accepted answers against coverage."""
 
     def draw(axes: Axes) -> None:
         x, y = [c for c, _ in labels.curve], [r for _, r in labels.curve]
@@ -86,7 +86,7 @@ def _along(axes: Axes, at: float, says: str, colour: str, top: float, *, below: 
 
 
 def histogram(found: Confidences, thresholds: Sequence[float], called: str) -> str:
-    """Local answers by confidence: those that stand, and the others."""
+    """Draws a histogram of local answers by confidence: accepted ones and others."""
     from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Axes) -> None:
@@ -114,7 +114,7 @@ def histogram(found: Confidences, thresholds: Sequence[float], called: str) -> s
 
 
 def spend(calls: Calls, cap: Decimal | None) -> str:
-    """US dollars spent, as the calls were begun."""
+    """Draws the US dollars spent over time."""
 
     def draw(axes: Axes) -> None:
         last = calls.spend[-1][0]

@@ -1,4 +1,4 @@
-"""What the run cost beside what other ways of doing it would have cost."""
+"""Compares the cost of the run with the estimated cost of other ways."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def ways(
 
 
 class _Wrong:
-    """Shares of the labelled sample that are wrong by the local model's doing."""
+    """The shares of the labelled sample that the local model got wrong."""
 
     def __init__(self, labels: Labels | None) -> None:
         known = labels is not None and labels.count > 0

@@ -1,7 +1,7 @@
-"""Single records as the page may show them: redacted as for the closed model, or not at all.
+"""Single records for the page, redacted as for the closed model.
 
-A page is passed on more easily than a ledger. So a record that may not leave the machine is shown
-without its text, as is one whose redaction would not be complete.
+A page is shared more easily than a ledger, so a record that may not leave the machine, or cannot be
+redacted completely, is shown without its text.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from runner.job import Job
 from runner.types import Message, Prompt, Record
 
 LONGEST = 600
-KEPT = "It may not leave the machine, so it is not shown."
-GONE = "The records are not here any more as they were, so it is not shown."
-UNSAFE = "Its redaction would not be complete, so it is not shown."
-BROKEN = "No prompt can be made of it."
+KEPT = "Not shown: this record may not leave the machine."
+GONE = "Not shown: the records have changed or are missing."
+UNSAFE = "Not shown: the record cannot be redacted completely."
+BROKEN = "Not shown: the prompt cannot be rendered for this record."
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """``text`` is None where ``why_not`` says why; then there is no answer either."""
+    """A record to show. If ``text`` is None, ``why_not`` says why, and there are no answers."""
 
     name: str
     text: str | None

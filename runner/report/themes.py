@@ -1,4 +1,4 @@
-"""What the records that the local model could not settle are about, by the words they share."""
+"""Groups the undecided records into themes by the words that they share."""
 
 from __future__ import annotations
 

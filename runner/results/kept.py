@@ -1,4 +1,4 @@
-"""The results files that runs wrote: noted in the trail as they are written, and held to it later.
+"""The results files of runs: noted in the trail when written, and later checked against it.
 
 The note comes before the file takes its place, since a kill may come between: until it is there,
 the former file is as good. A file that has what the ledger would write now is as good, too.

@@ -130,7 +130,7 @@ def _flat(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _guarded(one: dict[str, Any]) -> dict[str, Any]:
-    """For spreadsheets: no text of it is a formula."""
+    """Guards text cells so that a spreadsheet reads none of them as a formula."""
     return {name: guarded(cell) if isinstance(cell, str) else cell for name, cell in one.items()}
 
 

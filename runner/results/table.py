@@ -54,7 +54,7 @@ def write_table(outcomes: Iterable[Outcome], job: Job) -> int:
 
 
 def table_problem(job: Job) -> str | None:
-    """What can be said before a run to be wrong with the job's table; None if nothing.
+    """The problem with the job's table that is detectable before a run; None if there is none.
 
     Raises:
         UsageError: the database cannot be reached.

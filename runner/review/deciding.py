@@ -1,4 +1,4 @@
-"""One row of a review file → the answer that a person gave, held to what an answer is held to."""
+"""Reads a person's decision from a row of a review file, and checks it like any answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Decisions:
         self._validator = Schema(schema)
 
     def unknown_column(self, names: Iterable[str]) -> str | None:
-        """What is wrong with a column that only looks like one for a decision."""
+        """The problem with a column that only resembles a decision column, or None."""
         for name in names:
             part = name.removeprefix(PART)
             if name.startswith(PART) and name not in self._columns.values():
@@ -54,7 +54,7 @@ class Decisions:
         try:
             return self._read(fields)
         except Unresolvable as error:
-            raise ValueError(f"the job's schema cannot be used: {error}; mend it") from None
+            raise ValueError(f"the job's schema cannot be used: {error}; fix it") from None
 
     def _read(self, fields: Mapping[str, Any]) -> JSONValue:
         whole, column = self._given(fields)

@@ -103,8 +103,8 @@ def _same(ledger: Ledger, record: Record) -> Record:
     known = ledger.known(record.position)
     if known is None:
         raise UsageError(
-            f"the run has not come to {record.id} (line {record.line}) yet: a sample of all is "
-            "drawn from a whole run; let it run to its end first"
+            f"the run has not reached {record.id} (line {record.line}) yet: a sample of all "
+            "records needs a complete run; let it finish first"
         )
     if known.record_id != record.id or not digest(dict(record.given)).startswith(known.digest):
         mend = "put the file back as it was"

@@ -1,4 +1,4 @@
-"""`surelocal review export`: what a person is to decide, as CSV or JSONL.
+"""`surelocal review export`: writes the records to review, as CSV or JSONL.
 
 CSV is for spreadsheets: a byte-order mark says that it is UTF-8, and a text that would be taken
 for a formula (a customer may write ``=HYPERLINK(…)``) gets an apostrophe in front, which the import

@@ -1,4 +1,4 @@
-"""`surelocal review import`: decisions back in, all of a file or nothing of it.
+"""`surelocal review import`: books the decisions of a file, either all of them or none.
 
 A person may decide what is in review, correct what a person decided before, and check what was
 drawn at random; all else has been decided and stands. A check of an accepted local answer is a
@@ -208,7 +208,7 @@ def _book(ledger: Ledger, one: _Decision, who: str, sample: frozenset[int]) -> s
 
 
 def _audit(ledger: Ledger, before: Outcome, value: JSONValue, who: str) -> None:
-    """A verdict on the local answer that was accepted, whatever stands now."""
+    """Records a verdict on the accepted local answer, even if another answer replaced it."""
     known = ledger.reviews.audited_value(before.position)
     if known is None:
         if before.decided_by is not DecidedBy.LOCAL:
