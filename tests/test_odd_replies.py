@@ -110,6 +110,7 @@ def test_no_text_goes_where_a_redirect_points(provider: str, status: int) -> Non
         assert not other.seen
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("lane", ["live", "batch"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_no_cookie_of_one_reply_goes_out_with_the_next(

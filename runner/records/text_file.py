@@ -68,5 +68,10 @@ def _every_other_is_nul(head: bytes) -> bool:
 
 
 def _with_commas(head: bytes) -> bool:
-    """Whether a delimiter or line break occurs as two bytes, for text in other scripts."""
-    return any(sign + b"\0" in head or b"\0" + sign in head for sign in (b",", b";", b"\t", b"\n"))
+    """Whether delimiters and most line breaks are two bytes, for text in other scripts: a few cells
+    of UTF-8 may hold a NUL as well."""
+    breaks = head.count(b"\n")
+    paired = max(head.count(b"\n\0"), head.count(b"\0\n"))
+    return 2 * paired >= breaks and any(
+        sign + b"\0" in head or b"\0" + sign in head for sign in (b",", b";", b"\t", b"\n")
+    )
