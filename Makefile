@@ -31,7 +31,7 @@ check: setup ## format, lint, types and import layers; changes nothing
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: setup ## formats, and mends what the linter can
+format: setup ## formats, and fixes what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

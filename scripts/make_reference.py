@@ -4,7 +4,7 @@
     python scripts/make_reference.py --check    # writes nothing; ends with 1 where a page is stale
 
 Nothing in those pages is written by hand: what they say stands beside the thing itself, in its
-help, its docstring or the text under it, and a page is mended there.
+help, its docstring or the text under it, and a page is fixed there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reference import commands, errors, job, models, python, results, served  # 
 from reference.text import LackingError  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
-NOTE = "<!-- Made by `make reference` from the code: mend it there. -->\n\n"
+NOTE = "<!-- Made by `make reference` from the code: fix it there. -->\n\n"
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": commands.page,
     "job.md": job.page,

@@ -96,7 +96,7 @@ def run(command: list[str], doing: str) -> None:
         print("\n".join(LOG.read_text("utf-8", "replace").splitlines()[-15:]), file=sys.stderr)
         raise SetupError(
             f"{doing} failed: the end of its output stands above, all of it in .venv/{LOG.name}; "
-            "once that is mended, the same command goes on from here."
+            "once that is fixed, the same command goes on from here."
         )
 
 

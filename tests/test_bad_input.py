@@ -175,16 +175,16 @@ def test_records_that_were_appended_go_on(tmp_path: Path) -> None:
     assert answers(run_rows(job)) == [("1", "a"), ("2", "b")]
 
 
-def test_broken_records_that_were_mended_are_done_by_the_same_run(tmp_path: Path) -> None:
+def test_broken_records_that_were_fixed_are_done_by_the_same_run(tmp_path: Path) -> None:
     job = write_job(tmp_path, HEADER + "1,a\n2,b,b\n1,c\n,d\n5,e\n")
     broken = run_rows(job, status=3)
     assert [one["status"] for one in broken] == ["done", "error", "error", "error", "done"]
     (tmp_path / "records.csv").write_text(HEADER + '1,a\n2,"b,b"\n3,c\n4,d\n5,e\n')
-    mended = run_rows(job)
-    assert answers(mended) == [("1", "a"), ("2", "b,b"), ("3", "c"), ("4", "d"), ("5", "e")]
+    fixed = run_rows(job)
+    assert answers(fixed) == [("1", "a"), ("2", "b,b"), ("3", "c"), ("4", "d"), ("5", "e")]
 
 
-def test_a_prompt_that_failed_and_was_mended_is_done_by_the_same_run(tmp_path: Path) -> None:
+def test_a_prompt_that_failed_and_was_fixed_is_done_by_the_same_run(tmp_path: Path) -> None:
     rule = {"when": "true", "to": "template", "answer": "{{ 6 // (message | int) }}"}
     job = write_job(tmp_path, "id,message\n1,2\n2,0\n", routes=[rule])
     assert [one["reason"] for one in run_rows(job, status=3)] == ["template", "bad_prompt"]

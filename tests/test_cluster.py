@@ -378,5 +378,5 @@ def test_an_actor_that_is_killed_is_named_so(ray: Any) -> None:
 
 @pytest.mark.slow
 def test_what_keeps_a_replica_from_loading_is_said_as_on_one_machine(ray: Any) -> None:
-    with pytest.raises(UsageError, match="mend it"):
-        on_ray("mend it")
+    with pytest.raises(UsageError, match="fix it"):
+        on_ray("fix it")

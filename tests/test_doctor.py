@@ -85,7 +85,7 @@ def test_the_cuda_build_without_a_gpu_is_a_problem_and_the_cpu_build_beside_one_
     assert any("make setup STACK=gpu" in note for note in report.notes)
 
 
-def test_nothing_installed_is_a_problem_with_its_mend() -> None:
+def test_nothing_installed_is_a_problem_with_its_fix() -> None:
     (said,) = examine(machine(stack={}), deep=False).problems
     assert "run `make setup`" in said
 

@@ -112,7 +112,7 @@ def test_each_fault_of_a_single_call_has_its_end(tmp_path: Path, api: StandIn) -
 
 
 @pytest.mark.process
-def test_what_no_later_call_can_mend_stops_the_sending(tmp_path: Path) -> None:
+def test_what_no_later_call_can_fix_stops_the_sending(tmp_path: Path) -> None:
     def halted(name: str) -> tuple[Ran, int]:
         folder = tmp_path / name
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""The job file: every mistake at once, each with its line and the mend"""
+"""The job file: every mistake at once, each with its line and the fix"""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_job_without_mistakes(tmp_path: Path) -> None:
         ("name: small", "name: a/b", "line 1: `name`: string should match pattern"),
     ],
 )
-def test_a_mistake_has_its_line_and_its_mend(
+def test_a_mistake_has_its_line_and_its_fix(
     tmp_path: Path, old: str, new: str, mistake: str
 ) -> None:
     found = mistakes(tmp_path, changed(old, new))

@@ -242,7 +242,7 @@ def test_what_the_engine_lacks_is_an_error_of_its_line(tmp_path: Path, engine: E
     assert lines[1]["error"] is None
 
 
-def test_a_mended_line_is_done_by_the_same_run_and_a_changed_one_asked_again(
+def test_a_fixed_line_is_done_by_the_same_run_and_a_changed_one_asked_again(
     tmp_path: Path, engine: Engine
 ) -> None:
     run(write(tmp_path, ask("a"), ask("b", n=2)), status=3)

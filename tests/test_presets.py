@@ -173,7 +173,7 @@ def test_what_is_vllms_own_is_left_out_for_another_engine() -> None:
         ("deepseek-r1-0528/direct", "`deepseek-r1-0528` has no `/direct`"),
     ],
 )
-def test_a_wrong_name_is_a_mistake_with_its_line_and_the_mend(
+def test_a_wrong_name_is_a_mistake_with_its_line_and_the_fix(
     tmp_path: Path, name: str, said: str
 ) -> None:
     with pytest.raises(JobError) as caught:
@@ -183,7 +183,7 @@ def test_a_wrong_name_is_a_mistake_with_its_line_and_the_mend(
     assert f"`local.preset`: {said}" in mistake
 
 
-def test_what_could_not_be_split_is_refused_with_the_mend() -> None:
+def test_what_could_not_be_split_is_refused_with_the_fix() -> None:
     labels = {"answer": {"labels": ["a", "b"]}}
     with pytest.raises(ValueError, match="start `vllm serve openai/gpt-oss-20b`, and add"):
         resolved({"local": {"preset": "gpt-oss-20b"}, **labels})

@@ -91,7 +91,7 @@ def test_expressions() -> None:
     assert not Expression("vip is defined and vip", "w").evaluate(record())
 
 
-def test_an_expression_that_fails_says_where_and_how_to_mend_it() -> None:
+def test_an_expression_that_fails_says_where_and_how_to_fix_it() -> None:
     said = failure(lambda: Expression("amount > 10", "routes[2].when").evaluate(record(amount="9")))
     assert said.startswith("routes[2].when failed: '>' not supported")
     assert "values from CSV are text: write `(name | float)`" in said

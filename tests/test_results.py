@@ -138,7 +138,7 @@ def test_what_breaks_off_leaves_the_former_results_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_a_full_disk_is_a_sentence_with_the_mend(tmp_path: Path, ending: str) -> None:
+def test_a_full_disk_is_a_sentence_with_the_fix(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"full.{ending}"
     path.symlink_to("/dev/full")
     with pytest.raises(RunFailed, match=r"No space left.*`surelocal export RUN_DIR -o FILE`"):

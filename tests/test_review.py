@@ -616,7 +616,7 @@ def test_a_sample_holds_no_record_that_is_in_error_itself(
 
 
 @pytest.mark.process
-def test_a_record_that_was_mended_since_wants_a_run_first(
+def test_a_record_that_was_fixed_since_wants_a_run_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, file = local_job(tmp_path, monkeypatch, ["A-1", "A-2", "A-1"]), tmp_path / "records.jsonl"

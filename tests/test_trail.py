@@ -271,7 +271,7 @@ def test_an_id_that_no_record_has_is_a_sentence_with_a_near_one(done: Path) -> N
     assert "no record of this run is called U-11; did you mean U-1?" in missed.stderr
 
 
-def test_a_mended_record_keeps_the_history_of_its_error(tmp_path: Path) -> None:
+def test_a_fixed_record_keeps_the_history_of_its_error(tmp_path: Path) -> None:
     answer = {"intent": "{{ message and 'lost_card' }}"}
     template = [{"when": "true", "to": "template", "answer": answer}]
     records = jobs.records(["T-1"], "template")

@@ -124,11 +124,11 @@ class SpendFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            mend = "make it readable and writable"
+            fix = "make it readable and writable"
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                mend = f"another process has locked it for {BUSY_S:g} s: check that process"
+                fix = f"another process has locked it for {BUSY_S:g} s: check that process"
             raise UsageError(
-                f"the spend file {self.path} cannot be used: {error}; {mend}, or set another one "
+                f"the spend file {self.path} cannot be used: {error}; {fix}, or set another one "
                 "as `escalation.spend_file`"
             ) from None
 

@@ -28,7 +28,7 @@ BY_CONFIDENCE = frozenset({
 })  # fmt: skip
 """The reasons for which the local answer causes the escalation."""
 CUT_OFF, INVALID, UNKNOWN = "cut off", "not valid", "without a confidence"
-_MENDS = {
+_FIXES = {
     CUT_OFF: "raise `local.sampling.max_tokens`, or ask for shorter answers",
     INVALID: "check that the model suits the prompt and that its engine enforces `answer`",
     UNKNOWN: "use an engine that returns logprobs, or set `confidence: {threshold: 0}`",
@@ -61,10 +61,10 @@ class Guard:
             return None
         window, faults = self._window(), self._faults()
         named = ", ".join(f"{count} {fault}" for fault, count in faults.most_common())
-        mend = _MENDS[faults.most_common(1)[0][0]]
+        fix = _FIXES[faults.most_common(1)[0][0]]
         return (
             f"{faults.total()} of the local model's last {len(window)} answers are unusable "
-            f"({named}), so its unsure records are held back, not sent: {mend}, and run again; to "
+            f"({named}), so its unsure records are held back, not sent: {fix}, and run again; to "
             "send them anyway, set `escalation.guard: off` or use `surelocal escalate RUN_DIR "
             "--guard off`"
         )

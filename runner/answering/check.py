@@ -97,7 +97,7 @@ class Checker:
         try:
             error = next(schema.errors(value), None)
             if error is not None and isinstance(value, dict):
-                value = _mend_case(value, self.constraint.schema or {})
+                value = _fix_case(value, self.constraint.schema or {})
                 error = next(schema.errors(value), None)
         except Exception as trouble:  # an unresolved `$ref`, an invalid pattern, …
             why = type(trouble).__name__ if isinstance(trouble, RecursionError) else trouble
@@ -182,15 +182,15 @@ def _enumerated(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     }
 
 
-def _mend_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+def _fix_case(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces top-level enum values that differ from the schema's in case only."""
-    mended = dict(value)
+    fixed = dict(value)
     for name, rule in (schema.get("properties") or {}).items():
         options = rule.get("enum") if isinstance(rule, dict) else None
         given = value.get(name)
         if options and isinstance(given, str) and given not in options:
-            mended[name] = _in_other_case(given, options) or given
-    return mended
+            fixed[name] = _in_other_case(given, options) or given
+    return fixed
 
 
 def _in_other_case(given: str, options: Iterable[Any]) -> str | None:

@@ -137,9 +137,9 @@ def template_mistakes(
         made = (Expression if expression else Template)(text, where)
         undeclared = meta.find_undeclared_variables(_environment.parse(source))
     except TemplateSyntaxError as error:
-        _, mend = _odd_column(source, columns)
-        mend = f"; {mend}" if mend else ""
-        return [f"`{where}` is not a Jinja2 {_kind(expression)}: {error.message}{mend}"]
+        _, fix = _odd_column(source, columns)
+        fix = f"; {fix}" if fix else ""
+        return [f"`{where}` is not a Jinja2 {_kind(expression)}: {error.message}{fix}"]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         # Errors in the code that Jinja2 generates: nested too deep, a number too long.
         why = str(error).partition(";")[0] or "it is nested too deep"
@@ -154,9 +154,9 @@ def template_mistakes(
         return []
     unknown = sorted(undeclared - {*columns, "record"})
     unknown = [name for name in unknown if name not in _environment.globals]
-    column, mend = _odd_column(source, columns)
+    column, fix = _odd_column(source, columns)
     parts = set(re.findall(r"\w+", column)).intersection(unknown)
-    found = [f"`{where}`: {mend}"] if parts else []
+    found = [f"`{where}`: {fix}"] if parts else []
     return found + [
         f"`{where}` names the field `{name}`, which the records lack"
         + hint(name, columns, "they have")

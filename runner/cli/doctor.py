@@ -29,8 +29,8 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--quick", is_flag=True, help="Without importing the engine, which takes seconds.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def doctor(job_file: Path | None, overrides: tuple[str, ...], quick: bool, as_json: bool) -> None:
-    """Whether this machine can run jobs, or this one: what it has, what is missing, and the mend.
-    Ends with 1 where something must be mended."""
+    """Whether this machine can run jobs, or this one: what it has, what is missing, and the fix.
+    Ends with 1 where something must be fixed."""
     from runner.job.file import load_job
     from runner.machine.doctor import examine
     from runner.machine.hardware import this_machine
@@ -53,7 +53,7 @@ def _show(report: Report) -> None:
     for problem in report.problems:
         echo(f"problem: {problem}")
     if not report.problems:
-        echo("nothing to mend")
+        echo("nothing to fix")
 
 
 def _rows(report: Report) -> list[tuple[str, str]]:

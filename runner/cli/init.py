@@ -26,5 +26,5 @@ def init(folder: Path, records: Path | None) -> None:
     for said in started.notes:
         echo(said, err=True)
     if records is not None:
-        echo("mend what is wrong, and what is marked EXAMPLE", err=True)
+        echo("fix what is wrong, and what is marked EXAMPLE", err=True)
     echo(f"next: surelocal validate {shlex.quote(str(folder / 'job.yaml'))}", err=True)

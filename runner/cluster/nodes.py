@@ -97,7 +97,7 @@ def connected(cluster: Cluster) -> bool:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"cluster: no Ray cluster can be joined at {cluster.address or 'this machine'} "
-            f"({line}); start one with `ray start --head`, or mend `cluster.address`"
+            f"({line}); start one with `ray start --head`, or fix `cluster.address`"
         ) from None
     return True
 

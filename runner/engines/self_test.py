@@ -62,7 +62,7 @@ _IGNORES_LABELS = (
 
 
 async def engine_problem(engine: Engine, *, labels: bool, confidence: bool) -> str | None:
-    """What is wrong with the engine for a job, and what mends it, in a sentence: `logprob_problem`,
+    """What is wrong with the engine for a job, and what fixes it, in a sentence: `logprob_problem`,
     or that it lacks what the job needs. ``labels``: its answers must be held to labels;
     ``confidence``: they must have one."""
     if problem := await logprob_problem(engine):
@@ -77,7 +77,7 @@ async def engine_problem(engine: Engine, *, labels: bool, confidence: bool) -> s
 
 
 async def logprob_problem(engine: Engine) -> str | None:
-    """What is wrong with the engine's logprobs and what mends it, in a sentence.
+    """What is wrong with the engine's logprobs and what fixes it, in a sentence.
 
     None where they can be relied on; and where that cannot be told: the engine gives none, or holds
     its answers neither to labels nor to a JSON schema. One or two short generations, or four.
@@ -128,7 +128,7 @@ async def _generate(engine: Engine, constraint: Constraint) -> Completion | None
             more = replace(_SAMPLING, max_tokens=_ROOM_TO_THINK)
             completion = await engine.generate(prompt, more)
     except (RecordError, UsageError):
-        return None  # if it is the job's to mend, its first record says so
+        return None  # if it is the job's to fix, its first record says so
     return completion
 
 

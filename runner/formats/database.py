@@ -25,7 +25,7 @@ CONNECT_S, GONE_S, LOCKED_S = 20, 60, 30
 _NAME = re.compile(r"\$\{(\w+)\}")
 _LOGIN = re.compile(r"^[\w+]+://[^:/]*:(?P<password>[^@]*)@")
 _SECRETS = re.compile(r"[?&](?:\w*password|\w*secret|\w*token)=(?P<password>[^&#]*)", re.IGNORECASE)
-MEND = "replace it by the name of an environment variable, as in user:${DB_PASSWORD}@host"
+FIX = "replace it by the name of an environment variable, as in user:${DB_PASSWORD}@host"
 
 
 def check_address(url: str) -> str:
@@ -44,7 +44,7 @@ def check_address(url: str) -> str:
         )
     for found in (_LOGIN.search(url), *_SECRETS.finditer(url)):
         if found and not _NAME.fullmatch(found["password"]):
-            raise ValueError(f"contains a password, which would be stored; {MEND}")
+            raise ValueError(f"contains a password, which would be stored; {FIX}")
     return url
 
 
@@ -177,7 +177,7 @@ class Database:
         return waited_for(f"{self._key}: waiting for {self} to {doing}", str(self))
 
     @contextmanager
-    def errors(self, kind: type[Exception], doing: str, mend: str = "") -> Iterator[None]:
+    def errors(self, kind: type[Exception], doing: str, fix: str = "") -> Iterator[None]:
         """Turns errors of the database or its driver into a ``kind`` with a message."""
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -189,7 +189,7 @@ class Database:
                 said += (
                     f" by another program for over {LOCKED_S} s; wait for that program or end it"
                 )
-            raise kind(f"{self._key}: cannot {doing} {self}: {said}{mend}") from None
+            raise kind(f"{self._key}: cannot {doing} {self}: {said}{fix}") from None
 
     def said(self, error: BaseException) -> str:
         """The first line of the driver's message, without secrets."""

@@ -53,7 +53,7 @@ def with_types(record: Record, types: Mapping[str, CellType]) -> Record:
         except ValueError:
             problem = problem or (
                 f"line {record.line}: the column `{name}` holds {_short(fields[name])}, but "
-                f"`records.types` says {kind}: {_FORMS[kind]}; {_mend(name, fields[name], kind)}"
+                f"`records.types` says {kind}: {_FORMS[kind]}; {_fix(name, fields[name], kind)}"
             )
     return replace(record, fields=fields, raw=record.given, problem=problem)
 
@@ -64,7 +64,7 @@ def comma_decimal(column: str) -> str:
     return f"`{plain} | replace('.', '') | replace(',', '.') | float`"
 
 
-def _mend(column: str, value: Any, kind: CellType) -> str:
+def _fix(column: str, value: Any, kind: CellType) -> str:
     if kind in ("int", "float", "decimal") and _COMMA.fullmatch(str(value).strip()):
         return (
             "it has a decimal comma: remove the column from `records.types`, and use "

@@ -166,7 +166,7 @@ def ask_teacher(
     if waiting:
         raise UsageError(
             f"--teacher: {len(wanted) - waiting:,} of {len(wanted):,} records were answered, then "
-            f"sending stopped ({stopped}); the answers are kept: mend that, or raise "
+            f"sending stopped ({stopped}); the answers are kept: fix that, or raise "
             "`escalation.budget_usd`, and run the same command again"
         )
     return {o.record_id: label_of(o.value) for o in outcomes if o.status is Status.DONE}

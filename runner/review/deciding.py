@@ -49,7 +49,7 @@ class Decisions:
         """The decision; ``None`` where there is none yet.
 
         Raises:
-            ValueError: it cannot be an answer of this job, with the column and the mend.
+            ValueError: it cannot be an answer of this job, with the column and the fix.
         """
         try:
             return self._read(fields)

@@ -107,14 +107,14 @@ def _same(ledger: Ledger, record: Record) -> Record:
             "records needs a complete run; let it finish first"
         )
     if known.record_id != record.id or not digest(dict(record.given)).startswith(known.digest):
-        mend = "put the file back as it was"
+        fix = "put the file back as it was"
         if known.status is Status.ERROR:
-            mend = (
-                "it was in error, so if it is mended now, first give the same `surelocal run …` "
+            fix = (
+                "it was in error, so if it is fixed now, first give the same `surelocal run …` "
                 "again, which takes it up"
             )
         raise RunDirError(
             f"the records have changed since the run: line {record.line} is now {record.id}, and "
-            f"was {known.record_id} or had other values; {mend}"
+            f"was {known.record_id} or had other values; {fix}"
         )
     return record

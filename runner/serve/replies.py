@@ -112,13 +112,13 @@ def refusal(asked: Asked, answered: Answered, own: dict[str, Any]) -> Refusal | 
     if asked.on_unsure == "answer" and answered.local is not None:
         return None
     causes = (answered.waits_for or "", outcome.reason or "")
-    code, why, mend = next((_CODES[cause] for cause in causes if cause in _CODES), _UNKNOWN)
+    code, why, fix = next((_CODES[cause] for cause in causes if cause in _CODES), _UNKNOWN)
     where = "it waits for the closed model" if outcome.status is Status.WAITING else (
         "it waits for a person"
     )  # fmt: skip
     detail = f": {outcome.error}" if outcome.error else ""
     message = (
-        f"{why} ({outcome.shown_reason}){detail}; {where} as record {outcome.record_id}: {mend}, "
+        f"{why} ({outcome.shown_reason}){detail}; {where} as record {outcome.record_id}: {fix}, "
         "or take what the local model says, unsure as it is, with `surelocal_on_unsure: answer`"
     )
     later = RETRY_AFTER_S if code == "provider_unavailable" else None

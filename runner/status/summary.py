@@ -239,10 +239,10 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
             day = f"${summary.day_usd:.4f} of ${summary.day_cap_usd:.2f}"
             out.append(("today by all runs (UTC), of a cap of", day))
         if waiting:
-            out.append(("to send what waits, about", f"${summary.waiting_estimate_usd:.2f}"))
+            out.append(("estimated cost of pending records", f"${summary.waiting_estimate_usd:.2f}"))
         everything = f"${summary.all_closed_usd:.2f}"
         dated = f"{summary.closed_model} (prices of {price_date()})"
-        out.append((f"all of it by {dated}, about", everything))
+        out.append((f"cost if all went to {dated}", everything))
     return out
 
 
@@ -260,12 +260,12 @@ def next_steps(summary: Summary, run_dir: Path) -> list[str]:
             how += " --budget USD"
         elif "batch" in causes:
             how += " --wait"
-        steps.append(f"next, to send what waits{before}: {how}")
+        steps.append(f"next, to send pending records{before}: {how}")
     if status.get(Status.REVIEW):
         steps.append(f"next, for a person: surelocal review export {folder} queue.csv")
     if status.get(Status.ERROR):
         steps.append(
-            "next, for what is in error: mend the records as `error` in the results says, and give "
+            "next, for what is in error: fix the records as `error` in the results says, and give "
             "the same `surelocal run` again"
         )
     return steps

@@ -42,8 +42,8 @@ def failure(error: Exception, of: Failing, record: Record) -> RecordError:
     if isinstance(error, (TooMuch, RecursionError)):
         return RecordError(stopped(error, where), Reason.BAD_PROMPT)
     text = isinstance(error, TypeError) and "'str'" in str(error)
-    mend = "; values from CSV are text: write `(name | float)` for a number" if text else ""
-    return RecordError(f"{where} failed: {error}{mend}", Reason.BAD_PROMPT)
+    fix = "; values from CSV are text: write `(name | float)` for a number" if text else ""
+    return RecordError(f"{where} failed: {error}{fix}", Reason.BAD_PROMPT)
 
 
 def _null(of: Failing, record: Record) -> str:

@@ -14,7 +14,7 @@ SCHEMA = "job.schema.json"
 _HEAD = """# The job file
 
 A job is one YAML file. `surelocal validate JOB.yaml` names every mistake in one at once, each with
-its line and the mend. An unknown key is a mistake. Paths are relative to the job file.
+its line and the fix. An unknown key is a mistake. Paths are relative to the job file.
 
 Editors that know JSON Schema complete and check the keys with [job.schema.json](job.schema.json);
 with the YAML language server, by a first line such as

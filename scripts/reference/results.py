@@ -72,11 +72,11 @@ def reasons() -> dict[Reason, tuple[str, str, str]]:
     """
     found = {}
     for name, text in under(Reason).items():
-        rest, _, mend = text.partition(" Fix: ")
+        rest, _, fix = text.partition(" Fix: ")
         words, _, cause = rest.partition(". ")
         if not cause:
             raise LackingError(f"runner.reasons.Reason.{name} has no cause after its words")
-        found[Reason[name]] = words, cause, mend[:1].upper() + mend[1:]
+        found[Reason[name]] = words, cause, fix[:1].upper() + fix[1:]
     return found
 
 

@@ -202,7 +202,7 @@ def test_a_model_that_dies_fails_all_that_wait(tmp_path: Path) -> None:
         ("transformers.TransformersEngine", "accelerate"),
     ],
 )
-def test_a_missing_package_has_its_mend(engine_class: str, package: str) -> None:
+def test_a_missing_package_has_its_fix(engine_class: str, package: str) -> None:
     module, name = engine_class.split(".")
     script = (
         f"import sys; sys.modules[{package!r}] = None\n"

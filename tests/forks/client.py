@@ -92,8 +92,9 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         return self.pid, self._ended
 
     def __del__(self, *rest: Any) -> None:
-        super().__del__(*rest)  # type: ignore[misc]
-        if self._status >= 0:
+        if self._status < 0:
+            super().__del__(*rest)  # type: ignore[misc]
+        else:  # no child of this process, which is told to leave none behind
             os.close(self._status)
 
 

@@ -283,9 +283,9 @@ class Patience:
                 f"{self._server.model} --logprobs-mode processed_logprobs`, or put its address "
                 "into local.base_url"
             )
-        mend = (
+        fix = (
             "raise local.engine_args.timeout_s or lower local.window"
             if trouble.kind is Kind.LATE
             else "start it again, or raise local.server_wait_s"
         )
-        return EngineError(f"{where} gives no answer: {said}; {mend}; {KEPT}")
+        return EngineError(f"{where} gives no answer: {said}; {fix}; {KEPT}")

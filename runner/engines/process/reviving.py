@@ -185,7 +185,7 @@ class Reviving:
     def _condemn(self, asked: Asked, death: EngineDied) -> None:
         asked.verdict = RecordError(
             f"the local engine died again and again with this record alone ({death}); shorten or "
-            "mend it, or give it another route",
+            "fix it, or give it another route",
             Reason.ENGINE_DIED,
         )
         self._condemned.append(asked)

@@ -263,10 +263,10 @@ def _reasoning_parser(local: Local, tokenizer: Any) -> Any:
 def _death(error: Exception) -> str:
     if isinstance(error, EngineError):
         return str(error)
-    mend = ""
+    fix = ""
     if type(error).__name__ == "OutOfMemoryError":
-        mend = "; a smaller local.engine_args.batch_size needs less memory"
-    return f"transformers stopped: {first_line(error)}{mend}"
+        fix = "; a smaller local.engine_args.batch_size needs less memory"
+    return f"transformers stopped: {first_line(error)}{fix}"
 
 
 def _hand_out(batch: Sequence[_Request], rows: Sequence[Row]) -> None:
