@@ -1,6 +1,8 @@
 PYTHON ?= python3
 STACK ?= auto
 BIN := .venv/bin
+# One more worker than there are cores: many tests wait for something to time out.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 # Where it is set, each of the tests' hundreds of processes compiles everything again.
 export PYTHONDONTWRITEBYTECODE =
 
@@ -23,7 +25,7 @@ quick: setup ## the tests that load no model and start nothing
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --quick
 
 test: setup check ## checks, then runs every test
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=10
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 check: setup ## format, lint, types and import layers; changes nothing
 	$(BIN)/ruff format --check .
