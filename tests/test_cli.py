@@ -79,7 +79,10 @@ def test_some_unfinished_is_3_and_says_why(tmp_path: Path, monkeypatch: pytest.M
     assert "waiting for claude-sonnet-5-5 (no API key in the environment)" in result.stderr
     assert "no key in ANTHROPIC_API_KEY: nothing will be sent" in result.stderr
     escalate = f"surelocal escalate {tmp_path / 'run'}"
-    assert f"next, to send pending records, with a key in ANTHROPIC_API_KEY: {escalate}" in result.stderr
+    assert (
+        f"next, to send pending records, with a key in ANTHROPIC_API_KEY: {escalate}"
+        in result.stderr
+    )
     assert "next, for what is in error: fix the records" in result.stderr
     again = surelocal("escalate", tmp_path / "run")
     assert again.exit_code == 2

@@ -66,12 +66,16 @@ REFUSED: list[tuple[Any, dict[str, Any]]] = [
 
 
 def asked(
-    engine: Engine, schema: dict[str, Any] | None, texts: tuple[str, ...] = TEXTS, **extra: Any
+    engine: Engine,
+    schema: dict[str, Any] | None,
+    texts: tuple[str, ...] = TEXTS,
+    most: int = 100,
+    **extra: Any,
 ) -> list[Completion]:
     async def all_of_them() -> list[Completion]:
         given = Constraint(schema=schema)
         prompts = [Prompt((Message("system", SYSTEM), Message("user", t)), given) for t in texts]
-        settings = Sampling(max_tokens=100, extra=extra)
+        settings = Sampling(max_tokens=most, extra=extra)
         return await asyncio.gather(*(engine.generate(prompt, settings) for prompt in prompts))
 
     return asyncio.run(all_of_them())

@@ -56,7 +56,8 @@ def test_every_answer_is_json_that_fits(
     name: str, which: str, request: pytest.FixtureRequest
 ) -> None:
     engine: VllmEngine | TransformersEngine = request.getfixturevalue(which)
-    for answer in asked(engine, SCHEMAS[name]):
+    # All the white space that is let in takes up to two tokens beside each of the answer's.
+    for answer in asked(engine, SCHEMAS[name], most=300):
         assert Schema(SCHEMAS[name]).fits(json.loads(answer.text)), answer.text
 
 
