@@ -239,7 +239,9 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
             day = f"${summary.day_usd:.4f} of ${summary.day_cap_usd:.2f}"
             out.append(("today by all runs (UTC), of a cap of", day))
         if waiting:
-            out.append(("estimated cost of pending records", f"${summary.waiting_estimate_usd:.2f}"))
+            out.append(
+                ("estimated cost of pending records", f"${summary.waiting_estimate_usd:.2f}")
+            )
         everything = f"${summary.all_closed_usd:.2f}"
         dated = f"{summary.closed_model} (prices of {price_date()})"
         out.append((f"cost if all went to {dated}", everything))
