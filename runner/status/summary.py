@@ -233,19 +233,21 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
         out.append(("for a person to review", _share(review, of)))
     if errors := summary.status.get(Status.ERROR, 0):
         out.append(("in error", _share(errors, of)))
-    if summary.cap_usd is not None:
-        out.append(("spent, of a cap of", f"${summary.spent_usd:.4f} of ${summary.cap_usd:.2f}"))
-        if summary.day_usd is not None and summary.day_cap_usd is not None:
-            day = f"${summary.day_usd:.4f} of ${summary.day_cap_usd:.2f}"
-            out.append(("today by all runs (UTC), of a cap of", day))
-        if waiting:
-            out.append(
-                ("estimated cost of pending records", f"${summary.waiting_estimate_usd:.2f}")
-            )
-        everything = f"${summary.all_closed_usd:.2f}"
-        dated = f"{summary.closed_model} (prices of {price_date()})"
-        out.append((f"cost if all went to {dated}", everything))
-    return out
+    return out + _money(summary, waiting)
+
+
+def _money(summary: Summary, waiting: int) -> list[tuple[str, str]]:
+    if summary.cap_usd is None:
+        return []
+    out = [("spent, of a cap of", f"${summary.spent_usd:.4f} of ${summary.cap_usd:.2f}")]
+    if summary.day_usd is not None and summary.day_cap_usd is not None:
+        day = f"${summary.day_usd:.4f} of ${summary.day_cap_usd:.2f}"
+        out.append(("today by all runs (UTC), of a cap of", day))
+    if waiting:
+        pending = f"${summary.waiting_estimate_usd:.2f}"
+        out.append(("estimated cost of pending records", pending))
+    model = f"{summary.closed_model} (prices of {price_date()})"
+    return [*out, (f"cost if all went to {model}", f"${summary.all_closed_usd:.2f}")]
 
 
 def next_steps(summary: Summary, run_dir: Path) -> list[str]:
